@@ -1,0 +1,229 @@
+"""Units of work over SQLite or PostgreSQL.
+
+Owns: connections, transactions, retries, serialisation of what must be serial, hooks that run after commit.
+Refuses: I/O, RPC or hashing inside a unit of work (they are retried whole, so they must be pure functions of the
+database); a unit of work inside another on the same thread.
+Fails: with `kernel.errors.Unavailable` when the database cannot be reached or stays locked.
+
+SQLite: WAL, synchronous=FULL (NORMAL may lose the last commits at power loss, and the saga journal drives outside
+effects), one writer at a time under a process lock with BEGIN IMMEDIATE, reads gated one at a time because pysqlite
+releases the GIL at each row and threads would fight for it (measured: half the CPU time). PostgreSQL: READ COMMITTED
+and transaction-scoped advisory locks.
+"""
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Executable, Row, Table, create_engine, event, insert, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.pool import QueuePool, StaticPool
+
+from cumulet.db.schema import METADATA
+from cumulet.kernel.clock import Clock, SystemClock
+from cumulet.kernel.errors import Unavailable
+
+T = TypeVar("T")
+Params = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
+_WRITE_ATTEMPTS = 8
+_RETRYABLE_PG = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock not available
+
+
+class Tx:
+    """One transaction. Every statement of the product goes through ``rows``, ``first``, ``scalar``, ``run`` or
+    ``insert``. ``now`` is the same for the whole transaction."""
+
+    def __init__(self, db: "Database", connection: Connection, *, writing: bool) -> None:
+        self._db = db
+        self._connection = connection
+        self._gate = db.gate if not writing else None
+        self._hooks: list[Callable[[], object]] = []
+        self.writing = writing
+        self.now = db.clock.now()
+
+    def rows(self, statement: Executable, params: Params = None) -> Sequence[Row[Any]]:
+        self._db.count_statement()
+        if self._gate is None:
+            return self._connection.execute(statement, params).fetchall()
+        with self._gate:
+            return self._connection.execute(statement, params).fetchall()
+
+    def first(self, statement: Executable, params: Params = None) -> Row[Any] | None:
+        found = self.rows(statement, params)
+        return found[0] if found else None
+
+    def scalar(self, statement: Executable, params: Params = None) -> Any:
+        row = self.first(statement, params)
+        return None if row is None else row[0]
+
+    def run(self, statement: Executable, params: Params = None) -> int:
+        """Execute a writing statement; the number of rows it touched."""
+        assert self.writing, "a read unit of work does not write"
+        self._db.count_statement()
+        return self._connection.execute(statement, params).rowcount
+
+    def insert(self, table: Table, values: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
+        if values:
+            self.run(self._db.insert_statement(table), values)
+
+    def lock(self, kind: str, key: str) -> None:
+        """Serialise with every other unit of work that takes the same lock, until the end of this one.
+
+        On SQLite BEGIN IMMEDIATE already did. Take locks in the order of ``(kind, key)``."""
+        assert self.writing
+        if self._db.is_postgres:
+            digest = hashlib.blake2b(f"{kind}:{key}".encode(), digest_size=8).digest()
+            number = int.from_bytes(digest, "big", signed=True)
+            self.rows(_ADVISORY_LOCK, {"key": number})
+
+    def after_commit(self, hook: Callable[[], object]) -> None:
+        """Run after the commit, on this thread. A hook is a hint: it may be lost with the process."""
+        self._hooks.append(hook)
+
+    def run_hooks(self) -> None:
+        for hook in self._hooks:
+            hook()
+
+
+_ADVISORY_LOCK = text("SELECT pg_advisory_xact_lock(:key)")
+
+
+class Database:
+    """``url``: ``sqlite:///PATH``, ``sqlite://`` (in memory, one process) or ``postgresql://…``."""
+
+    def __init__(self, url: str, *, clock: Clock | None = None, durable: bool = True) -> None:
+        self.url = url
+        self.clock = clock or SystemClock()
+        self.is_postgres = url.startswith("postgresql")
+        self.in_memory = url == "sqlite://"
+        self.gate: threading.Lock | None = None if self.is_postgres else threading.Lock()
+        self._write_lock = threading.Lock()
+        self._local = threading.local()
+        self._inserts: dict[str, Executable] = {}
+        self.statements = 0
+        if self.is_postgres:
+            self.engine = create_engine(
+                url.replace("postgresql://", "postgresql+psycopg2://", 1),
+                pool_size=16,
+                max_overflow=16,
+                pool_pre_ping=True,
+            )
+        else:
+            self.engine = create_engine(
+                url,
+                poolclass=StaticPool if self.in_memory else QueuePool,
+                connect_args={"check_same_thread": False, "timeout": 30, "isolation_level": None},
+                **({} if self.in_memory else {"pool_size": 32, "max_overflow": 32}),
+            )
+            event.listen(self.engine, "connect", _sqlite_pragmas(durable))
+            event.listen(self.engine, "begin", _sqlite_begin)
+
+    # -- units of work ---------------------------------------------------------------------------------
+
+    def read(self, work: Callable[[Tx], T]) -> T:
+        """Run ``work`` on a consistent view; it must not write."""
+        if getattr(self._local, "tx", None) is not None:
+            raise RuntimeError("a unit of work inside another")
+        with self._begin(writing=False) as tx:
+            return work(tx)
+
+    def write(self, work: Callable[[Tx], T]) -> T:
+        """Run ``work`` in one serialised transaction and commit. It is retried whole when the database says
+        so, and so must have no effect outside of it. Hooks given to ``after_commit`` run after the commit."""
+        if getattr(self._local, "tx", None) is not None:
+            raise RuntimeError("a unit of work inside another")
+        for attempt in range(_WRITE_ATTEMPTS):
+            try:
+                with self._begin(writing=True) as tx:
+                    result = work(tx)
+                break
+            except DBAPIError as error:
+                if attempt == _WRITE_ATTEMPTS - 1 or not self._retryable(error):
+                    raise
+        tx.run_hooks()
+        return result
+
+    @contextmanager
+    def _begin(self, *, writing: bool) -> Iterator[Tx]:
+        serial = self.in_memory or (writing and not self.is_postgres)
+        if serial and not self._write_lock.acquire(timeout=60):
+            raise Unavailable("The database is busy. Try again later.")
+        try:
+            try:
+                connection = self.engine.connect()
+            except OperationalError as error:
+                raise Unavailable("The database cannot be reached. Try again later.") from error
+            with connection:
+                if writing and not self.is_postgres:
+                    connection.info["immediate"] = True
+                try:
+                    with connection.begin():
+                        tx = Tx(self, connection, writing=writing)
+                        self._local.tx = tx
+                        yield tx
+                finally:
+                    self._local.tx = None
+                    connection.info["immediate"] = False
+        finally:
+            if serial:
+                self._write_lock.release()
+
+    def _retryable(self, error: DBAPIError) -> bool:
+        if self.is_postgres:
+            return getattr(error.orig, "pgcode", None) in _RETRYABLE_PG or error.connection_invalidated
+        return isinstance(error, OperationalError) and "locked" in str(error.orig)
+
+    # -- small services ----------------------------------------------------------------------------------
+
+    def insert_statement(self, table: Table) -> Executable:
+        found = self._inserts.get(table.name)
+        if found is None:
+            found = self._inserts[table.name] = insert(table)
+        return found
+
+    def count_statement(self) -> None:
+        self.statements += 1
+        counter = getattr(self._local, "counter", None)
+        if counter is not None:
+            counter[0] += 1
+
+    @contextmanager
+    def counting(self) -> Iterator[list[int]]:
+        """Count the statements that this thread executes: ``with db.counting() as n: …; n[0]``."""
+        outer = getattr(self._local, "counter", None)
+        self._local.counter = counter = [0]
+        try:
+            yield counter
+        finally:
+            self._local.counter = outer
+            if outer is not None:
+                outer[0] += counter[0]
+
+    def create_all(self) -> None:
+        """Create every registered table that is missing (the emulator and tests; others migrate)."""
+        with self.engine.connect() as connection:
+            connection.info["immediate"] = not self.is_postgres
+            with connection.begin():
+                METADATA.create_all(connection)
+            connection.info["immediate"] = False
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def _sqlite_pragmas(durable: bool) -> Callable[[Any, Any], None]:
+    def on_connect(connection: Any, record: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute("PRAGMA cache_size=-8000")
+        cursor.close()
+
+    return on_connect
+
+
+def _sqlite_begin(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.info.get("immediate") else "BEGIN")

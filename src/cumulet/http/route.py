@@ -1,0 +1,37 @@
+"""What a service declares: one table of routes. The dispatcher, OpenAPI and coverage tests are made from it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """One operation of an API.
+
+    ``path`` is relative to the service's version prefix, with ``{name}`` segments. ``action`` is the single key of the
+    body of a ``POST …/action``. ``body`` is the struct of the *newest* version; ``body_key`` the wrapping key, if any.
+    ``policy`` is checked before the handler with the caller's own project as target; None: the handler authorises
+    against the object it loaded (``call.authorize``). ``stream`` bodies are handed over unread.
+    The handler runs on a worker thread: it takes a `http.call.Call` and returns a struct, a dict, None (no body) or a
+    `http.call.Reply` when it needs another status or headers.
+    """
+
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"]
+    path: str
+    handler: Callable[..., Any]
+    policy: str | None = None
+    action: str | None = None
+    body: type[msgspec.Struct] | None = None
+    body_key: str | None = None
+    query: type[msgspec.Struct] | None = None
+    success: int = 200
+    min_version: str | None = None
+    max_version: str | None = None
+    auth: bool = True
+    stream: Literal["no", "request", "response"] = "no"
+    max_body_bytes: int = 1_000_000
+    summary: str = ""
+    response: Any = None  # type of the answer, for OpenAPI

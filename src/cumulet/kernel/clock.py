@@ -1,0 +1,76 @@
+"""Time as the control plane sees it.
+
+All stored times are integers: microseconds since the Unix epoch, UTC. Deadlines inside one process use
+``monotonic()``. A ``FakeClock`` stands in for tests and the emulator: it moves only when told to.
+"""
+
+import threading
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+SECOND = 1_000_000
+
+
+class Clock(Protocol):
+    def now(self) -> int:
+        """Microseconds since the epoch, UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds on a clock that never jumps."""
+        ...
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        """Wait for the event at most so long; True if it was set."""
+        ...
+
+
+class SystemClock:
+    def now(self) -> int:
+        return time.time_ns() // 1000
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        return event.wait(seconds)
+
+
+class FakeClock:
+    """A clock that stands still until ``advance`` is called; waiters poll it in real milliseconds."""
+
+    def __init__(self, start: int = 1_700_000_000 * SECOND) -> None:
+        self._now = start
+
+    def now(self) -> int:
+        return self._now
+
+    def monotonic(self) -> float:
+        return self._now / SECOND
+
+    def advance(self, seconds: float) -> None:
+        self._now += int(seconds * SECOND)
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        end = self._now + int(seconds * SECOND)
+        while self._now < end:
+            if event.wait(0.005):
+                return True
+        return event.is_set()
+
+
+def iso(us: int | None, *, zone: str = "Z", micros: bool = False) -> str | None:
+    """``2026-11-23T22:30:00Z``, the form most OpenStack bodies use; None stays None."""
+    if us is None:
+        return None
+    moment = datetime.fromtimestamp(us / SECOND, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%f" if micros else "%Y-%m-%dT%H:%M:%S") + zone
+
+
+def parse_iso(text: str) -> int:
+    """Microseconds since the epoch; a time without a zone is UTC. Raises ValueError."""
+    moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return int(moment.timestamp() * SECOND)

@@ -1,0 +1,129 @@
+"""How a saga is declared. A workflow file begins with a table of these steps; the engine (`saga.runner`) does the rest.
+
+A saga changes one object (its ``object_kind`` and id), which it owns while it runs (`saga.owners`). Each step has at
+most one effect: in our own database (``Transact``), on one host (``Call``), or none (``Wait``, ``Children``). The
+engine journals every step's start and output; after ``kill -9`` a step whose end is not in the journal is repeated
+(``Call``: asked about first), so every do and undo must be idempotent. When a step fails, the finished steps are undone
+in reverse, then ``failed`` runs in one transaction with the end of the saga.
+
+``undo`` is required: write ``nothing_to_undo("why")`` when there is nothing to take back.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+from cumulet.agent.contract import Operation
+from cumulet.db import Tx
+
+
+@dataclass
+class Run:
+    """What a step sees of its saga. ``outputs``: step name -> what it returned (plain JSON data)."""
+
+    saga_id: str
+    object_id: str
+    request_id: str
+    params: Any
+    outputs: dict[str, Any]
+    error: str | None = None  # while unwinding and in ``failed``: why, for people
+    error_code: str | None = None
+    error_details: dict[str, Any] = field(default_factory=dict)
+    cancelled: bool = False  # unwinding because a preempting saga (a delete) asked for it
+
+
+@dataclass(frozen=True)
+class NothingToUndo:
+    why: str
+
+
+def nothing_to_undo(why: str) -> NothingToUndo:
+    return NothingToUndo(why)
+
+
+@dataclass(frozen=True)
+class Transact:
+    """Effect in our own database, in one transaction with its journal entry. The return value is the output."""
+
+    name: str
+    do: Callable[[Tx, Run], Any]
+    undo: Callable[[Tx, Run], None] | NothingToUndo
+    task_state: str | None = None  # shown while the step runs
+    event: str | None = None  # name in os-instance-actions events (compute__do_build_and_run_instance, ...)
+
+
+HostCall = tuple[str, Operation]  # host name, operation
+
+
+@dataclass(frozen=True)
+class Call:
+    """Effect on one host: an agent operation. ``do`` and ``undo`` only read (in a transaction) and say what to ask of
+    whom; None: nothing to do. ``done`` writes what came of it, with the journal entry. ``if_host_down``: ``wait`` until
+    the deadline, ``fail`` at once, or ``skip`` (an undo or a delete: the host's inventory is compared when it returns)."""
+
+    name: str
+    do: Callable[[Tx, Run], HostCall | None]
+    undo: Callable[[Tx, Run], HostCall | None] | NothingToUndo
+    done: Callable[[Tx, Run, dict[str, Any] | None], Any] | None = None
+    undone: Callable[[Tx, Run], None] | None = None
+    if_host_down: Literal["wait", "fail", "skip"] = "fail"
+    task_state: str | None = None
+    event: str | None = None
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Parks the saga in its row, holding no thread, until ``until`` returns something other than None (the output).
+    It is asked again whenever the object is signalled (`SagaEngine.wake`) and once every ``poll_seconds``."""
+
+    name: str
+    until: Callable[[Tx, Run], Any | None]
+    deadline_seconds: float = 300
+    on_deadline: Literal["fail", "continue"] = "fail"
+    poll_seconds: float = 2.0
+    task_state: str | None = None
+    event: str | None = None
+
+
+@dataclass(frozen=True)
+class Children:
+    """Starts child sagas and parks until all have ended; fails if one failed unless ``tolerate``."""
+
+    name: str
+    start: Callable[[Tx, Run], Sequence["Start"]]
+    tolerate: bool = False
+    task_state: str | None = None
+    event: str | None = None
+
+
+Step = Transact | Call | Wait | Children
+
+
+@dataclass(frozen=True)
+class Saga:
+    """``settle`` runs inside every transaction that moves the saga (and only there may the object's visible state
+    change); ``finished`` and ``failed`` with its last one."""
+
+    kind: str  # "server.create"
+    object_kind: str  # "server"
+    params: type[msgspec.Struct]
+    steps: tuple[Step, ...]
+    settle: Callable[[Tx, Run, Step | None], None] | None = None
+    finished: Callable[[Tx, Run], None] | None = None
+    failed: Callable[[Tx, Run], None] | None = None
+    version: int = 1
+    preempts: bool = False  # a delete: asks the owner to unwind, then runs
+    action: str | None = (
+        None  # instance action name (create, delete, reboot, ...): shown by os-instance-actions
+    )
+
+
+@dataclass(frozen=True)
+class Start:
+    """A child to start."""
+
+    saga: Saga
+    object_id: str
+    params: msgspec.Struct
