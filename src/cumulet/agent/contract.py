@@ -171,9 +171,7 @@ class RouterDoc(_Wire):
     interfaces: list[RouterPort] = []
     routes: list[Route] = []
     floating_ips: list[FloatingIpDoc] = []
-    metadata: dict[
-        str, str
-    ] = {}  # "network_id/fixed ip" -> server id, for requests that come through the router
+    metadata: dict[str, str] = {}  # "network_id/fixed ip" -> server id, for requests that come through the router
 
 
 class MetadataDoc(_Wire):
@@ -506,9 +504,7 @@ class Outcome(_Wire):
     state: Literal["running", "done", "failed", "unknown"]
     result: dict[str, Any] | None = None
     error: str | None = None  # for people
-    error_code: str | None = (
-        None  # for programs: no-space, image-invalid, detach-refused, not-found, timeout, ...
-    )
+    error_code: str | None = None  # for programs: no-space, image-invalid, detach-refused, not-found, timeout, ...
     progress: float | None = None  # 0..1
     seconds: float = 0.0
 

@@ -115,9 +115,7 @@ class Saga:
     failed: Callable[[Tx, Run], None] | None = None
     version: int = 1
     preempts: bool = False  # a delete: asks the owner to unwind, then runs
-    action: str | None = (
-        None  # instance action name (create, delete, reboot, ...): shown by os-instance-actions
-    )
+    action: str | None = None  # instance action name (create, delete, reboot, ...): shown by os-instance-actions
 
 
 @dataclass(frozen=True)
