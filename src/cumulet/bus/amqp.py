@@ -1,0 +1,358 @@
+"""The bus over RabbitMQ, by kombu with a small RPC of its own.
+
+A topic is a durable quorum queue ``cumulet.<topic>`` shared by all who serve it, and a fan-out exchange of the same
+name with one queue for each of them. Answers come back to one queue of the calling process. Messages expire with
+their caller's patience. They are acknowledged on receipt: a process that dies with a message in hand loses it, which
+the protocol above allows for (callers repeat).
+
+Each connection belongs to one thread, or to one lock; a broken one is made again every 0.2 seconds. A call whose
+connections broke while it waited is sent once more, so that it survives a restart of the broker within its time-out.
+"""
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from amqp.exceptions import AMQPError
+from kombu import Connection
+from kombu.exceptions import KombuError
+
+from cumulet.bus import catalogue
+from cumulet.bus.local import run_handler
+from cumulet.bus.model import BusTimeout, Handler, Overloaded, RemoteFault, Unreachable
+from cumulet.bus.pool import Pool, current_depth
+
+_log = logging.getLogger(__name__)
+_BROKEN = (OSError, AMQPError, KombuError)
+_RETRY_SECONDS = 0.2
+_HEARTBEAT_SECONDS = 6
+_HINT_SECONDS = 60.0
+_REPLY_QUEUE_EXPIRES_MS = 120_000
+_IDLE_TIMEOUT = (socket.timeout, TimeoutError)
+
+
+def _connect(url: str) -> Connection:
+    connection = Connection(
+        url, heartbeat=_HEARTBEAT_SECONDS, connect_timeout=2, transport_options={"read_timeout": 5, "write_timeout": 5}
+    )
+    try:
+        connection.connect()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+class _Consumer:
+    """One thread with a connection of its own that consumes what ``declare`` names, for ever."""
+
+    def __init__(self, url: str, name: str, declare: Callable[[Any, Callable[[Any], None]], None], on_message: Any):
+        self._url = url
+        self._name = name
+        self._declare = declare
+        self._on_message = on_message
+        self.stopping = threading.Event()
+        self.ready = threading.Event()
+        self.generation = 0  # rises with every new connection
+        self.lost = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name=f"amqp-{name}", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self.stopping.is_set():
+            connection = None
+            try:
+                connection = _connect(self._url)
+                self._declare(connection.default_channel, self._on_message)
+                with self.lost:
+                    self.generation += 1
+                    self.lost.notify_all()
+                self.ready.set()
+                self._drain(connection)
+            except _BROKEN as error:
+                if not self.stopping.is_set():
+                    _log.warning("the message broker is away (%s, %s): %s", self._name, type(error).__name__, error)
+            finally:
+                self.ready.clear()
+                if connection is not None:
+                    _close(connection)
+            self.stopping.wait(_RETRY_SECONDS)
+
+    def _drain(self, connection: Connection) -> None:
+        """Until stopped or broken. Half a heartbeat's silence at most between two looks at the heart."""
+        last_beat = time.monotonic()
+        while not self.stopping.is_set():
+            try:
+                connection.drain_events(timeout=1.0)
+            except _IDLE_TIMEOUT:
+                pass
+            if time.monotonic() - last_beat >= 1.0:
+                last_beat = time.monotonic()
+                connection.heartbeat_check()
+
+    def stop(self) -> None:
+        self.stopping.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(3)
+
+
+def _close(connection: Connection) -> None:
+    try:
+        connection.release()
+    except _BROKEN as error:
+        _log.debug("closing a broken connection: %s", error)
+
+
+class _Publisher:
+    """One connection under a lock. Anyone may call; a broken connection is replaced by the next call."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._lock = threading.Lock()
+        self._connection: Connection | None = None
+        self._used = 0.0
+
+    def publish(self, exchange: str, key: str, body: bytes, seconds: float, **properties: Any) -> None:
+        """Raises Unreachable when there is no broker within ``seconds``."""
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                with self._lock:
+                    self._send(exchange, key, body, properties, max(int((end - time.monotonic()) * 1000), 1))
+                return
+            except _BROKEN as error:
+                if time.monotonic() + _RETRY_SECONDS >= end:
+                    raise Unreachable("The message broker cannot be reached.") from error
+                time.sleep(_RETRY_SECONDS)
+
+    def _send(self, exchange: str, key: str, body: bytes, properties: dict[str, Any], expires_ms: int) -> None:
+        connection = self._connection
+        if connection is not None and _is_dead(connection):
+            self._drop()
+            connection = None
+        if connection is None:
+            connection = self._connection = _connect(self._url)
+        channel = connection.default_channel
+        message = channel.prepare_message(
+            body,
+            content_type="application/json",
+            content_encoding="utf-8",
+            properties={**properties, "expiration": str(expires_ms), "delivery_mode": 1},
+        )
+        try:
+            channel.basic_publish(message, exchange=exchange, routing_key=key)
+        except _BROKEN:
+            self._drop()
+            raise
+
+    def beat(self) -> None:
+        with self._lock:
+            if self._connection is not None:
+                try:
+                    self._connection.heartbeat_check()
+                except _BROKEN:
+                    self._drop()
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            _close(self._connection)
+            self._connection = None
+
+    def close(self) -> None:
+        with self._lock:
+            self._drop()
+
+
+def _is_dead(connection: Connection) -> bool:
+    """A publisher never reads, so a broker that said goodbye is noticed by what waits in the socket."""
+    try:
+        connection.drain_events(timeout=0.000001)
+    except _IDLE_TIMEOUT:
+        return False
+    except _BROKEN:
+        return True
+    return False
+
+
+class _Pending:
+    __slots__ = ("body", "event", "name")
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.name = ""
+        self.body: bytes | memoryview | str = b""
+
+
+class AmqpService:
+    def __init__(self, bus: "AmqpBus", topic: str, handler: Handler, threads: int) -> None:
+        self._bus = bus
+        self._topic = topic
+        self._handler = handler
+        self._pool = Pool(topic, threads)
+        self._own_queue = f"{_queue(topic)}.each.{os.urandom(8).hex()}"
+        self._consumer = _Consumer(bus.url, topic, self._declare, self._on_message)
+
+    def wait_ready(self, seconds: float) -> bool:
+        return self._consumer.ready.wait(seconds)
+
+    def _declare(self, channel: Any, on_message: Callable[[Any], None]) -> None:
+        queue = _queue(self._topic)
+        channel.queue_declare(queue, durable=True, auto_delete=False, arguments={"x-queue-type": "quorum"})
+        channel.exchange_declare(queue, "fanout", durable=True, auto_delete=False)
+        channel.queue_declare(
+            self._own_queue, durable=True, auto_delete=False, arguments={"x-expires": _REPLY_QUEUE_EXPIRES_MS}
+        )
+        channel.queue_bind(self._own_queue, queue)
+        for name in (queue, self._own_queue):
+            channel.basic_consume(name, no_ack=True, callback=on_message)
+
+    def _on_message(self, message: Any) -> None:
+        properties = message.properties
+        headers = properties.get("application_headers") or {}
+        name, body, reply_to = properties.get("type", ""), message.body, properties.get("reply_to")
+        correlation_id = properties.get("correlation_id")
+
+        def handle() -> None:
+            reply_name, reply_body = run_handler(self._handler, self._topic, name, body)
+            if reply_to:
+                self._bus.reply(reply_to, correlation_id, reply_name, reply_body)
+
+        try:
+            self._pool.submit(int(headers.get("depth", 0)), handle)
+        except Overloaded as error:
+            _log.warning("%s is overloaded: a %s is refused", self._topic, name)
+            if reply_to:
+                fault = catalogue.encode(catalogue.Fault("Overloaded", error.message))
+                self._bus.reply(reply_to, correlation_id, *fault)
+
+    def stop(self) -> None:
+        self._consumer.stop()
+        self._pool.close()
+        self._bus.forget(self)
+
+
+class AmqpBus:
+    def __init__(self, url: str) -> None:
+        self.url = url.replace("amqp://", "pyamqp://", 1)
+        self._publisher = _Publisher(self.url)
+        self._waiting: dict[str, _Pending] = {}
+        self._reply_queue = f"cumulet.reply.{os.urandom(8).hex()}"
+        self._replies: _Consumer | None = None
+        self._services: list[AmqpService] = []
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        threading.Thread(target=self._beat, name="amqp-heartbeat", daemon=True).start()
+
+    def call(self, topic: str, message: msgspec.Struct, timeout: float | None = None) -> Any:
+        name, body = catalogue.encode(message)
+        seconds = catalogue.timeout_of(message, timeout)
+        end = time.monotonic() + seconds
+        replies = self._reply_consumer()
+        if not replies.ready.wait(seconds):
+            raise Unreachable("The message broker cannot be reached.")
+        correlation_id = os.urandom(12).hex()
+        pending = self._waiting[correlation_id] = _Pending()
+        try:
+            while not pending.event.is_set():
+                generation = replies.generation
+                self._publisher.publish(
+                    "",
+                    _queue(topic),
+                    body,
+                    end - time.monotonic(),
+                    type=name,
+                    correlation_id=correlation_id,
+                    reply_to=self._reply_queue,
+                    application_headers={"depth": current_depth()},
+                )
+                while not pending.event.wait(min(0.25, max(end - time.monotonic(), 0.001))):
+                    if time.monotonic() >= end:
+                        raise BusTimeout(f"{topic} did not answer {name} within {seconds:g} seconds.")
+                    if replies.generation != generation:
+                        break  # the broker went away and came back: what was under way may be lost
+        finally:
+            self._waiting.pop(correlation_id, None)
+        reply = catalogue.decode(pending.name, pending.body)
+        if isinstance(reply, catalogue.Fault):
+            if reply.kind == "Overloaded":
+                raise Overloaded(reply.message)
+            raise RemoteFault(reply.kind, reply.message)
+        return None if isinstance(reply, catalogue.Nothing) else reply
+
+    def cast(self, topic: str, message: msgspec.Struct) -> None:
+        self._hint("", _queue(topic), message)
+
+    def fanout(self, topic: str, message: msgspec.Struct) -> None:
+        self._hint(_queue(topic), "", message)
+
+    def serve(self, topic: str, handler: Handler, *, threads: int = 8) -> AmqpService:
+        """Returns when the queue is consumed, or after a second (a broker that is away is waited for in the
+        background)."""
+        service = AmqpService(self, topic, handler, threads)
+        with self._lock:
+            self._services.append(service)
+        service.wait_ready(1.0)
+        return service
+
+    def reply(self, queue: str, correlation_id: str | None, name: str, body: bytes) -> None:
+        try:
+            self._publisher.publish("", queue, body, 2.0, type=name, correlation_id=correlation_id)
+        except Unreachable:
+            _log.warning("an answer (%s) is lost: no broker", name)
+
+    def forget(self, service: AmqpService) -> None:
+        with self._lock:
+            if service in self._services:
+                self._services.remove(service)
+
+    def close(self) -> None:
+        self._closed.set()
+        with self._lock:
+            services = list(self._services)
+            replies, self._replies = self._replies, None
+        for service in services:
+            service.stop()
+        if replies is not None:
+            replies.stop()
+        self._publisher.close()
+
+    # -- parts --------------------------------------------------------------------------------------------
+
+    def _hint(self, exchange: str, key: str, message: msgspec.Struct) -> None:
+        name, body = catalogue.encode(message)
+        headers = {"depth": current_depth()}
+        try:
+            self._publisher.publish(exchange, key, body, 0.5, type=name, application_headers=headers)
+        except Unreachable:
+            _log.warning("a hint (%s) is lost: no broker", name)
+
+    def _reply_consumer(self) -> _Consumer:
+        with self._lock:
+            if self._replies is None:
+                self._replies = _Consumer(self.url, "replies", self._declare_replies, self._on_reply)
+            return self._replies
+
+    def _declare_replies(self, channel: Any, on_message: Callable[[Any], None]) -> None:
+        channel.queue_declare(
+            self._reply_queue, durable=True, auto_delete=False, arguments={"x-expires": _REPLY_QUEUE_EXPIRES_MS}
+        )
+        channel.basic_consume(self._reply_queue, no_ack=True, callback=on_message)
+
+    def _on_reply(self, message: Any) -> None:
+        pending = self._waiting.get(message.properties.get("correlation_id", ""))
+        if pending is not None and not pending.event.is_set():
+            pending.name, pending.body = message.properties.get("type", ""), message.body
+            pending.event.set()
+
+    def _beat(self) -> None:
+        while not self._closed.wait(1.0):
+            self._publisher.beat()
+
+
+def _queue(topic: str) -> str:
+    return f"cumulet.{topic}"

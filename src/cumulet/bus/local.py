@@ -1,0 +1,189 @@
+"""The bus inside one process. Messages are encoded and handled on other threads, exactly as over a broker, so that
+code which works here works there.
+
+With a ``Chaos`` (tests), messages are delayed, doubled, dropped and overtaken, repeatably from its seed.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import msgspec
+
+from cumulet.bus import catalogue
+from cumulet.bus.model import BusTimeout, Handler, Overloaded, RemoteFault, Unreachable
+from cumulet.bus.pool import Pool, current_depth
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Chaos:
+    """How often (0..1) a message is harmed. A delayed message is overtaken by those sent after it."""
+
+    seed: int = field(default_factory=lambda: random.SystemRandom().randrange(1 << 32))
+    drop: float = 0.0
+    double: float = 0.0
+    delay: float = 0.0
+    delay_seconds: float = 0.02
+    drop_seconds: float = 0.2  # how soon the caller of a dropped call gets its time-out
+
+    def __post_init__(self) -> None:
+        self._random = random.Random(self.seed)
+        self._lock = threading.Lock()
+        print(f"bus chaos: {self!r}")  # shown by pytest when the test fails
+
+    def copies(self) -> list[float]:
+        """The delays, in seconds, with which copies of one message arrive; empty: it is lost."""
+        with self._lock:
+            if self._random.random() < self.drop:
+                return []
+            number = 2 if self._random.random() < self.double else 1
+            return [
+                self._random.uniform(0, self.delay_seconds) if self._random.random() < self.delay else 0.0
+                for _ in range(number)
+            ]
+
+
+class _Pending:
+    __slots__ = ("body", "event", "name")
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.name = ""
+        self.body = b""
+
+
+class LocalService:
+    def __init__(self, bus: "LocalBus", topic: str, handler: Handler, threads: int) -> None:
+        self.bus = bus
+        self.topic = topic
+        self.handler = handler
+        self.pool = Pool(topic, threads)
+
+    def stop(self) -> None:
+        self.bus.forget(self)
+        self.pool.close()
+
+
+class LocalBus:
+    def __init__(self, chaos: Chaos | None = None) -> None:
+        self._services: dict[str, list[LocalService]] = {}
+        self._lock = threading.Lock()
+        self._turn = count()
+        self.chaos = chaos
+
+    def call(self, topic: str, message: msgspec.Struct, timeout: float | None = None) -> Any:
+        name, body = catalogue.encode(message)
+        seconds = catalogue.timeout_of(message, timeout)
+        service = self._pick(topic)
+        if service is None:
+            raise Unreachable(f"Nobody serves {topic}.")
+        pending = _Pending()
+
+        def answer(reply_name: str, reply_body: bytes) -> None:
+            def arrive() -> None:
+                if not pending.event.is_set():
+                    pending.name, pending.body = reply_name, reply_body
+                    pending.event.set()
+
+            self._travel(arrive)
+
+        if not self._send(service, name, body, answer):
+            seconds = min(seconds, self.chaos.drop_seconds) if self.chaos else seconds
+        if not pending.event.wait(seconds):
+            raise BusTimeout(f"{topic} did not answer {name} within {seconds:g} seconds.")
+        reply = catalogue.decode(pending.name, pending.body)
+        if isinstance(reply, catalogue.Fault):
+            raise RemoteFault(reply.kind, reply.message)
+        return None if isinstance(reply, catalogue.Nothing) else reply
+
+    def cast(self, topic: str, message: msgspec.Struct) -> None:
+        name, body = catalogue.encode(message)
+        service = self._pick(topic)
+        if service is not None:
+            self._hint(service, name, body)
+
+    def fanout(self, topic: str, message: msgspec.Struct) -> None:
+        name, body = catalogue.encode(message)
+        with self._lock:
+            services = list(self._services.get(topic, ()))
+        for service in services:
+            self._hint(service, name, body)
+
+    def serve(self, topic: str, handler: Handler, *, threads: int = 8) -> LocalService:
+        service = LocalService(self, topic, handler, threads)
+        with self._lock:
+            self._services.setdefault(topic, []).append(service)
+        return service
+
+    def forget(self, service: LocalService) -> None:
+        with self._lock:
+            services = self._services.get(service.topic, [])
+            if service in services:
+                services.remove(service)
+
+    def close(self) -> None:
+        with self._lock:
+            services = [service for some in self._services.values() for service in some]
+        for service in services:
+            service.stop()
+
+    # -- delivery -----------------------------------------------------------------------------------------
+
+    def _pick(self, topic: str) -> LocalService | None:
+        with self._lock:
+            services = self._services.get(topic)
+            return services[next(self._turn) % len(services)] if services else None
+
+    def _hint(self, service: LocalService, name: str, body: bytes) -> None:
+        try:
+            self._send(service, name, body, None)
+        except Overloaded:
+            _log.warning("a hint to %s is lost: its queue is full", service.topic)
+
+    def _send(self, service: LocalService, name: str, body: bytes, answer: Callable[[str, bytes], None] | None) -> bool:
+        depth = current_depth()
+
+        def handle() -> None:
+            reply = run_handler(service.handler, service.topic, name, body)
+            if answer is not None:
+                answer(*reply)
+
+        return self._travel(lambda: service.pool.submit(depth, handle))
+
+    def _travel(self, deliver: Callable[[], None]) -> bool:
+        """Deliver as the chaos wants it; False if the message is lost."""
+        if self.chaos is None:
+            deliver()
+            return True
+        copies = self.chaos.copies()
+        for seconds in copies:
+            if seconds:
+                threading.Thread(target=_later, args=(seconds, deliver), daemon=True).start()
+            else:
+                deliver()
+        return bool(copies)
+
+
+def _later(seconds: float, deliver: Callable[[], None]) -> None:
+    time.sleep(seconds)
+    try:
+        deliver()
+    except Overloaded:
+        _log.warning("a delayed message is lost: the queue is full or closed")
+
+
+def run_handler(handler: Handler, topic: str, name: str, body: bytes | memoryview | str) -> tuple[str, bytes]:
+    """Decode, handle, encode the answer. What the handler raises becomes a ``Fault``."""
+    try:
+        reply = handler(catalogue.decode(name, body))
+        return catalogue.encode(catalogue.Nothing() if reply is None else reply)
+    except Exception as error:  # noqa: BLE001 - it is answered to the caller, and logged
+        _log.exception("%s on %s failed", name, topic)
+        return catalogue.encode(catalogue.Fault(type(error).__name__, str(error)))

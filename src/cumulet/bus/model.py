@@ -1,0 +1,67 @@
+"""What a transport promises, and how calls fail.
+
+A message may be lost, doubled, delayed and overtaken by a later one: every receiver copes, every sender that cares
+repeats until answered. Handlers run on the transport's own bounded threads. A handler may itself call; each level
+of such nesting has threads of its own, so that processes that call each other in circles cannot starve one another.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from cumulet.kernel.errors import Unavailable
+
+Handler = Callable[[Any], msgspec.Struct | None]
+MAX_DEPTH = 3  # handler that calls a handler that calls a handler
+
+
+class Unreachable(Unavailable):
+    """Nobody serves the topic, or there is no broker: the message was not delivered."""
+
+
+class BusTimeout(Unavailable):
+    """No answer in time: the message may have been delivered, or may be yet."""
+
+
+class Overloaded(Unavailable):
+    """The receiver's queue is full: the message was not delivered."""
+
+
+class RemoteFault(Exception):
+    """The handler on the other side raised. It was logged there; ``kind`` is the class's name."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(f"{kind}: {message}")
+        self.kind = kind
+        self.message = message
+
+
+class Service(Protocol):
+    """One served topic."""
+
+    def stop(self) -> None:
+        """Take no more messages; returns when those being handled are done (or after a few seconds)."""
+        ...
+
+
+class Bus(Protocol):
+    """Topics: ``conductor`` (any one of the conductors) and ``agent.<host>``."""
+
+    def call(self, topic: str, message: msgspec.Struct, timeout: float | None = None) -> Any:
+        """Send and wait for the answer (None if the handler has none). ``timeout`` None: the message class's own.
+
+        Raises Unreachable, Overloaded, BusTimeout, RemoteFault."""
+        ...
+
+    def cast(self, topic: str, message: msgspec.Struct) -> None:
+        """Send a hint. Never raises: what cannot be delivered is lost."""
+        ...
+
+    def fanout(self, topic: str, message: msgspec.Struct) -> None:
+        """Send a hint to every process that serves the topic."""
+        ...
+
+    def serve(self, topic: str, handler: Handler, *, threads: int = 8) -> Service: ...
+
+    def close(self) -> None: ...
