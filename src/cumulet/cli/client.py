@@ -13,7 +13,7 @@ import time
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 CLOUDS = Path("~/.config/openstack/clouds.yaml")
 
@@ -30,7 +30,7 @@ class CannotReach(Exception):
 
 
 def cloud_settings(name: str | None) -> dict[str, Any]:
-    """The ``auth`` block and region of a cloud: by name from clouds.yaml, or from ``OS_*``. KeyError if there is none."""
+    """The ``auth`` block and region of a cloud: by name from clouds.yaml, or from ``OS_*``. KeyError if none."""
     name = name or os.environ.get("OS_CLOUD")
     if name is None and "OS_AUTH_URL" in os.environ:
         keys = ("auth_url", "username", "password", "project_name", "user_domain_name", "project_domain_name")
@@ -49,7 +49,7 @@ def cloud_settings(name: str | None) -> dict[str, Any]:
 class Cloud:
     """One authenticated session. Service types are those of the catalog: compute, network, image, block-storage, …"""
 
-    ALIASES: dict[str, tuple[str, ...]] = {"block-storage": ("block-storage", "volumev3", "volume")}
+    ALIASES: ClassVar[dict[str, tuple[str, ...]]] = {"block-storage": ("block-storage", "volumev3", "volume")}
 
     def __init__(self, settings: dict[str, Any], *, timeout: float = 60) -> None:
         self.auth = settings["auth"]
@@ -81,7 +81,7 @@ class Cloud:
             }
         }
         body = {"auth": {"identity": {"methods": ["password"], "password": {"user": user}}, "scope": scope}}
-        status, headers, payload = self._send("POST", self._identity() + "/v3/auth/tokens", body, {})
+        _, headers, payload = self._send("POST", self._identity() + "/v3/auth/tokens", body, {})
         token = json.loads(payload)["token"]
         self._token = headers["x-subject-token"]
         self._catalog = token.get("catalog", [])
@@ -126,7 +126,7 @@ class Cloud:
         extra = {"X-Auth-Token": self._token or "", **(headers or {})}
         if version:
             extra["OpenStack-API-Version"] = f"{'volume' if service == 'block-storage' else service} {version}"
-        status, _, payload = self._send(method, url, body, extra)
+        _, _, payload = self._send(method, url, body, extra)
         return json.loads(payload) if payload else None
 
     def get(self, service: str, path: str, **kw: Any) -> Any:

@@ -186,7 +186,7 @@ def login_user(cloud: Cloud, server: Any) -> str:
 
 
 def ssh_argv(address: str, user: str) -> list[str]:
-    """Guests come and go on the same addresses, so host keys are not remembered (as `openstack server ssh` users do)."""
+    """Guests come and go on the same addresses, so host keys are not remembered."""
     options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=5"]
     argv = ["ssh", *(part for o in options for part in ("-o", o))]
     key = KEY.expanduser()
