@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -87,10 +88,8 @@ class _Consumer:
         """Until stopped or broken. Half a heartbeat's silence at most between two looks at the heart."""
         last_beat = time.monotonic()
         while not self.stopping.is_set():
-            try:
-                connection.drain_events(timeout=1.0)
-            except _IDLE_TIMEOUT:
-                pass
+            with suppress(*_IDLE_TIMEOUT):
+                connection.drain_events(timeout=0.5)
             if time.monotonic() - last_beat >= 1.0:
                 last_beat = time.monotonic()
                 connection.heartbeat_check()
@@ -115,33 +114,42 @@ class _Publisher:
         self._url = url
         self._lock = threading.Lock()
         self._connection: Connection | None = None
-        self._used = 0.0
+        self._exchanges: set[str] = set()
 
-    def publish(self, exchange: str, key: str, body: bytes, seconds: float, **properties: Any) -> None:
+    def publish(
+        self, exchange: str, key: str, body: bytes, seconds: float, headers: Any = None, **properties: Any
+    ) -> None:
         """Raises Unreachable when there is no broker within ``seconds``."""
         end = time.monotonic() + seconds
         while True:
             try:
                 with self._lock:
-                    self._send(exchange, key, body, properties, max(int((end - time.monotonic()) * 1000), 1))
+                    self._send(exchange, key, body, headers, properties, max(int((end - time.monotonic()) * 1000), 1))
                 return
             except _BROKEN as error:
                 if time.monotonic() + _RETRY_SECONDS >= end:
                     raise Unreachable("The message broker cannot be reached.") from error
                 time.sleep(_RETRY_SECONDS)
 
-    def _send(self, exchange: str, key: str, body: bytes, properties: dict[str, Any], expires_ms: int) -> None:
+    def _send(
+        self, exchange: str, key: str, body: bytes, headers: Any, properties: dict[str, Any], expires_ms: int
+    ) -> None:
         connection = self._connection
         if connection is not None and _is_dead(connection):
             self._drop()
             connection = None
         if connection is None:
             connection = self._connection = _connect(self._url)
+            self._exchanges.clear()
         channel = connection.default_channel
+        if exchange and exchange not in self._exchanges:  # publishing to a missing one would close the channel
+            channel.exchange_declare(exchange, "fanout", durable=True, auto_delete=False)
+            self._exchanges.add(exchange)
         message = channel.prepare_message(
             body,
             content_type="application/json",
             content_encoding="utf-8",
+            headers=headers,
             properties={**properties, "expiration": str(expires_ms), "delivery_mode": 1},
         )
         try:
@@ -230,6 +238,9 @@ class AmqpService:
                 fault = catalogue.encode(catalogue.Fault("Overloaded", error.message))
                 self._bus.reply(reply_to, correlation_id, *fault)
 
+    def stop_consuming(self) -> None:
+        self._consumer.stopping.set()
+
     def stop(self) -> None:
         self._consumer.stop()
         self._pool.close()
@@ -268,7 +279,7 @@ class AmqpBus:
                     type=name,
                     correlation_id=correlation_id,
                     reply_to=self._reply_queue,
-                    application_headers={"depth": current_depth()},
+                    headers={"depth": current_depth()},
                 )
                 while not pending.event.wait(min(0.25, max(end - time.monotonic(), 0.001))):
                     if time.monotonic() >= end:
@@ -316,6 +327,10 @@ class AmqpBus:
             services = list(self._services)
             replies, self._replies = self._replies, None
         for service in services:
+            service.stop_consuming()
+        if replies is not None:
+            replies.stopping.set()
+        for service in services:
             service.stop()
         if replies is not None:
             replies.stop()
@@ -327,7 +342,7 @@ class AmqpBus:
         name, body = catalogue.encode(message)
         headers = {"depth": current_depth()}
         try:
-            self._publisher.publish(exchange, key, body, 0.5, type=name, application_headers=headers)
+            self._publisher.publish(exchange, key, body, 0.5, type=name, headers=headers)
         except Unreachable:
             _log.warning("a hint (%s) is lost: no broker", name)
 

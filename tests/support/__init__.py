@@ -1,0 +1,1 @@
+"""Helpers of the tests: servers of their own, the cloud in a process, clients."""

@@ -1,0 +1,121 @@
+"""A private RabbitMQ node: own name, ports, directories, cookie and epmd; the system's is never touched."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from tests.support.ports import free_ports
+
+_BIN = Path("/usr/lib/rabbitmq/bin")
+
+
+class RabbitServer:
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="cumulet-rabbit-"))
+        self.port, self._dist_port, self._epmd_port = free_ports(3)
+        self._node = f"cumulet-{self.port}@localhost"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._epmd: subprocess.Popen[bytes] | None = None
+        (self.directory / "rabbitmq.conf").write_text(
+            f"listeners.tcp.default = 127.0.0.1:{self.port}\n"
+            "default_user = cumulet\ndefault_pass = cumulet\n"
+            "disk_free_limit.absolute = 50MB\nvm_memory_high_watermark.absolute = 400MB\nlog.console = false\n"
+        )
+        (self.directory / "enabled_plugins").write_text("[].\n")
+        cookie = self.directory / ".erlang.cookie"
+        cookie.write_text(os.urandom(16).hex())
+        cookie.chmod(0o400)
+        if os.geteuid() == 0:
+            self.directory.chmod(0o755)
+            for path in (self.directory, *self.directory.iterdir()):
+                shutil.chown(path, "rabbitmq", "rabbitmq")
+
+    @staticmethod
+    def available() -> bool:
+        return (_BIN / "rabbitmq-server").exists() and shutil.which("epmd") is not None
+
+    @property
+    def url(self) -> str:
+        return f"amqp://cumulet:cumulet@127.0.0.1:{self.port}//"
+
+    def _environment(self) -> dict[str, str]:
+        here = str(self.directory)
+        return {
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": here,
+            "LANG": "C.UTF-8",
+            "RABBITMQ_NODENAME": self._node,
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_DIST_PORT": str(self._dist_port),
+            "RABBITMQ_MNESIA_BASE": here + "/mnesia",
+            "RABBITMQ_LOG_BASE": here + "/log",
+            "RABBITMQ_CONFIG_FILE": here + "/rabbitmq",
+            "RABBITMQ_CONF_ENV_FILE": here + "/none",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": here + "/enabled_plugins",
+            "RABBITMQ_PID_FILE": here + "/pid",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none",
+            "RABBITMQ_CTL_ERL_ARGS": "+S 1:1",
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+        }
+
+    def _spawn(self, *command: str) -> "subprocess.Popen[bytes]":
+        as_user: dict[str, object] = {"user": "rabbitmq", "group": "rabbitmq", "extra_groups": []}
+        return subprocess.Popen(
+            command,
+            env=self._environment(),
+            cwd=self.directory,
+            stdin=subprocess.DEVNULL,
+            stdout=(self.directory / "out").open("ab"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            **(as_user if os.geteuid() == 0 else {}),  # type: ignore[call-overload]
+        )
+
+    def start(self) -> None:
+        if self._epmd is None:
+            self._epmd = self._spawn(shutil.which("epmd") or "epmd", "-port", str(self._epmd_port))
+            self._wait_port(self._epmd_port, 10)
+        self._process = self._spawn(str(_BIN / "rabbitmq-server"))
+        self._wait_port(self.port, 60)
+
+    def _wait_port(self, port: int, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                return
+            except OSError as error:
+                dead = self._process is not None and self._process.poll() is not None
+                if dead or time.monotonic() > end:
+                    log = (self.directory / "out").read_text(errors="replace")[-3000:]
+                    raise RuntimeError(f"RabbitMQ did not start on {port}:\n{log}") from error
+                time.sleep(0.05)
+
+    def kill(self) -> None:
+        """As if power was lost; `start` brings it back with what was on disk."""
+        if self._process is not None:
+            pid_file = self.directory / "pid"
+            pids = {self._process.pid}
+            if pid_file.exists() and pid_file.read_text().strip().isdigit():
+                pids.add(int(pid_file.read_text()))
+            for pid in pids:
+                try:
+                    os.kill(pid, 9)
+                except ProcessLookupError:
+                    continue
+            self._process.wait(10)
+            self._process = None
+
+    def destroy(self) -> None:
+        self.kill()
+        if self._epmd is not None:
+            self._epmd.kill()
+            self._epmd.wait(10)
+            self._epmd = None
+        shutil.rmtree(self.directory, ignore_errors=True)
