@@ -15,6 +15,9 @@ class Route:
     body of a ``POST …/action``. ``body`` is the struct of the *newest* version; ``body_key`` the wrapping key, if any.
     ``policy`` is checked before the handler with the caller's own project as target; None: the handler authorises
     against the object it loaded (``call.authorize``). ``stream`` bodies are handed over unread.
+    ``body`` may be any type msgspec decodes. A field annotated ``Annotated[T, Since("2.90")]`` (`http.microversion`)
+    is unknown to older requests, ``Until("2.56")`` to newer ones. Several routes may share method, path and action
+    when their version ranges do not overlap.
     The handler runs on a worker thread: it takes a `http.call.Call` and returns a struct, a dict, None (no body) or a
     `http.call.Reply` when it needs another status or headers.
     """
@@ -24,7 +27,7 @@ class Route:
     handler: Callable[..., Any]
     policy: str | None = None
     action: str | None = None
-    body: type[msgspec.Struct] | None = None
+    body: Any = None  # a msgspec Struct, usually
     body_key: str | None = None
     query: type[msgspec.Struct] | None = None
     success: int = 200
@@ -35,3 +38,7 @@ class Route:
     max_body_bytes: int = 1_000_000
     summary: str = ""
     response: Any = None  # type of the answer, for OpenAPI
+    strict: bool = True  # False: "12" is taken for 12 and "true" for true in the body, as lenient upstream schemas do
+    media_types: tuple[str, ...] = ("application/json",)  # others are 415; with one that is not JSON, use ``raw``
+    body_required: bool = True  # False: an absent body is ``None`` (struct routes only)
+    statuses: tuple[int, ...] = ()  # other success statuses, for OpenAPI and coverage
