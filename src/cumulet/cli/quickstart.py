@@ -51,8 +51,7 @@ def quickstart(config: Path | None) -> None:
         seed.flavors(admin)
         seed.key_pair(demo)
     with phases("the tiny guest image (built from Debian packages)"):
-        path, properties = builder.result()
-        seed.image(admin, path, properties)
+        seed.image(admin, builder.result())
     with phases("networks: public, private, a router, a security group"):
         external = seed.external_network(admin, settings.network.external_cidr)
         private = seed.private_network(demo, external["id"])
@@ -118,6 +117,8 @@ def users(settings: Settings) -> dict[str, dict[str, Any]]:
 class ImageBuilder(threading.Thread):
     """Builds the tiny guest while the cloud starts; kept in the cache for the next time."""
 
+    log = CACHE / "build.log"
+
     def __init__(self) -> None:
         super().__init__(name="image-builder", daemon=True)
         self._error: BaseException | None = None
@@ -126,15 +127,17 @@ class ImageBuilder(threading.Thread):
         from cumulet import guest
 
         try:
-            self._built = guest.build(CACHE)
+            CACHE.mkdir(parents=True, exist_ok=True)
+            with open(self.log, "w") as log:
+                self._built = guest.build(CACHE, lambda line: print(line, file=log, flush=True))
         except BaseException as error:  # noqa: BLE001 - raised again by result()
             self._error = error
 
-    def result(self) -> tuple[Path, dict[str, str]]:
+    def result(self) -> Path:
         self.join()
         if self._error is not None:
-            raise Problem(f"the guest image could not be built: {self._error}", "see the log", str(CACHE / "build.log"))
-        return self._built.disk, self._built.properties
+            raise Problem(f"the guest image could not be built: {self._error}", "see the log", str(self.log))
+        return self._built.disk
 
 
 def link_commands() -> None:

@@ -24,6 +24,7 @@ FLAVORS = [
 ]
 EXTERNAL_RANGES = ("172.24.4.0/24", "172.24.5.0/24", "172.24.6.0/24", "10.224.4.0/24", "192.168.224.0/24")
 IMAGE = "cumulet-tiny"
+IMAGE_PROPERTIES = {"os_type": "linux", "os_distro": "debian", "os_admin_user": "cirros", "hw_rng_model": "virtio"}
 PRIVATE_RANGE = "10.64.0.0/24"
 SECURITY_GROUP = "cumulet-ssh"
 
@@ -66,7 +67,7 @@ def flavors(admin: Cloud) -> None:
             admin.post("compute", "/flavors", body)
 
 
-def image(admin: Cloud, path: Path, properties: dict[str, str]) -> Any:
+def image(admin: Cloud, path: Path) -> Any:
     """Upload the tiny guest as a public image."""
     found = admin.find("image", "images", IMAGE)
     if found is not None and found["status"] == "active":
@@ -74,7 +75,7 @@ def image(admin: Cloud, path: Path, properties: dict[str, str]) -> Any:
     if found is not None:  # a first run was killed during the upload
         admin.delete("image", f"/images/{found['id']}")
     body = {"name": IMAGE, "disk_format": "qcow2", "container_format": "bare", "visibility": "public", "min_disk": 1}
-    made = admin.post("image", "/images", {**body, "min_ram": 128, **properties})
+    made = admin.post("image", "/images", {**body, "min_ram": 96, **IMAGE_PROPERTIES})
     with open(path, "rb") as data:
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(path.stat().st_size)}
         admin.put("image", f"/images/{made['id']}/file", data, headers=headers)
