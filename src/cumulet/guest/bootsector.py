@@ -146,7 +146,7 @@ def boot_sector_qcow2(message: str = "cumulet: boot sector", *, cooperative: boo
 
 
 def sector_in_qcow2(sector: bytes, virtual_size: int) -> bytes:
-    """A qcow2 with clusters of 512 bytes: header, refcount table, refcount block, level 1 table, level 2, the sector."""
+    """A qcow2 with clusters of 512 bytes: header, refcounts (table, block), level 1, level 2, the sector."""
     cluster = 512
     l1_entries = -(-virtual_size // (cluster * (cluster // 8)))
     l1_clusters = -(-l1_entries * 8 // cluster)

@@ -31,7 +31,8 @@ class GuestBuildError(Exception):
 
 
 class GuestImage(msgspec.Struct, frozen=True):
-    """``disk`` is a bootable qcow2; ``root_filesystem``, ``kernel`` and ``ramdisk`` are the same guest as AMI, AKI, ARI.
+    """``disk`` is a bootable qcow2; ``root_filesystem``, ``kernel`` and ``ramdisk`` are the same guest as AMI,
+    AKI, ARI.
     ``digest`` identifies the inputs; ``built`` is False when the images were there already."""
 
     disk: Path
@@ -43,7 +44,7 @@ class GuestImage(msgspec.Struct, frozen=True):
 
 
 def build(outdir: Path | str, progress: Callable[[str], None] = lambda line: None) -> GuestImage:
-    """The guest's images in ``outdir``, built if their inputs changed or they are not there. Same inputs, same bytes."""
+    """The guest's images in ``outdir``, built if they are not there or made of other inputs (same inputs, same bytes)."""
     out = Path(outdir).absolute()
     out.mkdir(parents=True, exist_ok=True)
     with _only_one(out):
