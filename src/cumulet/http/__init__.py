@@ -4,8 +4,8 @@ from cumulet.http.app import HttpApp
 from cumulet.http.call import Call, Query, Reply, Version
 from cumulet.http.faults import (
     CinderFaults,
-    Faults,
     FaultRequest,
+    Faults,
     GlanceFaults,
     KeystoneFaults,
     NeutronFaults,

@@ -20,11 +20,12 @@ from cumulet.http.body import check_media_type, decode_body, decode_query, one_a
 from cumulet.http.call import Call, Query, Reply
 from cumulet.http.faults import FaultRequest
 from cumulet.http.policy import PolicyError, PolicyOverrides
-from cumulet.http.router import Leaf, Operation, Router, decoded_segments, segments_of
+from cumulet.http.request import BODY_TIMEOUT_S, Answer, Disconnected, Mounted, Request, read_body
+from cumulet.http.router import Leaf, Operation, decoded_segments, segments_of
 from cumulet.http.service import ServiceApi
 from cumulet.http.stream import BodyStream
 from cumulet.kernel.context import RequestContext
-from cumulet.kernel.errors import BadInput, CloudError, NotFound, TooLarge, Unauthorized, Unavailable
+from cumulet.kernel.errors import BadInput, CloudError, NotFound, Unauthorized, Unavailable
 from cumulet.kernel.ids import new_request_id
 
 log = logging.getLogger("cumulet.http")
@@ -37,51 +38,10 @@ Authenticate = Callable[[str, str], RequestContext]
 
 MAX_HEADER_BYTES = 32_768
 MAX_PATH_BYTES = 16_384
-BODY_TIMEOUT_S = 60.0
 MAX_QUEUED = 512
 _REQUEST_ID = re.compile(r"req-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
 _encode = msgspec.json.Encoder().encode
 _JSON = b"application/json"
-
-
-class _Mounted:
-    """A service with its routers."""
-
-    def __init__(self, api: ServiceApi) -> None:
-        self.api = api
-        self.router = Router()
-        prefixes = ["", *api.version_aliases] if not api.version_prefix else [api.version_prefix, *api.version_aliases]
-        self.versions = {tuple(segments_of(prefix)): prefix for prefix in prefixes if prefix}
-        for route in api.root_routes:
-            self.router.add(route, route.path)
-        for prefix in prefixes:
-            for route in api.routes:
-                self.router.add(route, prefix + route.path)
-
-
-class _Request:
-    """What is known of a request before its handler runs."""
-
-    __slots__ = ("content_length", "fault", "headers", "leaf", "method", "mounted", "names", "path", "project", "query",
-                 "raw", "started", "stream", "url_base", "url_host", "url_root", "values", "version")  # fmt: skip
-
-    def __init__(self) -> None:
-        self.version: tuple[int, int] | None = None
-        self.raw = b""
-        self.stream: BodyStream | None = None
-        self.leaf: Leaf | None = None
-        self.values: list[str] = []
-        self.project: str | None = None
-
-
-class _Answer:
-    __slots__ = ("body", "headers", "status", "stream")
-
-    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes, stream: Any = None) -> None:
-        self.status = status
-        self.headers = headers
-        self.body = body
-        self.stream = stream
 
 
 class HttpApp:
@@ -104,7 +64,7 @@ class HttpApp:
         on_shutdown: Sequence[Callable[[], object]] = (),
     ) -> None:
         self.apis = {api.name: api for api in apis}
-        self._mounted = {api.prefix.strip("/"): _Mounted(api) for api in apis}
+        self._mounted = {api.prefix.strip("/"): Mounted(api) for api in apis}
         self._authenticate = authenticate
         self._policy = policy
         self._policy_checked = 0.0
@@ -140,10 +100,10 @@ class HttpApp:
             return
         await self._serve(mounted, raw_path, scope, receive, send)
 
-    async def _serve(self, mounted: _Mounted, raw_path: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(self, mounted: Mounted, raw_path: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         api = mounted.api
         request = self._open(mounted, raw_path, scope)
-        answer: _Answer
+        answer: Answer
         stream_mode = "no"
         try:
             self._limits(raw_path, scope)
@@ -154,7 +114,7 @@ class HttpApp:
                 if stream_mode == "request":
                     request.stream = BodyStream(asyncio.get_running_loop(), receive, BODY_TIMEOUT_S)
                 elif request.method not in ("GET", "HEAD", "DELETE") or request.content_length:
-                    request.raw = await _read_body(receive, request.content_length, operation.route.max_body_bytes)
+                    request.raw = await read_body(receive, request.content_length, operation.route.max_body_bytes)
             if self._in_flight >= MAX_QUEUED:
                 raise Unavailable("The server is busy. Try again later.", headers={"retry-after": "1"})
             self._in_flight += 1
@@ -165,7 +125,7 @@ class HttpApp:
                 self._in_flight -= 1
         except CloudError as error:
             answer = self._finish(request, api.faults.reply(error, request.fault), None)
-        except _Disconnected:
+        except Disconnected:
             return
         await self._send(request, answer, send)
         if self._observe is not None:
@@ -173,7 +133,7 @@ class HttpApp:
             path = found.route.path if found is not None else ""
             self._observe(api.name, request.method, path, answer.status, time.monotonic() - request.started)
 
-    async def _send(self, request: _Request, answer: _Answer, send: Send) -> None:
+    async def _send(self, request: Request, answer: Answer, send: Send) -> None:
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         if answer.stream is None:
             body = b"" if request.method == "HEAD" else answer.body
@@ -217,6 +177,7 @@ class HttpApp:
 
     async def _elsewhere(self, prefix: str, scope: Scope, send: Send) -> None:
         """Paths of no service: what is here, health, OpenAPI documents."""
+        body: dict[str, Any]
         status, body = 404, {"message": "There is no such service here.", "services": sorted(self._mounted)}
         path = scope["path"]
         if path == "/":
@@ -236,12 +197,13 @@ class HttpApp:
 
     # -- on the event loop: cheap, no I/O ---------------------------------------------------------------------
 
-    def _open(self, mounted: _Mounted, raw_path: bytes, scope: Scope) -> _Request:
-        request = _Request()
+    def _open(self, mounted: Mounted, raw_path: bytes, scope: Scope) -> Request:
+        request = Request()
         request.started = time.monotonic()
         request.mounted = mounted
         request.method = scope["method"]
-        request.headers = headers = {}
+        headers: dict[str, str] = {}
+        request.headers = headers
         for name, value in scope["headers"]:
             key = name.decode("latin-1")
             text = value.decode("latin-1")
@@ -271,7 +233,7 @@ class HttpApp:
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
             raise CloudError("The request headers are too large.", status=431)
 
-    def _find(self, request: _Request, raw_path: bytes) -> None:
+    def _find(self, request: Request, raw_path: bytes) -> None:
         mounted, api = request.mounted, request.mounted.api
         length = request.headers.get("content-length")
         if length is not None:
@@ -301,7 +263,7 @@ class HttpApp:
         if found is not None:
             request.leaf, request.values = found
 
-    def _peek(self, request: _Request) -> Operation | None:
+    def _peek(self, request: Request) -> Operation | None:
         """The operation, before the version is known: enough for limits and streaming."""
         if request.leaf is None:
             return None
@@ -315,7 +277,7 @@ class HttpApp:
             )
         return None
 
-    def _operations(self, request: _Request, leaf: Leaf) -> list[Operation] | None:
+    def _operations(self, request: Request, leaf: Leaf) -> list[Operation] | None:
         found = leaf.methods.get(request.method)
         if found is None and request.method == "HEAD" and request.mounted.api.head_as_get:
             found = leaf.methods.get("GET")
@@ -323,7 +285,7 @@ class HttpApp:
 
     # -- on a worker thread --------------------------------------------------------------------------------
 
-    def _work(self, request: _Request) -> _Answer:
+    def _work(self, request: Request) -> Answer:
         api = request.mounted.api
         faults = api.faults
         operation: Operation | None = None
@@ -357,19 +319,18 @@ class HttpApp:
             else:
                 reply = faults.reply(error, request.fault)
                 reply.headers.setdefault("www-authenticate", f'Keystone uri="{request.url_host}/identity"')
-            answer = self._finish(request, reply, None, with_request_id=faults.request_id_on_401)
-            return answer
+            return self._finish(request, reply, None, with_request_id=faults.request_id_on_401)
         except CloudError as error:
             if faults.status(error) >= 500:
                 log.warning("%s %s %s: %s", request.fault.request_id, request.method, request.path, error)
             return self._finish(request, faults.reply(error, request.fault), None)
-        except _Disconnected:
+        except Disconnected:
             return self._finish(request, faults.reply(BadInput("The client went away."), request.fault), None)
         except Exception:
             log.exception("%s %s %s failed", request.fault.request_id, request.method, request.path)
             return self._finish(request, faults.unexpected(request.fault), None)
 
-    def _context(self, request: _Request) -> RequestContext:
+    def _context(self, request: Request) -> RequestContext:
         """The caller. Anonymous only where the route says so."""
         operation = self._peek(request)
         asked = request.headers.get("x-openstack-request-id", "")
@@ -385,7 +346,7 @@ class HttpApp:
             ctx = msgspec.structs.replace(ctx, global_request_id=global_id)
         return ctx
 
-    def _choose(self, request: _Request, leaf: Leaf, call: Call) -> tuple[Operation | None, Any]:
+    def _choose(self, request: Request, leaf: Leaf, call: Call) -> tuple[Operation | None, Any]:
         """The operation for this method, action and version; with the parsed body where it had to be parsed."""
         document: Any = msgspec.UNSET
         found = self._operations(request, leaf)
@@ -406,7 +367,7 @@ class HttpApp:
                 return operation, document
         raise NotFound("The API version asked for does not offer this method.")
 
-    def _call(self, request: _Request, operation: Operation, document: Any, ctx: RequestContext, call: Call) -> Any:
+    def _call(self, request: Request, operation: Operation, document: Any, ctx: RequestContext, call: Call) -> Any:
         api, route = request.mounted.api, operation.route
         call.api, call.route, call.ctx, call.service = api, route, ctx, api.service
         call.method, call.path, call.headers, call.raw = request.method, request.path, request.headers, request.raw
@@ -438,8 +399,8 @@ class HttpApp:
         return route.handler(call)
 
     def _finish(
-        self, request: _Request, reply: Reply, operation: Operation | None, *, with_request_id: bool = True
-    ) -> _Answer:
+        self, request: Request, reply: Reply, operation: Operation | None, *, with_request_id: bool = True
+    ) -> Answer:
         api = request.mounted.api
         status = reply.status if reply.status is not None else (operation.route.success if operation else 200)
         headers: list[tuple[bytes, bytes]] = []
@@ -469,7 +430,7 @@ class HttpApp:
                 headers.append((name.lower().encode(), value.encode()))
         for name, value in api.extra_headers:
             headers.append((name.encode(), value.encode()))
-        return _Answer(status, headers, content, reply.stream)
+        return Answer(status, headers, content, reply.stream)
 
     def _refresh_policy(self) -> None:
         """Look at the operator's policy files every few seconds; a broken file keeps the rules in force."""
@@ -483,34 +444,6 @@ class HttpApp:
                 api.load_policy(self._policy.for_service(api.name))
             except PolicyError as error:
                 log.error("the policy of %s stays as it was: %s", api.name, error)
-
-
-class _Disconnected(Exception):
-    """The client closed the connection while sending its body."""
-
-
-async def _read_body(receive: Receive, announced: int, limit: int) -> bytes:
-    if announced > limit:
-        raise TooLarge(f"The request body is larger than {limit} bytes.")
-    if announced == 0:
-        return b""
-    chunks: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise _Disconnected
-                chunk = message.get("body", b"")
-                size += len(chunk)
-                if size > limit:
-                    raise TooLarge(f"The request body is larger than {limit} bytes.")
-                chunks.append(chunk)
-                if not message.get("more_body", False):
-                    return b"".join(chunks)
-    except TimeoutError:
-        raise CloudError("The request body did not arrive in time.", status=408) from None
 
 
 def _header(value: str) -> bytes:

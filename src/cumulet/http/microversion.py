@@ -24,12 +24,12 @@ def format_version(version: Version) -> str:
     return f"{version[0]}.{version[1]}"
 
 
-def Since(version: str) -> msgspec.Meta:  # noqa: N802 - reads as an annotation
+def Since(version: str) -> msgspec.Meta:
     """``Annotated[T, Since("2.90")]``: requests of older versions do not know this field."""
     return msgspec.Meta(extra={"since": parse_version(version)})
 
 
-def Until(version: str) -> msgspec.Meta:  # noqa: N802
+def Until(version: str) -> msgspec.Meta:
     """``Annotated[T, Until("2.56")]``: the last version that knows this field."""
     return msgspec.Meta(extra={"until": parse_version(version)})
 

@@ -92,7 +92,7 @@ def next_href(call: Call, url: str, marker: str, *, drop: Collection[str] = ()) 
 
 def next_links(call: Call, path: str, ids: Sequence[str], page: Page) -> list[dict[str, str]]:
     """nova's, cinder's ``<plural>_links``: a next link only when a full page came."""
-    if page.limit is None and len(ids) < MAX_LIMIT or not ids or len(ids) < page.size:
+    if (page.limit is None and len(ids) < MAX_LIMIT) or not ids or len(ids) < page.size:
         return []
     return [{"rel": "next", "href": next_href(call, call.url_base + path, ids[-1])}]
 

@@ -280,7 +280,7 @@ class PolicyOverrides:
 
 
 def _read(path: Path) -> dict[str, str]:
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
     if not path.exists():
         return {}
