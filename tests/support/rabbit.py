@@ -111,6 +111,8 @@ class RabbitServer:
                     continue
             self._process.wait(10)
             self._process = None
+            while any(Path(f"/proc/{pid}").exists() for pid in pids):
+                time.sleep(0.01)
 
     def destroy(self) -> None:
         self.kill()
