@@ -39,7 +39,11 @@ _IDLE_TIMEOUT = (socket.timeout, TimeoutError)
 
 def _connect(url: str) -> Connection:
     connection = Connection(
-        url, heartbeat=_HEARTBEAT_SECONDS, connect_timeout=2, transport_options={"read_timeout": 5, "write_timeout": 5}
+        url,
+        heartbeat=_HEARTBEAT_SECONDS,
+        connect_timeout=2,
+        # kombu tries twice, by default two seconds apart
+        transport_options={"interval_start": 0.05, "interval_step": 0.0, "interval_max": 0.05, "write_timeout": 5},
     )
     try:
         connection.connect()

@@ -1,0 +1,312 @@
+"""One host's agent: takes messages on ``agent.<host>``, gives them to its parts, and tells the conductor how it is.
+
+Owns the threads: bus handlers (the transport's), operation workers, document workers, one for heartbeats and one for
+the outbox. Never touches the control plane's database. Stopping it stops no server and cuts no packet.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+import cumulet
+from cumulet.agent.contract import (
+    Absent,
+    Answer,
+    Ask,
+    AskOutcome,
+    Execute,
+    Heartbeat,
+    HostResources,
+    Inventory,
+    LookAgain,
+    Operation,
+    Query,
+    ServerReport,
+)
+from cumulet.agent.driver import Driver, Facts, OperationBody, QueryBody
+from cumulet.agent.errors import DriverError
+from cumulet.agent.runtime.documents import DocumentSync
+from cumulet.agent.runtime.link import Link
+from cumulet.agent.runtime.operations import Operations
+from cumulet.agent.runtime.store import AgentStore
+from cumulet.bus import Bus, RemoteFault
+from cumulet.bus.model import Service
+from cumulet.kernel.clock import Clock, SystemClock
+from cumulet.kernel.errors import Unavailable
+
+_log = logging.getLogger(__name__)
+
+
+class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
+    host: str
+    ip: str = "127.0.0.1"
+    tunnel_ip: str | None = None
+    bridge_mappings: dict[str, str] = {}
+    heartbeat_seconds: float = 5.0
+    inventory_seconds: float = 300.0
+    compare_seconds: float = 30.0
+    operation_threads: int = 16
+    document_threads: int = 4
+
+
+class Agent:
+    def __init__(
+        self,
+        settings: AgentSettings,
+        bus: Bus,
+        store: AgentStore,
+        drivers: Iterable[Driver],
+        clock: Clock | None = None,
+    ) -> None:
+        self.settings = settings
+        self._bus = bus
+        self._store = store
+        self._drivers = list(drivers)
+        self._clock = clock or SystemClock()
+        self._link = Link(bus)
+        bodies: dict[type[Operation], OperationBody] = {}
+        queries: dict[type[Query], QueryBody] = {}
+        appliers: dict[str, Any] = {}
+        for driver in self._drivers:
+            bodies.update(driver.operations())
+            queries.update(driver.queries())
+            appliers.update(driver.documents())
+        self._queries = queries
+        self._outbox_wanted = threading.Event()
+        self.operations = Operations(
+            settings.host,
+            store,
+            self._link,
+            self._clock,
+            bodies,
+            threads=settings.operation_threads,
+            report=self._outbox_wanted.set,
+        )
+        self.documents = DocumentSync(
+            settings.host,
+            store,
+            self._link,
+            appliers,
+            threads=settings.document_threads,
+            compare_seconds=settings.compare_seconds,
+        )
+        self._sequence = store.last_sequence()
+        self._report_lock = threading.Lock()
+        self._reports = {report.server_id: report for report in store.reports()}
+        self._started = 0
+        self._stopping = threading.Event()
+        self._beat_now = threading.Event()
+        self._inventory_at = 0.0
+        self._service: Service | None = None
+        self._threads: list[threading.Thread] = []
+
+    # -- life ------------------------------------------------------------
+
+    def start(self) -> None:
+        """Take over what runs, take up what was under way, and report. Returns when messages are taken."""
+        for driver in self._drivers:
+            driver.start(self)
+        self._started = self._clock.now()
+        self._store.prune(self._started)
+        self._service = self._bus.serve(f"agent.{self.settings.host}", self._handle, threads=8)
+        self._threads = [
+            threading.Thread(target=self._beat, name="heartbeat", daemon=True),
+            threading.Thread(target=self._outbox, name="outbox", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+        self.operations.resume()
+        self.documents.start()
+
+    def stop(self, seconds: float = 5.0) -> None:
+        self._stopping.set()
+        self._beat_now.set()
+        self._outbox_wanted.set()
+        self.operations.stop(seconds)
+        if self._service is not None:
+            self._service.stop()
+        self.documents.stop(seconds)
+        for thread in self._threads:
+            thread.join(seconds)
+        for driver in self._drivers:
+            driver.stop()
+
+    def close(self) -> None:
+        """After `stop`: let go of the file."""
+        self._store.close()
+
+    # -- messages ------------------------------------------------------------
+
+    def _handle(self, message: Any) -> msgspec.Struct | None:
+        match message:
+            case Execute():
+                return self.operations.execute(message)
+            case AskOutcome():
+                return self.operations.ask(message)
+            case LookAgain():
+                self.documents.look_again(message.keys)
+                return None
+            case Ask():
+                return self._answer(message.query)
+        raise TypeError(f"an agent takes no {type(message).__name__}")
+
+    def _answer(self, query: Query) -> Answer:
+        body = self._queries.get(type(query))
+        if body is None:
+            return Answer(error="This host does not answer that.", error_code="unsupported")
+        try:
+            found = body(query)
+        except DriverError as error:
+            return Answer(error=error.message, error_code=error.code)
+        return Answer(text=found) if isinstance(found, str) else Answer(data=found)
+
+    # -- hooks of the drivers ------------------------------------------------------------
+
+    def server_changed(self, server_id: str, power_state: int, reason: str = "") -> None:
+        with self._report_lock:
+            self._sequence = max(self._sequence + 1, self._clock.now())
+            report = ServerReport(
+                host=self.settings.host,
+                server_id=server_id,
+                sequence=self._sequence,
+                power_state=power_state,
+                reason=reason,
+            )
+            self._store.save_report(report)
+            self._reports[server_id] = report
+        self._outbox_wanted.set()
+
+    def reapply(self, kind: str, ids: Iterable[str] | None = None) -> None:
+        self.documents.reapply(kind, ids)
+
+    def document(self, kind: str, object_id: str) -> Any | None:
+        return self.documents.document(kind, object_id)
+
+    def heartbeat_now(self) -> None:
+        self._beat_now.set()
+
+    # -- outbox ------------------------------------------------------------
+
+    def _outbox(self) -> None:
+        """Server reports as they come; outcomes that were not acknowledged; both again until they are."""
+        again = 0.0  # seconds until what waits is tried again; 0: nothing waits
+        self._outbox_wanted.set()  # what a former life left
+        while True:
+            self._outbox_wanted.wait(again or None)
+            self._outbox_wanted.clear()
+            if self._stopping.is_set():
+                return
+            reports_done = self._send_reports()
+            done = reports_done and self.operations.deliver_waiting()
+            again = 0.0 if done else min(max(again * 2, 0.2), 3.0)
+            if not done and self._stopping.wait(again):
+                return
+
+    def _send_reports(self) -> bool:
+        with self._report_lock:
+            waiting = sorted(self._reports.values(), key=lambda report: report.sequence)
+        done = []
+        for report in waiting:
+            if not self._link.send(report, 3.0):
+                break
+            done.append(report)
+        if done:
+            with self._report_lock:
+                for report in done:
+                    if self._reports.get(report.server_id) is report:
+                        del self._reports[report.server_id]
+                self._store.forget_reports(done)
+        return len(done) == len(waiting)
+
+    # -- heartbeats and inventory ------------------------------------------------------------
+
+    def _beat(self) -> None:
+        pause = self.settings.heartbeat_seconds
+        while not self._stopping.is_set():
+            was_up = self._link.up
+            sent = self._link.send(self.heartbeat(), 3.0)
+            if sent and not was_up:  # a conductor came back: what waits goes out, and documents are compared
+                self._outbox_wanted.set()
+                self.documents.look_again(())
+            if sent and time.monotonic() >= self._inventory_at:
+                self._take_stock()
+            self._beat_now.wait(pause if sent else min(1.0, pause))
+            self._beat_now.clear()
+
+    def heartbeat(self) -> Heartbeat:
+        facts = [self._facts(driver) for driver in self._drivers]
+        resources: dict[str, Any] = {"vcpus": 0, "memory_mb": 0, "local_gb": 0}
+        mappings = dict(self.settings.bridge_mappings)
+        for one in facts:
+            resources.update(one.resources)
+            mappings.update(one.bridge_mappings)
+        return Heartbeat(
+            host=self.settings.host,
+            started=self._started,
+            roles=sorted({driver.role for driver in self._drivers if driver.role}),
+            version=cumulet.__version__,
+            tunnel_ip=next((one.tunnel_ip for one in facts if one.tunnel_ip), self.settings.tunnel_ip),
+            ip=self.settings.ip,
+            speed_factor=next((one.speed_factor for one in facts if one.speed_factor is not None), 1.0),
+            mechanism=next((one.mechanism for one in facts if one.mechanism), ""),
+            virt_type=next((one.virt_type for one in facts if one.virt_type), ""),
+            bridge_mappings=mappings,
+            resources=msgspec.convert(resources, HostResources),
+            warnings=[warning for one in facts for warning in one.warnings],
+        )
+
+    def _facts(self, driver: Driver) -> Facts:
+        try:
+            return driver.facts()
+        except DriverError as error:
+            _log.warning("the %s driver does not know how it is: %s", driver.role, error.message)
+            return Facts(
+                warnings=[{"code": error.code, "message": error.message, "cure": f"Look at the {driver.role} driver."}]
+            )
+
+    def _take_stock(self) -> None:
+        """Send everything of ours on this host; remove what the conductor says is nobody's."""
+        try:
+            inventory = self._inventory()
+            answer = self._link.call(inventory)
+        except (Unavailable, RemoteFault, DriverError) as error:
+            _log.warning("no inventory this time: %s", error)
+            self._inventory_at = time.monotonic() + min(5.0, self.settings.inventory_seconds)
+            return
+        self._inventory_at = time.monotonic() + self.settings.inventory_seconds
+        if isinstance(answer, Absent) and (answer.servers or answer.ports or answer.exports):
+            _log.info("removing leftovers: %s", answer)
+            for driver in self._drivers:
+                try:
+                    driver.remove_absent(answer)
+                except DriverError as error:
+                    _log.warning("cannot remove leftovers: %s", error.message)
+
+    def _inventory(self) -> Inventory:
+        found = [driver.inventory() for driver in self._drivers]
+        servers = []
+        with self._report_lock:
+            for one in found:
+                for server in one.servers:
+                    self._sequence = max(self._sequence + 1, self._clock.now())
+                    servers.append(
+                        ServerReport(
+                            host=self.settings.host,
+                            server_id=server.server_id,
+                            sequence=self._sequence,
+                            power_state=server.power_state,
+                            reason=server.reason,
+                        )
+                    )
+            self._store.save_sequence(self._sequence)
+        return Inventory(
+            host=self.settings.host,
+            servers=servers,
+            ports=[port for one in found for port in one.ports],
+            volumes=[volume for one in found for volume in one.volumes],
+            exports=[export for one in found for export in one.exports],
+        )

@@ -1,0 +1,196 @@
+"""Operations: taken once, journaled, run in order per object, their outcome repeated until acknowledged.
+
+Refuses: operations of an epoch lower than the highest seen for the object, of a role this host does not have, and
+everything while stopping. Fails: with ``Outcome(state="failed")`` and the driver's code; an exception that is no
+DriverError is a defect, logged, and reported as ``internal``.
+
+After a kill, what was taken and not ended is run again: bodies are idempotent.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from cumulet import logs
+from cumulet.agent.contract import Accepted, AskOutcome, Execute, Operation, Outcome, Refused
+from cumulet.agent.driver import OperationBody
+from cumulet.agent.errors import DriverError
+from cumulet.agent.runtime.keyed import KeyedExecutor
+from cumulet.agent.runtime.link import Link
+from cumulet.agent.runtime.store import AgentStore
+from cumulet.kernel.clock import Clock
+
+_log = logging.getLogger(__name__)
+_OUTCOME_SECONDS = 3.0
+_PROGRESS_SECONDS = 1.0
+
+
+class _Live:
+    """An operation that is waiting or running."""
+
+    __slots__ = ("execute", "progress", "running", "said", "started")
+
+    def __init__(self, execute: Execute) -> None:
+        self.execute = execute
+        self.running = False
+        self.progress: float | None = None
+        self.said = 0.0  # when progress was last reported
+        self.started = time.monotonic()
+
+
+class Operations:
+    def __init__(
+        self,
+        host: str,
+        store: AgentStore,
+        link: Link,
+        clock: Clock,
+        bodies: dict[type[Operation], OperationBody],
+        *,
+        threads: int = 16,
+        report: Callable[[], None],
+    ) -> None:
+        """``report``: wakes the outbox."""
+        self._host = host
+        self._store = store
+        self._link = link
+        self._clock = clock
+        self._bodies = bodies
+        self._wake_outbox = report
+        self._lock = threading.Lock()
+        self._live: dict[str, _Live] = {}
+        self._epochs = store.epochs()
+        self._workers = KeyedExecutor("operation", threads)
+        self._stopping = False
+
+    def resume(self) -> None:
+        """Run again what a former life of the agent took and did not end."""
+        for execute in self._store.unfinished():
+            _log.info("running %s again: the agent stopped during it", execute.op_id)
+            with self._lock:
+                self._live[execute.op_id] = _Live(execute)
+            self._workers.submit(execute.object_id, lambda op_id=execute.op_id: self._run(op_id))  # type: ignore[misc]
+
+    def stop(self, seconds: float) -> None:
+        """Take no more, and wait a little for what runs; what does not end is run again after the next start."""
+        with self._lock:
+            self._stopping = True
+        if not self._workers.close(seconds):
+            _log.warning("stopping with operations under way: %s", ", ".join(self._live))
+
+    # -- messages ------------------------------------------------------------
+
+    def execute(self, message: Execute) -> Accepted | Refused:
+        if type(message.body) not in self._bodies:
+            return Refused(
+                op_id=message.op_id, reason=f"This host does not offer {type(message.body).__struct_config__.tag}."
+            )
+        with self._lock:
+            if self._stopping:
+                return Refused(op_id=message.op_id, reason="The agent is stopping.")
+            seen = self._epochs.get(message.object_id, 0)
+            if message.epoch < seen:
+                return Refused(
+                    op_id=message.op_id, reason=f"Epoch {message.epoch} is over; {seen} was seen for this object."
+                )
+            self._epochs[message.object_id] = message.epoch
+            live = self._live.get(message.op_id)
+            if live is not None:
+                if message.epoch > live.execute.epoch:
+                    live.execute = msgspec.structs.replace(live.execute, epoch=message.epoch)
+                    self._store.set_epoch(message.object_id, message.epoch, self._clock.now())
+                return Accepted(op_id=message.op_id)
+            finished = self._store.outcome(message.op_id)
+            if finished is None:
+                self._store.accept(message, self._clock.now())
+                self._live[message.op_id] = _Live(message)
+                # inside the lock: operations of one object queue up in the order in which they were taken
+                self._workers.submit(message.object_id, lambda: self._run(message.op_id))
+                return Accepted(op_id=message.op_id)
+        # done before: say so again, after this answer
+        self._workers.submit(("again", message.op_id), lambda: self._deliver_again(finished))
+        return Accepted(op_id=message.op_id)
+
+    def ask(self, message: AskOutcome) -> Outcome:
+        with self._lock:
+            live = self._live.get(message.op_id)
+            if live is not None:
+                return self._running(message.op_id, live)
+            finished = self._store.outcome(message.op_id)
+        return finished or Outcome(op_id=message.op_id, host=self._host, state="unknown")
+
+    def deliver_waiting(self) -> bool:
+        """Send what no conductor acknowledged yet; False if one of them still waits."""
+        return all(self._deliver(outcome) for outcome in self._store.unacknowledged())
+
+    # -- running ------------------------------------------------------------
+
+    def _run(self, op_id: str) -> None:
+        with self._lock:
+            live = self._live[op_id]
+            live.running, live.started = True, time.monotonic()
+            execute = live.execute
+            stale = execute.epoch < self._epochs.get(execute.object_id, 0)
+        with logs.request(execute.request_id):
+            if stale:
+                outcome = self._failed(execute, "stale-epoch", "Another conductor took over this object.", live)
+            else:
+                outcome = self._body(execute, live)
+            with self._lock:
+                self._store.finish(outcome, self._clock.now())
+                del self._live[op_id]
+            if not self._deliver(outcome, only_if_up=True):
+                self._wake_outbox()
+
+    def _body(self, execute: Execute, live: _Live) -> Outcome:
+        def progress(fraction: float | None = None) -> None:
+            live.progress = fraction
+            now = time.monotonic()
+            if now - live.said >= _PROGRESS_SECONDS:
+                live.said = now
+                self._link.hint(self._running(execute.op_id, live))
+
+        try:
+            result = self._bodies[type(execute.body)](execute.body, progress)
+        except DriverError as error:
+            _log.warning("%s failed: %s: %s", execute.op_id, error.code, error.message)
+            return self._failed(execute, error.code, error.message, live)
+        except Exception as error:  # noqa: BLE001 - it is the outcome, and logged
+            _log.exception("%s failed", execute.op_id)
+            return self._failed(execute, "internal", f"{type(error).__name__}: {error}", live)
+        data: dict[str, Any] | None = None if result is None else msgspec.to_builtins(result)
+        return Outcome(
+            op_id=execute.op_id,
+            host=self._host,
+            state="done",
+            result=data,
+            seconds=round(time.monotonic() - live.started, 6),
+        )
+
+    def _failed(self, execute: Execute, code: str, message: str, live: _Live) -> Outcome:
+        return Outcome(
+            op_id=execute.op_id,
+            host=self._host,
+            state="failed",
+            error=message,
+            error_code=code,
+            seconds=round(time.monotonic() - live.started, 6),
+        )
+
+    def _running(self, op_id: str, live: _Live) -> Outcome:
+        seconds = round(time.monotonic() - live.started, 6) if live.running else 0.0
+        return Outcome(op_id=op_id, host=self._host, state="running", progress=live.progress, seconds=seconds)
+
+    def _deliver_again(self, outcome: Outcome) -> None:
+        if not self._deliver(outcome):
+            _log.info("%s was asked for again and could not be reported yet", outcome.op_id)
+
+    def _deliver(self, outcome: Outcome, *, only_if_up: bool = False) -> bool:
+        if not self._link.send(outcome, _OUTCOME_SECONDS, only_if_up=only_if_up):
+            return False
+        self._store.acknowledge(outcome.op_id, self._clock.now())
+        return True
