@@ -1,0 +1,260 @@
+"""Image records over HTTP: create, show, change, list, delete, as clients see them."""
+
+import pytest
+
+from tests.image.conftest import ADMIN, ALICE, BOB, READER
+
+
+def test_a_new_image_is_queued_and_has_all_attributes(api):
+    made = api("POST", "/v2/images", json={"name": "x", "os_distro": "debian", "tags": ["a", "a", "b"], "min_ram": 64})
+    assert made.status_code == 201
+    body = made.json()
+    assert made.headers["location"] == f"http://cloud/image/v2/images/{body['id']}"
+    assert made.headers["openstack-image-import-methods"] == "glance-direct"
+    assert body["status"] == "queued"
+    assert body["visibility"] == "shared"
+    assert body["owner"] == "p-alice"
+    assert body["os_distro"] == "debian"
+    assert sorted(body["tags"]) == ["a", "b"]
+    assert body["file"] == f"/v2/images/{body['id']}/file"
+    assert body["size"] is None
+    assert api.show(body["id"]) == body
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"name": "x" * 256}, 400),
+        ({"name": 5}, 400),
+        ({"visibility": "secret"}, 400),
+        ({"visibility": "public"}, 403),
+        ({"disk_format": "floppy"}, 400),
+        ({"min_disk": -1}, 400),
+        ({"min_disk": 2**40}, 400),
+        ({"protected": "yes"}, 400),
+        ({"id": "7"}, 400),
+        ({"owner": "p-bob"}, 403),
+        ({"custom": 7}, 400),
+        ({"status": "active"}, 403),
+        ({"self": "x"}, 403),
+        ({"deleted_at": "x"}, 403),
+        ({"os_glance_x": "y"}, 403),
+        ({"tags": ["x" * 256]}, 400),
+        ({"tags": [str(n) for n in range(129)]}, 413),
+        ({f"k{n}": "v" for n in range(129)}, 413),
+        ([], 400),
+    ],
+)
+def test_what_create_refuses(api, body, status):
+    assert api("POST", "/v2/images", json=body).status_code == status
+
+
+def test_readers_read_and_do_not_create(api):
+    made = api.image()
+    assert api("GET", f"/v2/images/{made['id']}", token=READER).status_code == 200
+    assert api("POST", "/v2/images", token=READER, json={}).status_code == 403
+    assert api("DELETE", f"/v2/images/{made['id']}", token=READER).status_code == 403
+
+
+def test_an_id_is_never_used_twice(api):
+    made = api.image()
+    assert api("POST", "/v2/images", json={"id": made["id"]}).status_code == 409
+    assert api("DELETE", f"/v2/images/{made['id']}").status_code == 204
+    assert api("POST", "/v2/images", json={"id": made["id"]}).status_code == 409
+
+
+def test_faults_take_the_form_the_client_accepts(api):
+    fault = api("GET", "/v2/images/none", headers={"Accept": "application/json"})
+    assert fault.status_code == 404
+    assert fault.json()["code"] == "404 Not Found"
+    page = api("GET", "/v2/images/none", headers={"Accept": "text/html"})
+    assert page.headers["content-type"].startswith("text/html")
+    assert "404 Not Found" in page.text
+
+
+def test_patch_changes_what_may_change(api):
+    image = api.image(os_distro="debian")
+    changed = api.patch(
+        image["id"],
+        [
+            {"op": "replace", "path": "/name", "value": "two"},
+            {"op": "add", "path": "/hw_disk_bus", "value": "scsi"},
+            {"op": "remove", "path": "/os_distro"},
+            {"op": "replace", "path": "/tags", "value": ["t"]},
+            {"op": "add", "path": "/a~1b", "value": "slash"},
+        ],
+    )
+    assert changed.status_code == 200, changed.text
+    body = changed.json()
+    assert (body["name"], body["hw_disk_bus"], body["tags"], body["a/b"]) == ("two", "scsi", ["t"], "slash")
+    assert "os_distro" not in body
+    assert api.show(image["id"]) == body
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"op": "replace", "path": "/nothing", "value": "x"}, 409),
+        ({"op": "remove", "path": "/nothing"}, 409),
+        ({"op": "remove", "path": "/name"}, 403),
+        ({"op": "replace", "path": "/status", "value": "active"}, 403),
+        ({"op": "replace", "path": "/deleted", "value": "true"}, 403),
+        ({"op": "add", "path": "/os_glance_x", "value": "y"}, 403),
+        ({"op": "replace", "path": "/owner", "value": "p-bob"}, 403),
+        ({"op": "replace", "path": "/visibility", "value": "public"}, 403),
+        ({"op": "move", "path": "/name", "value": "x"}, 400),
+        ({"op": "replace", "path": "name", "value": "x"}, 400),
+        ({"op": "replace", "path": "/", "value": "x"}, 400),
+        ({"op": "replace", "path": "/name/", "value": "x"}, 400),
+        ({"op": "replace", "path": "/a~2b", "value": "x"}, 400),
+        ({"op": "replace", "path": "/name/first", "value": "x"}, 400),
+        ({"op": "replace", "path": 7, "value": "x"}, 400),
+        ({"op": "replace", "path": "/name"}, 400),
+        ({"op": "replace", "path": "/protected", "value": "maybe"}, 400),
+        ({"op": "add", "path": "/locations/-", "value": {"url": "file:///x", "metadata": {}}}, 403),
+        ("nothing", 400),
+    ],
+)
+def test_what_patch_refuses(api, change, status):
+    image = api.image()
+    assert api.patch(image["id"], [change]).status_code == status
+    assert api.show(image["id"])["name"] == "one"
+
+
+def test_patch_speaks_the_old_draft_and_refuses_plain_json(api):
+    image = api.image()
+    assert api.patch(image["id"], [{"replace": "/name", "value": "old"}], draft="2.0").json()["name"] == "old"
+    assert api.patch(image["id"], [{"add": "/name", "value": "x"}], draft="2.0").status_code == 409
+    plain = api("PATCH", f"/v2/images/{image['id']}", json=[])
+    assert plain.status_code == 415
+    assert "openstack-images-v2.1-json-patch" in plain.headers["accept-patch"]
+    assert api.patch(image["id"], {"op": "add"}).status_code == 400
+
+
+def test_protected_images_stay(api):
+    image = api.image(protected=True)
+    assert api("DELETE", f"/v2/images/{image['id']}").status_code == 403
+    api.patch(image["id"], [{"op": "replace", "path": "/protected", "value": False}])
+    assert api("DELETE", f"/v2/images/{image['id']}").status_code == 204
+    assert api("GET", f"/v2/images/{image['id']}").status_code == 404
+
+
+def test_others_see_what_they_may(api):
+    private = api.image(visibility="private")["id"]
+    community = api.image(visibility="community")["id"]
+    public = api.image(token=ADMIN, visibility="public")["id"]
+    assert api("GET", f"/v2/images/{private}", token=BOB).status_code == 404
+    assert api("DELETE", f"/v2/images/{private}", token=BOB).status_code == 404
+    assert api("GET", f"/v2/images/{community}", token=BOB).status_code == 200
+    assert api("DELETE", f"/v2/images/{public}", token=BOB).status_code == 403
+    listed = [i["id"] for i in api("GET", "/v2/images", token=BOB).json()["images"]]
+    assert listed == [public]
+    found = api("GET", "/v2/images?visibility=community", token=BOB).json()["images"]
+    assert [i["id"] for i in found] == [community]
+    assert len(api("GET", "/v2/images?visibility=all", token=BOB).json()["images"]) == 2
+    assert len(api("GET", "/v2/images", token=ADMIN).json()["images"]) == 2
+    assert api("GET", "/v2/images", token=None).status_code == 401
+
+
+def test_tags_are_added_and_removed(api):
+    image = api.image()["id"]
+    assert api("PUT", f"/v2/images/{image}/tags/blue").status_code == 204
+    assert api("PUT", f"/v2/images/{image}/tags/blue").status_code == 204
+    assert api.show(image)["tags"] == ["blue"]
+    assert api("DELETE", f"/v2/images/{image}/tags/blue").status_code == 204
+    assert api("DELETE", f"/v2/images/{image}/tags/blue").status_code == 404
+    assert api("PUT", f"/v2/images/{image}/tags/{'x' * 256}").status_code == 400
+
+
+def test_pages_follow_each_other_and_lose_nothing(api):
+    made = [api.image(name=f"n{n}", colour="red" if n % 2 else "blue")["id"] for n in range(7)]
+    seen, path = [], "/v2/images?limit=3&sort_key=name&sort_dir=asc"
+    first = api("GET", path).json()
+    assert first["first"] == "/v2/images?limit=3&sort_key=name&sort_dir=asc"
+    while path:
+        page = api("GET", path).json()
+        seen += [image["id"] for image in page["images"]]
+        path = page.get("next")
+    assert seen == made
+    newest = api("GET", "/v2/images?limit=2").json()["images"]
+    assert [i["id"] for i in newest] == [made[6], made[5]]
+    reds = api("GET", "/v2/images?colour=red&limit=2&sort=name:asc").json()
+    assert [i["id"] for i in reds["images"]] == [made[1], made[3]]
+    more = api("GET", reds["next"]).json()
+    assert [i["id"] for i in more["images"]] == [made[5]]
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["limit=-1", "limit=x", "marker=nope", "sort_key=owner", "sort_dir=up", "sort=name:up", "visibility=odd",
+     "member_status=odd", "os_hidden=odd", "protected=odd", "size_min=x", "created_at=gt:yesterday", "name=gt:a",
+     "name=in:%22a", "changes-since=2020-01-01", "sort=name&sort_key=name"],
+)  # fmt: skip
+def test_bad_list_queries(api, query):
+    assert api("GET", f"/v2/images?{query}").status_code == 400
+
+
+def test_filters(api):
+    one = api.image(name="a,b", tags=["x", 'quo"te'], protected=True)["id"]
+    two = api.image(name="c", tags=["x"], os_hidden=True)["id"]
+
+    def ids(query):
+        return [i["id"] for i in api("GET", f"/v2/images?{query}").json()["images"]]
+
+    assert ids("name=a,b") == [one]
+    assert ids("name=in:%22a,b%22,z") == [one]
+    assert ids(f"id=in:{one},{two}") == [one]
+    assert ids("os_hidden=true") == [two]
+    assert ids("tag=x") == [one]
+    assert ids("tag=quo%22te&tag=x") == [one]
+    assert ids("tag=te") == []
+    assert ids("protected=true") == [one]
+    assert ids("status=queued&disk_format=in:raw,qcow2") == [one]
+    assert ids("created_at=gt:2001-01-01T00:00:00Z") == [one]
+    assert ids("created_at=lt:2001-01-01T00:00:00Z") == []
+    assert ids("no_such=thing") == []
+
+
+def test_schemas_versions_and_infos(api):
+    assert api("GET", "/v2/schemas/image").json()["name"] == "image"
+    assert set(api("GET", "/v2/schemas/images").json()["properties"]) >= {"images", "first", "next", "schema"}
+    assert api("GET", "/v2/schemas/nothing").status_code == 404
+    root = api("GET", "/", token=None)
+    assert root.status_code == 300
+    assert root.json()["versions"][0]["status"] == "CURRENT"
+    assert api("GET", "/versions", token=None).status_code == 200
+    assert api("GET", "/v2/info/import").json()["import-methods"]["value"] == ["glance-direct"]
+    assert api("GET", "/v2/info/stores").status_code == 404
+    assert api("GET", "/v2/info/usage").json() == {"usage": {}}
+
+
+def test_members_share_an_image(api):
+    image = api.image()["id"]
+    members = f"/v2/images/{image}/members"
+    assert api("GET", f"/v2/images/{image}", token=BOB).status_code == 404
+    added = api("POST", members, json={"member": "p-bob"})
+    assert added.status_code == 200
+    assert added.json()["status"] == "pending"
+    assert api("POST", members, json={"member": "p-bob"}).status_code == 409
+    assert api("POST", members, token=BOB, json={"member": "p-x"}).status_code == 403
+    assert api("POST", members, json={"member": ""}).status_code == 400
+    assert api("POST", members, json={"other": 1}).status_code == 400
+    assert api("GET", f"/v2/images/{image}", token=BOB).status_code == 200
+    assert api("GET", "/v2/images", token=BOB).json()["images"] == []
+    assert len(api("GET", "/v2/images?member_status=pending", token=BOB).json()["images"]) == 1
+    assert api("PUT", f"{members}/p-bob", json={"status": "accepted"}).status_code == 403
+    assert api("PUT", f"{members}/p-bob", token=BOB, json={"status": "maybe"}).status_code == 400
+    assert api("PUT", f"{members}/p-bob", token=BOB, json={"status": "accepted"}).json()["status"] == "accepted"
+    assert len(api("GET", "/v2/images", token=BOB).json()["images"]) == 1
+    assert [m["member_id"] for m in api("GET", members, token=BOB).json()["members"]] == ["p-bob"]
+    assert api("DELETE", f"{members}/p-bob", token=BOB).status_code == 403
+    assert api("DELETE", f"{members}/p-bob").status_code == 204
+    assert api("GET", f"{members}/p-bob").status_code == 404
+    private = api.image(visibility="private")["id"]
+    assert api("POST", f"/v2/images/{private}/members", json={"member": "p-bob"}).status_code == 403
+
+
+def test_only_admins_see_tasks(api):
+    assert api("GET", "/v2/tasks", token=ALICE).status_code == 403
+    assert api("GET", "/v2/tasks", token=ADMIN).json()["tasks"] == []
+    assert api("DELETE", "/v2/tasks/x", token=ADMIN).status_code == 405
