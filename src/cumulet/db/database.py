@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Executable, Row, Table, create_engine, event, insert, text
+from sqlalchemy import Connection, Executable, Table, create_engine, event, insert, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import QueuePool, StaticPool
 
@@ -43,14 +43,14 @@ class Tx:
         self.writing = writing
         self.now = db.clock.now()
 
-    def rows(self, statement: Executable, params: Params = None) -> Sequence[Row[Any]]:
+    def rows(self, statement: Executable, params: Params = None) -> Sequence[Any]:
         self._db.count_statement()
         if self._gate is None:
             return self._connection.execute(statement, params).fetchall()
         with self._gate:
             return self._connection.execute(statement, params).fetchall()
 
-    def first(self, statement: Executable, params: Params = None) -> Row[Any] | None:
+    def first(self, statement: Executable, params: Params = None) -> Any:
         found = self.rows(statement, params)
         return found[0] if found else None
 
