@@ -4,7 +4,14 @@ A saga changes one object (its ``object_kind`` and id), which it owns while it r
 most one effect: in our own database (``Transact``), on one host (``Call``), or none (``Wait``, ``Children``). The
 engine journals every step's start and output; after ``kill -9`` a step whose end is not in the journal is repeated
 (``Call``: asked about first), so every do and undo must be idempotent. When a step fails, the finished steps are undone
-in reverse, then ``failed`` runs in one transaction with the end of the saga.
+in reverse, then ``failed`` runs in one transaction with the end of the saga. A ``Call`` that was sent and failed, or
+whose outcome stays unknown, may have left something and is undone too: its undo must not need its own output. (A
+``Transact`` that failed was rolled back.) An undo that fails is tried again, in the end noted as failed, and the others
+go on.
+
+To fail a step, raise a `kernel.errors.CloudError` from ``do``, ``done`` or ``until``: its message, ``details["code"]``
+and details become the saga's error. ``do`` and ``until`` of a step may run several times; nothing of them lasts but
+what their last transaction wrote.
 
 ``undo`` is required: write ``nothing_to_undo("why")`` when there is nothing to take back.
 """
@@ -28,6 +35,9 @@ class Run:
     request_id: str
     params: Any
     outputs: dict[str, Any]
+    project_id: str | None = None
+    user_id: str | None = None
+    kind: str = ""  # of the saga
     error: str | None = None  # while unwinding and in ``failed``: why, for people
     error_code: str | None = None
     error_details: dict[str, Any] = field(default_factory=dict)
@@ -61,7 +71,8 @@ HostCall = tuple[str, Operation]  # host name, operation
 class Call:
     """Effect on one host: an agent operation. ``do`` and ``undo`` only read (in a transaction) and say what to ask of
     whom; None: nothing to do. ``done`` writes what came of it, with the journal entry. ``if_host_down``: ``wait`` until
-    the deadline, ``fail`` at once, or ``skip`` (an undo or a delete: the host's inventory is compared when it returns)."""
+    the deadline, ``fail`` at once, or ``skip`` (a delete: the host's inventory is compared when it returns; so does
+    every undo)."""
 
     name: str
     do: Callable[[Tx, Run], HostCall | None]
@@ -89,11 +100,15 @@ class Wait:
 
 @dataclass(frozen=True)
 class Children:
-    """Starts child sagas and parks until all have ended; fails if one failed unless ``tolerate``."""
+    """Starts child sagas and parks until all have ended; fails if one failed unless ``tolerate``. The output is a list
+    of ``{"id", "status", "error", "error_code", "error_details"}`` in the order of starting. A child may have the same
+    object as its parent (trying another host): it then works under the parent's ownership. ``undo`` starts children
+    that take back what finished ones did."""
 
     name: str
     start: Callable[[Tx, Run], Sequence["Start"]]
     tolerate: bool = False
+    undo: Callable[[Tx, Run], Sequence["Start"]] | NothingToUndo = NothingToUndo("what failed has unwound itself")
     task_state: str | None = None
     event: str | None = None
 
@@ -104,7 +119,8 @@ Step = Transact | Call | Wait | Children
 @dataclass(frozen=True)
 class Saga:
     """``settle`` runs inside every transaction that moves the saga (and only there may the object's visible state
-    change); ``finished`` and ``failed`` with its last one."""
+    change): with the step that begins (at the start of the saga the first one; while unwinding the one being undone),
+    at the end with None, after ``finished`` or ``failed``. ``Run.error`` is set while unwinding."""
 
     kind: str  # "server.create"
     object_kind: str  # "server"

@@ -1,0 +1,630 @@
+"""The saga engine: starts sagas, drives them on a bounded pool of threads, resumes those of dead conductors.
+
+Owns: the journal (`saga.journal`), object ownership, the sending of operations to hosts.
+Safe because every journal write says ``WHERE epoch = mine`` and raises the epoch, and agents refuse older epochs: a
+conductor that was paused can neither write nor have anything done. Live because a row says when anyone may look at it
+again (``wake_at``): a saga of a dead conductor is taken over when its lease ends; the same conductor started again
+takes it over at once. A parked saga holds no thread.
+
+A ``Call`` costs one transaction: the one that records an outcome also begins the next step. Its operation is sent after
+the commit; whoever finds such a row later asks the host what became of it before sending it again.
+
+Fails: with Conflict when the object is owned, Unavailable when too many sagas wait for a thread.
+"""
+
+import heapq
+import logging
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from cumulet.agent.contract import AskOutcome, Execute, Operation, Outcome, Refused
+from cumulet.bus import Bus, RemoteFault, register
+from cumulet.db import Database, Tx
+from cumulet.kernel.clock import SECOND
+from cumulet.kernel.context import RequestContext
+from cumulet.kernel.errors import CloudError, Conflict, Unavailable
+from cumulet.kernel.ids import new_uuid
+from cumulet.saga import journal
+from cumulet.saga.journal import SagaRow, Stale, StepRow
+from cumulet.saga.model import Call, Saga
+from cumulet.saga.stepper import After, Flight, Hosts, StepFailed, Stepper
+
+_log = logging.getLogger(__name__)
+_CACHED = 4000
+_ASK_SECONDS = 2.0
+_RETRY_SECONDS = 0.5
+_REFUSALS = 20
+
+
+class WakeSagas(msgspec.Struct, frozen=True, kw_only=True):
+    """Hint to all conductors: these sagas, or those that wait on this object, or on this host, can go on."""
+
+    saga_ids: list[str] = []
+    object_kind: str | None = None
+    object_id: str | None = None
+
+
+register(WakeSagas)
+
+
+class SagaHistory(msgspec.Struct):
+    """One saga of an object, with the steps it went through; the last may still run (``ended_at`` None)."""
+
+    saga: SagaRow
+    action: str | None
+    steps: list[StepRow]
+    events: dict[str, str]  # step name -> event name
+
+
+class SagaEngine:
+    """``name`` identifies this conductor over restarts and must be its own. ``probe`` is for crash tests."""
+
+    def __init__(
+        self,
+        db: Database,
+        bus: Bus,
+        *,
+        name: str = "conductor",
+        hosts: Hosts | None = None,
+        threads: int = 4,
+        lease_seconds: float = 15.0,
+        max_waiting: int = 2000,
+        scan_seconds: float = 2.0,
+    ) -> None:
+        self.db = db
+        self.bus = bus
+        self.name = name
+        self.stepper = Stepper(hosts, lease_seconds, self._start)
+        self.stepper.name = name
+        self.probe: Callable[[str, SagaRow], None] | None = None
+        self.sagas: dict[tuple[str, int], Saga] = {}
+        self._threads = threads
+        self._max_waiting = max_waiting
+        self._scan_seconds = scan_seconds
+        self._state = threading.Condition()
+        self._queue: deque[str | Callable[[], None]] = deque()
+        self._queued: set[str] = set()
+        self._busy: set[str] = set()
+        self._again: set[str] = set()  # woken while busy
+        self._timers: list[tuple[int, str]] = []
+        self._timer_signal = threading.Event()
+        self._cache: OrderedDict[str, Flight] = OrderedDict()
+        self._forced: set[str] = set()  # look at the host even if it is not time
+        self._refusals: dict[str, int] = {}
+        self._running: list[threading.Thread] = []
+        self._stopping = False
+        self._waiting_seen = (0, 0)  # when counted, how many
+
+    # -- declaring and starting ---------------------------------------------------------------------------------
+
+    def register(self, *sagas: Saga) -> None:
+        for saga in sagas:
+            key = (saga.kind, saga.version)
+            if self.sagas.get(key, saga) is not saga:
+                raise ValueError(f"saga {saga.kind} version {saga.version} is registered twice")
+            names = [step.name for step in saga.steps]
+            if not names or len(set(names)) != len(names):
+                raise ValueError(f"saga {saga.kind} needs steps with names of their own")
+            self.sagas[key] = saga
+
+    @property
+    def hosts(self) -> Hosts | None:
+        return self.stepper.hosts
+
+    @hosts.setter
+    def hosts(self, hosts: Hosts | None) -> None:
+        self.stepper.hosts = hosts
+
+    def start(self, tx: Tx, saga: Saga, object_id: str, params: msgspec.Struct, ctx: RequestContext) -> str:
+        """Insert a saga and take the object's slot, in the caller's transaction. Conflict if another saga owns the
+        object (a preempting one waits for it; started twice, it is the same one)."""
+        self._admit(tx)
+        return self._start(tx, saga, object_id, params, ctx=ctx)
+
+    def _start(
+        self,
+        tx: Tx,
+        saga: Saga,
+        object_id: str,
+        params: msgspec.Struct,
+        *,
+        ctx: RequestContext | None = None,
+        parent: SagaRow | None = None,
+    ) -> str:
+        if self.sagas.get((saga.kind, saga.version)) is not saga:
+            raise ValueError(f"saga {saga.kind} is not registered")
+        saga_id = new_uuid()
+        owns, status = True, "running"
+        epoch = journal.claim_owner(tx, saga.object_kind, object_id, saga_id)
+        if epoch is None:
+            if parent is not None and self._is_ancestor(tx, saga.object_kind, object_id, parent):
+                owns, epoch = False, parent.epoch + 1
+            elif saga.preempts:
+                existing = self._preempt(tx, saga, object_id, saga_id)
+                if existing is not None:
+                    return existing
+                status, epoch = "queued", 0
+            else:
+                raise Conflict(f"Another operation is under way on {saga.object_kind} {object_id}.", code="owned")
+        row = SagaRow(
+            id=saga_id, kind=saga.kind, version=saga.version, object_kind=saga.object_kind, object_id=object_id,
+            parent_id=parent.id if parent else None, parent_position=parent.position if parent else None, owns=owns,
+            request_id=ctx.request_id if ctx else (parent.request_id if parent else ""),
+            project_id=ctx.project_id if ctx else (parent.project_id if parent else None),
+            user_id=ctx.user_id if ctx else (parent.user_id if parent else None),
+            params=msgspec.to_builtins(params), status=status, position=0, phase="ready", attempt=1, op_host=None,
+            op_id=None, step_started_at=tx.now, deadline_at=None, patience=0,
+            wake_at=tx.now + self.stepper.lease_us if status == "running" else None,
+            lease_owner=self.name, epoch=epoch + 1, cancel_requested=False, cancelled=False, error=None,
+            error_code=None, error_details=None, created_at=tx.now, updated_at=tx.now, ended_at=None,
+        )  # fmt: skip
+        journal.insert_saga(tx, row)
+        flight = Flight(saga, row, {}, params)
+        if saga.settle is not None:
+            saga.settle(tx, flight.run(), saga.steps[0])
+        if status == "running":
+            tx.after_commit(lambda: self.wake_saga(saga_id))
+        return saga_id
+
+    def _is_ancestor(self, tx: Tx, object_kind: str, object_id: str, parent: SagaRow) -> bool:
+        found = journal.owner(tx, object_kind, object_id)
+        owner_id = found[0] if found else None
+        ancestor: SagaRow | None = parent
+        while ancestor is not None:
+            if ancestor.id == owner_id:
+                return True
+            ancestor = journal.load(tx, ancestor.parent_id) if ancestor.parent_id else None
+        return False
+
+    def _preempt(self, tx: Tx, saga: Saga, object_id: str, saga_id: str) -> str | None:
+        """Queue behind the owner and ask it to unwind; the id of the same saga if it is there already."""
+        found = journal.owner(tx, saga.object_kind, object_id)
+        assert found is not None
+        owner_id, next_id, _ = found
+        for other in (next_id, owner_id):
+            row = journal.load(tx, other) if other else None
+            if row is None:
+                continue
+            if row.kind == saga.kind:
+                return row.id
+            decl = self.sagas.get((row.kind, row.version))
+            if row.id == next_id or (decl is not None and decl.preempts):
+                raise Conflict(f"{saga.object_kind} {object_id} is being deleted.", code="owned")
+        assert owner_id is not None
+        journal.request_cancel(tx, owner_id)
+        if not journal.queue_behind(tx, saga.object_kind, object_id, owner_id, saga_id):
+            raise Conflict(f"Another operation is under way on {saga.object_kind} {object_id}.", code="owned")
+        tx.after_commit(lambda: self.wake_saga(owner_id))
+        return None
+
+    def _admit(self, tx: Tx) -> None:
+        seen_at, waiting = self._waiting_seen
+        if abs(tx.now - seen_at) > SECOND:
+            waiting = journal.backlog(tx)
+            seen_at = tx.now
+        if waiting >= self._max_waiting:
+            self._waiting_seen = (seen_at, waiting)
+            raise Unavailable("Too many operations are waiting. Try again later.", headers={"Retry-After": "5"})
+        self._waiting_seen = (seen_at, waiting + 1)
+
+    # -- asking ---------------------------------------------------------------------------------------------------
+
+    def owner(self, tx: Tx, object_kind: str, object_id: str) -> SagaRow | None:
+        """The saga that owns the object now."""
+        found = journal.owner(tx, object_kind, object_id)
+        return journal.load(tx, found[0]) if found and found[0] else None
+
+    def history(self, tx: Tx, object_kind: str, object_id: str) -> list[SagaHistory]:
+        """All sagas of the object, newest first, each with its steps."""
+        result = []
+        for row, steps in journal.of_object(tx, object_kind, object_id):
+            saga = self.sagas.get((row.kind, row.version))
+            if saga is not None and row.status == "running":
+                name = saga.steps[row.position].name
+                steps.append(
+                    StepRow(
+                        row.id, row.position, name, "running", row.op_host, None, None, row.step_started_at, 0, None
+                    )
+                )
+            events = {s.name: s.event for s in saga.steps if s.event} if saga else {}
+            result.append(SagaHistory(row, saga.action if saga else None, steps, events))
+        return result
+
+    # -- waking ---------------------------------------------------------------------------------------------------
+
+    def wake(self, object_kind: str, object_id: str) -> None:
+        """Something happened to the object: sagas that wait on it look again. Inside a unit of work say
+        ``tx.after_commit(lambda: engine.wake(…))``."""
+        if not self._running:
+            self.bus.fanout("conductor", WakeSagas(object_kind=object_kind, object_id=object_id))
+            return
+        self._submit(lambda: self._wake_parked(object_kind, object_id))
+
+    def _wake_parked(self, object_kind: str, object_id: str) -> None:
+        for saga_id in self.db.read(lambda tx: journal.parked_on(tx, object_kind, object_id)):
+            self.wake_saga(saga_id)
+
+    def wake_saga(self, saga_id: str) -> None:
+        if not self._running:
+            if not self._stopping:
+                self.bus.cast("conductor", WakeSagas(saga_ids=[saga_id]))
+            return
+        with self._state:
+            if saga_id in self._busy:
+                self._again.add(saga_id)
+            elif saga_id not in self._queued:
+                self._queued.add(saga_id)
+                self._queue.append(saga_id)
+                self._state.notify()
+
+    def on_wake(self, message: WakeSagas) -> None:
+        for saga_id in message.saga_ids:
+            self.wake_saga(saga_id)
+        if message.object_kind is not None and message.object_id is not None:
+            self.wake(message.object_kind, message.object_id)
+
+    def host_changed(self, host: str) -> None:
+        """The host came, went or started anew: look what became of the operations it has."""
+        if self._running:
+            self._submit(lambda: self._wake_host(host))
+
+    def _wake_host(self, host: str) -> None:
+        for saga_id in self.db.read(lambda tx: journal.called_on_host(tx, host)):
+            self._forced.add(saga_id)
+            self.wake_saga(saga_id)
+
+    def _submit(self, task: Callable[[], None]) -> None:
+        with self._state:
+            self._queue.append(task)
+            self._state.notify()
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Start driving sagas. What an earlier run under this name left is resumed at once."""
+        assert not self._running
+        self._stopping = False
+        self._running = [
+            threading.Thread(target=self._work, name=f"saga-{n}", daemon=True) for n in range(self._threads)
+        ]
+        self._running.append(threading.Thread(target=self._watch, name="saga-timer", daemon=True))
+        self.db.write(lambda tx: journal.reclaim(tx, self.name))
+        for thread in self._running:
+            thread.start()
+
+    def stop(self, wait_seconds: float = 10.0) -> None:
+        """Finish the transactions under way and stop; sagas go on elsewhere, or when started again."""
+        with self._state:
+            self._stopping = True
+            self._state.notify_all()
+        self._timer_signal.set()
+        for thread in self._running:
+            if thread is not threading.current_thread():
+                thread.join(wait_seconds)
+        self._running = []
+
+    def idle(self) -> bool:
+        """True when no saga is being driven (they may be parked)."""
+        with self._state:
+            return not self._queue and not self._busy
+
+    def _work(self) -> None:
+        while True:
+            with self._state:
+                while not self._queue and not self._stopping:
+                    self._state.wait()
+                if self._stopping:
+                    return
+                task = self._queue.popleft()
+                if isinstance(task, str):
+                    self._queued.discard(task)
+                    if task in self._busy:
+                        self._again.add(task)
+                        continue
+                    self._busy.add(task)
+            try:
+                if isinstance(task, str):
+                    self._drive(task)
+                else:
+                    task()
+            except Exception:  # noqa: BLE001 - a runner outlives any saga; the row is looked at again when its lease ends
+                _log.exception("driving a saga failed")
+                if isinstance(task, str):
+                    self._forget(task)
+                    self._alarm(task, self.db.clock.now() + 5 * SECOND)
+            finally:
+                if isinstance(task, str):
+                    with self._state:
+                        self._busy.discard(task)
+                        again = task in self._again
+                        self._again.discard(task)
+                    if again and not self._stopping:
+                        self.wake_saga(task)
+
+    def _watch(self) -> None:
+        """Wake what is due: sooner by this process's own timers, all by looking into the table now and then."""
+        clock = self.db.clock
+        next_scan = clock.monotonic()
+        while not self._stopping:
+            now = clock.now()
+            with self._state:
+                mine = []
+                while self._timers and self._timers[0][0] <= now:
+                    mine.append(heapq.heappop(self._timers)[1])
+                soonest = self._timers[0][0] - now if self._timers else None
+            for saga_id in mine:
+                self.wake_saga(saga_id)
+            if clock.monotonic() >= next_scan:
+                next_scan = clock.monotonic() + self._scan_seconds
+                self._scan()
+            seconds = max(next_scan - clock.monotonic(), 0)
+            if soonest is not None:
+                seconds = min(seconds, soonest / SECOND)
+            if clock.wait(self._timer_signal, max(seconds, 0.001)):
+                self._timer_signal.clear()
+
+    def _scan(self) -> None:
+        try:
+            found = self.db.read(lambda tx: journal.due(tx, tx.now))
+        except Exception:  # noqa: BLE001 - the database may be away; the next look will do
+            _log.exception("looking for sagas that are due failed")
+            return
+        for saga_id, _ in found:
+            self.wake_saga(saga_id)
+
+    def _alarm(self, saga_id: str, at: int) -> None:
+        if at > self.db.clock.now() + int(self._scan_seconds * SECOND):
+            return  # the next look into the table will find it
+        with self._state:
+            sooner = not self._timers or at < self._timers[0][0]
+            heapq.heappush(self._timers, (at, saga_id))
+        if sooner:
+            self._timer_signal.set()
+
+    # -- driving -------------------------------------------------------------------------------------------------------
+
+    def _flight(self, saga_id: str) -> Flight | None:
+        with self._state:
+            cached = self._cache.get(saga_id)
+        if cached is not None:
+            return cached
+
+        def work(tx: Tx) -> Flight | None:
+            row = journal.load(tx, saga_id)
+            if row is None or not row.active:
+                return None
+            saga = self.sagas.get((row.kind, row.version))
+            if saga is None:
+                _log.error("no saga %s version %d is known here: %s waits", row.kind, row.version, row.id)
+                return None
+            steps = {step.position: step for step in journal.load_steps(tx, saga_id)}
+            return Flight(saga, row, steps, msgspec.convert(row.params, saga.params))
+
+        return self.db.read(work)
+
+    def _keep(self, flight: Flight) -> None:
+        row = flight.row
+        with self._state:
+            if row.active:
+                self._cache[row.id] = flight
+                self._cache.move_to_end(row.id)
+                if len(self._cache) > _CACHED:
+                    self._cache.popitem(last=False)
+            else:
+                self._cache.pop(row.id, None)
+
+    def _forget(self, saga_id: str) -> None:
+        with self._state:
+            self._cache.pop(saga_id, None)
+
+    def _drive(self, saga_id: str) -> None:
+        """Go on until the saga parks or ends."""
+        while not self._stopping:
+            flight = self._flight(saga_id)
+            if flight is None:
+                return
+            try:
+                if flight.row.phase == "called":
+                    moved = self._examine(flight)
+                elif flight.row.phase == "retrying" and self.db.clock.now() < (flight.row.wake_at or 0):
+                    self._alarm(saga_id, flight.row.wake_at or 0)
+                    return
+                else:
+                    moved = self._move(flight, lambda tx, f, hold: self.stepper.go_on(tx, f, hold=hold))
+            except Stale:
+                self._forget(saga_id)
+                continue
+            if moved is None or not self._follow(*moved):
+                return
+
+    def _move(self, flight: Flight, work: Callable[[Tx, Flight, bool], After | None]) -> tuple[Flight, After] | None:
+        """One transaction on a copy of the flight; a step that raises is failed in a second one. May raise Stale."""
+
+        def attempt(step: Callable[[Tx, Flight], After | None]) -> tuple[Flight, After] | None:
+            def unit(tx: Tx) -> tuple[Flight, After] | None:
+                copy = flight.copy()
+                after = step(tx, copy)
+                self._probe("before-commit", copy)
+                return None if after is None else (copy, after)
+
+            return self.db.write(unit)
+
+        unwinding = flight.row.status == "unwinding"
+        try:
+            try:
+                moved = attempt(lambda tx, f: work(tx, f, False))
+            except StepFailed as failed:
+                if not failed.entering:
+                    raise
+                moved = attempt(lambda tx, f: work(tx, f, True))
+        except StepFailed as failed:
+            error, code, details = _describe(failed.cause)
+            moved = attempt(lambda tx, f: self._failed(tx, f, error, code, details))
+        except (Unavailable, Stale):
+            raise
+        except Exception as error:
+            if not unwinding:
+                raise
+            _log.exception("undoing %s of %s failed", flight.step.name, flight.row.id)
+            text = str(error)
+            moved = attempt(lambda tx, f: self.stepper.undo_failed(tx, f, text))
+        if moved is not None:
+            self._probe("after-commit", moved[0])
+            self._keep(moved[0])
+        return moved
+
+    def _failed(self, tx: Tx, flight: Flight, error: str, code: str, details: dict[str, Any]) -> After:
+        if flight.row.status == "unwinding":
+            return self.stepper.undo_failed(tx, flight, error)
+        return self.stepper.fail(tx, flight, error, code, details)
+
+    def _follow(self, flight: Flight, after: After) -> bool:
+        """Do what is to be done after a commit; True if the saga can go on."""
+        for other in after.wake:
+            self._forget(other)
+            self.wake_saga(other)
+        if after.send is not None:
+            self._send(flight, after.send)
+        elif not after.again and not after.ended and flight.row.wake_at is not None:
+            self._alarm(flight.row.id, flight.row.wake_at)
+        if after.ended:
+            self._refusals.pop(flight.row.id, None)
+            with self._state:
+                self._state.notify_all()
+        return after.again
+
+    # -- hosts ---------------------------------------------------------------------------------------------------------
+
+    def _send(self, flight: Flight, operation: Operation) -> None:
+        """Ask the host. If it cannot be reached now, look again soon."""
+        row = flight.row
+        now = self.db.clock.now()
+        if self._stopping or row.wake_at is None or now > row.wake_at:
+            return  # we were asleep: by now this saga may be someone else's
+        self._probe("before-send", flight)
+        assert row.op_id is not None
+        body: Any = operation
+        message = Execute(
+            op_id=row.op_id, epoch=row.epoch, object_id=row.object_id, request_id=row.request_id, body=body
+        )
+        try:
+            reply = self.bus.call(f"agent.{row.op_host}", message, timeout=_ASK_SECONDS)
+        except (Unavailable, RemoteFault) as error:
+            _log.info("operation %s could not be given to %s: %s", row.op_id, row.op_host, error)
+            self._soon(row)
+            return
+        self._probe("after-send", flight)
+        if isinstance(reply, Refused):
+            self._refused(flight, reply)
+        else:
+            self._alarm(row.id, row.wake_at)
+
+    def _soon(self, row: SagaRow) -> None:
+        self._forced.add(row.id)
+        self._alarm(row.id, self.db.clock.now() + int(_RETRY_SECONDS * SECOND))
+
+    def _refused(self, flight: Flight, refused: Refused) -> None:
+        row = flight.row
+        count = self._refusals[row.id] = self._refusals.get(row.id, 0) + 1
+        _log.warning("%s refused %s: %s", row.op_host, row.op_id, refused.reason)
+        if count < _REFUSALS:
+            self._soon(row)
+            return
+        self._refusals.pop(row.id)
+        self._apply(row.id, lambda tx, f, hold: self._give_up(tx, f, row, refused.reason))
+
+    def _give_up(self, tx: Tx, flight: Flight, seen: SagaRow, reason: str) -> After | None:
+        if flight.row.op_id != seen.op_id or flight.row.phase != "called":
+            return None
+        message = f"Host {seen.op_host} refused: {reason}"
+        return self._failed(tx, flight, message, "refused", {"host": seen.op_host})
+
+    def _apply(self, saga_id: str, work: Callable[[Tx, Flight, bool], After | None]) -> None:
+        """Move a saga from outside its drive; what is to follow goes to the runners."""
+        while True:
+            flight = self._flight(saga_id)
+            if flight is None:
+                return
+            try:
+                moved = self._move(flight, work)
+            except Stale:
+                self._forget(saga_id)
+                continue
+            with self._state:
+                cached = self._cache.get(saga_id) is flight
+            if moved is None and cached:
+                self._forget(saga_id)  # ours may be old: look into the table
+                continue
+            break
+        if moved is not None:
+            self._submit(partial(self._follow_on, *moved))
+
+    def _follow_on(self, flight: Flight, after: After) -> None:
+        if self._follow(flight, after):
+            self.wake_saga(flight.row.id)
+
+    def outcome(self, outcome: Outcome) -> None:
+        """An agent reports. On return it is in the journal (or of no interest any more) and may be forgotten there."""
+        if self._stopping:
+            raise Unavailable("This conductor is stopping.")
+        saga_id = outcome.op_id.partition(":")[0]
+        flight = self._flight(saga_id)
+        if flight is None:
+            return
+        self._probe("outcome", flight)
+        self._apply(saga_id, lambda tx, f, hold: self.stepper.outcome(tx, f, outcome, hold=hold))
+
+    def _examine(self, flight: Flight) -> tuple[Flight, After] | None:
+        """An operation is under way and it is time to look: ask the host what became of it."""
+        row, now = flight.row, self.db.clock.now()
+        forced = row.id in self._forced
+        self._forced.discard(row.id)
+        if not forced and row.wake_at is not None and now < row.wake_at:
+            self._alarm(row.id, row.wake_at)
+            return None
+        assert row.op_host is not None
+        assert row.op_id is not None
+        assert row.deadline_at is not None
+        stepper = self.stepper
+        if stepper.hosts is not None and not stepper.hosts.is_up(row.op_host):
+            return self._move(flight, lambda tx, f, hold: stepper.host_down(tx, f))
+        late = now >= row.deadline_at
+        try:
+            answer: Outcome = self.bus.call(f"agent.{row.op_host}", AskOutcome(op_id=row.op_id), timeout=_ASK_SECONDS)
+        except (Unavailable, RemoteFault) as error:
+            if late:
+                return self._stalled(flight, f"Host {row.op_host} does not answer: {error}")
+            self._soon(row)
+            return None
+        if answer.state in ("done", "failed"):
+            return self._move(flight, lambda tx, f, hold: stepper.outcome(tx, f, answer, hold=hold))
+        if late:
+            return self._stalled(flight, f"{flight.step.name} made no progress on host {row.op_host}.")
+        if answer.state == "unknown":
+            return self._move(flight, lambda tx, f, hold: stepper.resend(tx, f))
+        deadline = row.deadline_at
+        return self._move(flight, lambda tx, f, hold: stepper.postpone(tx, f, deadline))
+
+    def _stalled(self, flight: Flight, message: str) -> tuple[Flight, After] | None:
+        details = {"host": flight.row.op_host}
+        return self._move(flight, lambda tx, f, hold: self._failed(tx, f, message, "timeout", details))
+
+    def _probe(self, point: str, flight: Flight) -> None:
+        if self.probe is not None:
+            self.probe(point, flight.row)
+
+
+def _describe(cause: Exception) -> tuple[str, str, dict[str, Any]]:
+    if isinstance(cause, CloudError):
+        code = str(cause.details.get("code", cause.type_name))
+        return cause.message, code, {k: v for k, v in cause.details.items() if k != "code"}
+    _log.error("a saga step failed by a defect", exc_info=cause)
+    return "An unexpected error occurred.", "internal", {"exception": type(cause).__name__}
+
+
+__all__ = ["Call", "SagaEngine", "SagaHistory", "WakeSagas"]
