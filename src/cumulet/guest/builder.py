@@ -44,7 +44,7 @@ class GuestImage(msgspec.Struct, frozen=True):
 
 
 def build(outdir: Path | str, progress: Callable[[str], None] = lambda line: None) -> GuestImage:
-    """The guest's images in ``outdir``, built if they are not there or made of other inputs (same inputs, same bytes)."""
+    """The guest's images in ``outdir``, built if they are not there or made of other inputs."""
     out = Path(outdir).absolute()
     out.mkdir(parents=True, exist_ok=True)
     with _only_one(out):

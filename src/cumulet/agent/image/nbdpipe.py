@@ -20,13 +20,14 @@ _OPT_EXPORT_NAME, _OPT_ABORT, _OPT_INFO, _OPT_GO = 1, 2, 6, 7
 _REP_ACK, _REP_INFO, _REP_UNSUPPORTED = 1, 3, 0x80000001
 _READ, _DISCONNECT = 0, 2
 _EINVAL = 22
+_SECTOR = 512
 
 
 @contextmanager
 def lend(file: int) -> Iterator[int]:
     """A file descriptor to pass on to the process (``{"type": "fd", "str": "N"}``), good until the block ends."""
     ours, theirs = socket.socketpair()
-    size = os.fstat(file).st_size
+    size = -(-os.fstat(file).st_size // _SECTOR) * _SECTOR  # QEMU's client hangs at a torn last sector
     thread = threading.Thread(target=_serve, args=(ours, file, size), name="nbd-lend", daemon=True)
     thread.start()
     try:
@@ -94,6 +95,9 @@ def _answer_reads(peer: socket.socket, file: int, size: int) -> None:
         peer.sendall(struct.pack(">IIQ", _SIMPLE_REPLY, 0 if good else _EINVAL, handle))
         while good and length:
             sent = os.sendfile(peer.fileno(), file, offset, length)
-            if not sent:  # the file was cut while we served it
-                return
+            if not sent:  # past the end of the file: zeros fill its last sector
+                if length >= _SECTOR:
+                    return  # the file was cut while we served it
+                peer.sendall(bytes(length))
+                break
             offset, length = offset + sent, length - sent
