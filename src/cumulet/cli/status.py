@@ -1,0 +1,135 @@
+"""``cumulet status`` and ``cumulet doctor``: what runs on this machine and in the cloud, what is wrong, and the cure."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cumulet.cli import daemon, process
+from cumulet.cli.client import ApiError, CannotReach, Cloud, cloud_settings
+from cumulet.cli.output import table
+from cumulet.settings import Settings
+
+
+@click.command(help="What runs, where, and how much memory it takes.")
+@daemon.config_option
+@click.option("--json", "as_json", is_flag=True)
+def status(config: Path | None, as_json: bool) -> None:
+    settings = daemon.read_settings(config)
+    roles = {role: process.running(settings.run_dir, role) for role in daemon.ROLES}
+    memory = memory_by_part(settings)
+    cloud = _cloud_status()
+    if as_json:
+        click.echo(json.dumps({"roles": roles, "memory_kib": dict(memory), "cloud": cloud}, indent=2))
+        return
+    click.echo("Processes of this machine")
+    table([(role, pid or "not running") for role, pid in roles.items() if pid or role == "all"], ("role", "process"))
+    click.echo("\nMemory (proportional set size)")
+    table([(part, f"{kib / 1024:.0f} MiB") for part, kib in memory])
+    if isinstance(cloud, str):
+        click.echo(f"\nThe cloud: {cloud}")
+        return
+    click.echo(f"\nThe cloud (version {cloud['version']}, database {cloud['database']}, bus {cloud['bus']})")
+    rows = [
+        (h["name"], ",".join(h["roles"]), "up" if h["up"] else "DOWN", h["virt_type"], h["mechanism"], h["servers"])
+        for h in cloud["hosts"]
+    ]
+    table(rows, ("host", "roles", "state", "guests run by", "network", "servers"))
+    click.echo("\nSagas")
+    table(sorted(cloud["sagas"].items()) or [("none", 0)])
+    click.echo("\nReconcilers")
+    table(
+        [(r["name"], r["last_run"], r["seconds"], r["error"] or "ok") for r in cloud["reconcilers"]],
+        ("name", "last run", "seconds", "outcome"),
+    )
+
+
+@click.command(help="What is wrong, and the cure.")
+@daemon.config_option
+def doctor(config: Path | None) -> None:
+    settings = daemon.read_settings(config)
+    found = list(diagnose(settings))
+    for severity, what, cure in found:
+        click.echo(f"{severity:8} {what}\n         cure: {cure}")
+    if not found:
+        click.echo("nothing is wrong")
+    sys.exit(1 if any(severity == "error" for severity, _, _ in found) else 0)
+
+
+def diagnose(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """(severity, what, cure) of everything found wrong, this machine first, then what the cloud says of itself."""
+    if os.geteuid() != 0:
+        yield "warning", "not run as root: processes and files of the cloud may be invisible", "sudo cumulet doctor"
+    for tool in ("qemu-system-x86_64", "qemu-img", "dnsmasq", "nft", "ip"):
+        if shutil.which(tool) is None:
+            yield "error", f"{tool} is not installed", "setup/install"
+    for path in (settings.state_dir, settings.log_dir):
+        if path.exists():
+            free = shutil.disk_usage(path).free
+            if free < 2 << 30:
+                yield "error", f"only {free >> 20} MiB are free where {path} is", "make room on that disk"
+    if not any(process.running(settings.run_dir, role) for role in daemon.ROLES):
+        yield "error", "no role of the cloud runs on this machine", "cumulet up"
+        return
+    said = _cloud_status()
+    if isinstance(said, str):
+        yield "error", f"the cloud does not answer: {said}", f"see {settings.log_dir}; cumulet down; cumulet up"
+        return
+    for host in said["hosts"]:
+        if not host["up"]:
+            yield "error", f"host {host['name']} is down", f"start its agent: cumulet up on {host['name']}"
+        for warning in host["warnings"]:
+            yield "warning", f"{host['name']}: {warning['message']}", warning["cure"]
+    for reconciler in said["reconcilers"]:
+        if reconciler["error"]:
+            yield "error", f"reconciler {reconciler['name']} fails: {reconciler['error']}", f"see {settings.log_dir}"
+    for saga in said["overdue"]:
+        what = f"{saga['kind']} of {saga['object_id']} is past its deadline at step {saga['step']}"
+        yield "error", what, f"cumulet explain server {saga['object_id']}"
+    for document in said["failing_documents"]:
+        what = f"{document['host']} cannot apply {document['kind']} {document['object_id']}: {document['error']}"
+        yield "error", what, f"see agent lines in {settings.log_dir}"
+
+
+def _cloud_status() -> Any:
+    """The operator API's answer, or a line that says why there is none."""
+    try:
+        cloud = Cloud(cloud_settings("cumulet-admin"), timeout=10)
+        return cloud.get("operator", "/v1/status")
+    except KeyError:
+        return "no cloud cumulet-admin in clouds.yaml (run ./quickstart)"
+    except (ApiError, CannotReach) as error:
+        return str(error)
+
+
+def memory_by_part(settings: Settings) -> list[tuple[str, int]]:
+    """(part, KiB) for every part of the cloud on this machine; shared pages are split among their users."""
+    ours = {process.running(settings.run_dir, role): f"cumulet {role}" for role in daemon.ROLES}
+    state = str(settings.state_dir)
+    parts: dict[str, int] = {}
+    for pid, command in process.processes():
+        part = ours.get(pid) or _part_of(command, state, str(settings.run_dir))
+        if part:
+            parts[part] = parts.get(part, 0) + process.pss_kib(pid)
+    return sorted(parts.items(), key=lambda item: (not item[0].startswith("cumulet"), -item[1]))
+
+
+def _part_of(command: str, state: str, run: str) -> str | None:
+    program = command.split(" ", 1)[0].rsplit("/", 1)[-1]
+    mine = state in command or run in command
+    if program in ("libvirtd", "virtlogd", "virtqemud"):
+        return "libvirt"
+    if program.startswith("qemu-system") and mine:
+        return "guests"
+    if program == "qemu-storage-daemon" and mine:
+        return "volumes"
+    if program in ("dnsmasq", "haproxy", "radvd", "keepalived") and mine:
+        return "network daemons"
+    if program in ("ovs-vswitchd", "ovsdb-server"):
+        return "Open vSwitch"
+    return None
