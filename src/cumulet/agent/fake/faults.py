@@ -1,0 +1,116 @@
+"""Faults of a fake host: the next CreateDisks fails, every PowerServer takes a second, ExportVolume hangs.
+
+Rules name an operation, query or document kind by its tag (``compute.create_disks``), its class name
+(``CreateDisks``) or ``*``. ``history`` has every body that reached the host.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any, Literal
+
+from cumulet.agent.driver import Progress
+from cumulet.agent.errors import DriverError
+
+
+class _Rule:
+    def __init__(
+        self,
+        what: str,
+        times: int | None,
+        *,
+        seconds: float = 0.0,
+        error: DriverError | None = None,
+        hang: threading.Event | None = None,
+        after: bool = False,
+        only_if: Callable[[Any], bool] | None = None,
+    ) -> None:
+        self.what = what
+        self.left = times
+        self.seconds = seconds
+        self.error = error
+        self.hang = hang
+        self.after = after
+        self.only_if = only_if
+
+
+class Faults:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._rules: list[_Rule] = []
+        self.history: list[Any] = []
+        self.hanging = threading.Semaphore(0)  # released once by each body that begins to hang
+
+    def fail(
+        self,
+        what: str,
+        *,
+        times: int | None = 1,
+        code: str = "internal",
+        message: str = "a fault was injected",
+        after: bool = False,
+        only_if: Callable[[Any], bool] | None = None,
+    ) -> None:
+        """Fail the next ``times`` (None: all), before the effect or ``after`` it happened."""
+        self._add(_Rule(what, times, error=DriverError(code, message), after=after, only_if=only_if))
+
+    def delay(self, what: str, seconds: float, *, times: int | None = None) -> None:
+        self._add(_Rule(what, times, seconds=seconds))
+
+    def hang(self, what: str, *, times: int | None = 1, after: bool = False) -> threading.Event:
+        """Hang the next ``times``, silently, until the returned event is set."""
+        event = threading.Event()
+        self._add(_Rule(what, times, hang=event, after=after))
+        return event
+
+    def clear(self) -> None:
+        """No more faults; what hangs goes on."""
+        with self._lock:
+            rules, self._rules = self._rules, []
+        for rule in rules:
+            if rule.hang is not None:
+                rule.hang.set()
+
+    def count(self, what: str) -> int:
+        with self._lock:
+            return sum(1 for body in self.history if what in _names(body))
+
+    def _add(self, rule: _Rule) -> None:
+        with self._lock:
+            self._rules.append(rule)
+
+    def meet(self, body: Any, when: Literal["before", "after"], progress: Progress | None = None) -> None:
+        """Called around each effect. Raises DriverError, waits, or does nothing."""
+        names = _names(body)
+        with self._lock:
+            if when == "before":
+                self.history.append(body)
+            met = []
+            for rule in self._rules:
+                fits = (rule.what == "*" or rule.what in names) and rule.after == (when == "after")
+                if fits and rule.left != 0 and (rule.only_if is None or rule.only_if(body)):
+                    if rule.left is not None:
+                        rule.left -= 1
+                    met.append(rule)
+        for rule in met:
+            wait(rule.seconds, progress)
+            if rule.hang is not None:
+                self.hanging.release()
+                rule.hang.wait()
+            if rule.error is not None:
+                raise DriverError(rule.error.code, rule.error.message)
+
+
+def wait(seconds: float, progress: Progress | None = None) -> None:
+    """Sleep, saying now and then that we are alive."""
+    never = threading.Event()
+    left = seconds
+    while left > 0:
+        never.wait(min(left, 0.5))
+        left -= 0.5
+        if progress is not None and left > 0:
+            progress(max(0.0, 1 - left / seconds))
+
+
+def _names(body: Any) -> set[str]:
+    kind = body if isinstance(body, type) else type(body)
+    return {kind.__name__, str(kind.__struct_config__.tag or getattr(kind, "kind", "")), getattr(kind, "kind", "")}

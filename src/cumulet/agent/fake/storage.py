@@ -1,0 +1,133 @@
+"""The fake volume backend."""
+
+from collections.abc import Callable
+from typing import Any
+
+from cumulet.agent import contract as c
+from cumulet.agent.driver import Facts, Found, Progress
+from cumulet.agent.errors import DriverError, not_found
+from cumulet.agent.fake.base import FakeDriver
+from cumulet.agent.fake.bytes import check_image, write_upload
+from cumulet.agent.fake.faults import Faults
+from cumulet.agent.fake.world import State, Volume, World
+
+
+class FakeStorage(FakeDriver):
+    role = "storage"
+
+    def __init__(self, world: World, faults: Faults, host: str, *, volume_gb: int) -> None:
+        super().__init__(world, faults)
+        self._host = host
+        self.volume_gb = volume_gb
+
+    def bodies(self) -> dict[type[c.Operation], Callable[[Any, Progress], c.Result | None]]:
+        return {
+            c.CreateVolume: self._create,
+            c.DeleteVolume: self._delete,
+            c.ExtendVolume: self._extend,
+            c.CreateVolumeSnapshot: self._create_snapshot,
+            c.DeleteVolumeSnapshot: self._delete_snapshot,
+            c.ExportVolume: self._export,
+            c.UnexportVolume: self._unexport,
+            c.UploadVolume: self._upload,
+        }
+
+    def _create(self, op: c.CreateVolume, progress: Progress) -> None:
+        if op.image is not None and check_image(op.image).virtual_size_bytes > op.size_gb << 30:
+            raise DriverError("image-too-large", f"The image does not fit into {op.size_gb} GiB.")
+        with self.world.change() as state:
+            if op.volume_id in state.volumes:
+                return
+            if op.source_volume_id is not None:
+                _volume(state, op.source_volume_id)
+            if op.source_snapshot_id is not None and not any(
+                op.source_snapshot_id in volume.snapshots for volume in state.volumes.values()
+            ):
+                raise not_found(f"snapshot {op.source_snapshot_id}")
+            if sum(volume.size_gb for volume in state.volumes.values()) + op.size_gb > self.volume_gb:
+                raise DriverError("no-space", "There is no room for this volume.")
+            state.volumes[op.volume_id] = Volume(
+                size_gb=op.size_gb,
+                image_id=op.image.image_id if op.image else None,
+                source=op.source_volume_id or op.source_snapshot_id,
+            )
+
+    def _delete(self, op: c.DeleteVolume, progress: Progress) -> None:
+        with self.world.change() as state:
+            volume = state.volumes.get(op.volume_id)
+            if volume is None:
+                return
+            if volume.exports:
+                raise DriverError("busy", "The volume is exported.")
+            if volume.snapshots:
+                raise DriverError("busy", "The volume has snapshots.")
+            del state.volumes[op.volume_id]
+
+    def _extend(self, op: c.ExtendVolume, progress: Progress) -> None:
+        with self.world.change() as state:
+            volume = _volume(state, op.volume_id)
+            volume.size_gb = max(volume.size_gb, op.new_size_gb)
+
+    def _create_snapshot(self, op: c.CreateVolumeSnapshot, progress: Progress) -> None:
+        with self.world.change() as state:
+            volume = _volume(state, op.volume_id)
+            if op.snapshot_id not in volume.snapshots:
+                volume.snapshots.append(op.snapshot_id)
+
+    def _delete_snapshot(self, op: c.DeleteVolumeSnapshot, progress: Progress) -> None:
+        with self.world.change() as state:
+            volume = state.volumes.get(op.volume_id)
+            if volume is not None and op.snapshot_id in volume.snapshots:
+                volume.snapshots.remove(op.snapshot_id)
+
+    def _export(self, op: c.ExportVolume, progress: Progress) -> c.ExportVolumeResult:
+        with self.world.change() as state:
+            volume = _volume(state, op.volume_id)
+            if op.attachment_generation < volume.fence.get(op.attachment_id, 0):
+                raise DriverError("fenced", "A newer export of this attachment was made.")
+            volume.exports[op.attachment_id] = volume.fence[op.attachment_id] = op.attachment_generation
+        if op.host == self._host:
+            uri = f"nbd+unix:///{op.volume_id}?socket=/fake/{op.attachment_id}.sock"
+        else:
+            uri = f"nbd://{self._host}:10809/{op.volume_id}"
+        return c.ExportVolumeResult(connection=c.DiskConnection(driver="nbd", uri=uri))
+
+    def _unexport(self, op: c.UnexportVolume, progress: Progress) -> None:
+        with self.world.change() as state:
+            volume = state.volumes.get(op.volume_id)
+            if volume is not None:
+                volume.exports.pop(op.attachment_id, None)
+
+    def _upload(self, op: c.UploadVolume, progress: Progress) -> c.UploadVolumeResult:
+        with self.world.look() as state:
+            size_gb = _volume(state, op.volume_id).size_gb
+        done = write_upload(op.upload, f"volume {op.volume_id}", size_gb)
+        return c.UploadVolumeResult(
+            size=done.size, sha512=done.sha512, md5=done.md5, virtual_size_bytes=done.virtual_size_bytes
+        )
+
+    def inventory(self) -> Found:
+        with self.world.look() as state:
+            exports = [(volume_id, one) for volume_id, volume in state.volumes.items() for one in volume.exports]
+            return Found(volumes=list(state.volumes), exports=exports)
+
+    def remove_absent(self, absent: c.Absent) -> None:
+        with self.world.change() as state:
+            for volume_id, attachment_id in absent.exports:
+                volume = state.volumes.get(volume_id)
+                if volume is not None:
+                    volume.exports.pop(attachment_id, None)
+
+    def facts(self) -> Facts:
+        with self.world.look() as state:
+            used = sum(volume.size_gb for volume in state.volumes.values())
+        return Facts(
+            resources={"volume_total_gb": float(self.volume_gb), "volume_free_gb": float(self.volume_gb - used)}
+        )
+
+
+def _volume(state: State, volume_id: str) -> Volume:
+    volume = state.volumes.get(volume_id)
+    if volume is None:
+        raise not_found(f"volume {volume_id}")
+    return volume
