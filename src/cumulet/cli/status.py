@@ -1,4 +1,4 @@
-"""``cumulet status`` and ``cumulet doctor``: what runs on this machine and in the cloud, what is wrong, and the cure."""
+"""``cumulet status`` and ``cumulet doctor``: what runs here and in the cloud, what is wrong, and the cure."""
 
 import json
 import os
