@@ -1,0 +1,260 @@
+"""Running, failing, preempting, waiting."""
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from cumulet.kernel.errors import Conflict, Unavailable
+from cumulet.saga import Call, Saga, Transact, nothing_to_undo
+from tests.saga import sagas
+from tests.saga.world import CTX, World, Params
+
+
+def ended(world: World, saga_id: str, seconds: float = 5) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        row = status(world, saga_id)
+        if row.ended_at is not None:
+            return row
+        time.sleep(0.002)
+    raise AssertionError(f"still {row.status} in step {row.position} {row.phase}")
+
+
+def status(world: World, saga_id: str) -> Any:
+    from cumulet.saga import journal
+
+    return world.db.read(lambda tx: journal.load(tx, saga_id))
+
+
+def until(condition: Any, seconds: float = 5) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come true"
+        time.sleep(0.002)
+
+
+def run(world: World, saga: Saga, thing: str = "t", params: Params | None = None) -> Any:
+    if world.thing(thing) is None:
+        world.add_thing(thing)
+    world.engine.register(saga)
+    if not world.engine._running:
+        world.engine.run()
+    return world.start(saga, thing, params)
+
+
+def test_a_saga_runs_its_steps_and_keeps_its_history(world: World) -> None:
+    row = ended(world, run(world, sagas.BUILD))
+    assert row.status == "finished"
+    assert tuple(world.thing("t")) == ("ready", 2)
+    assert world.host.state == {"volume t", "export t"}
+    (history,) = world.db.read(lambda tx: world.engine.history(tx, "thing", "t"))
+    assert history.action == "build"
+    assert [(s.name, s.state, s.host) for s in history.steps] == [
+        ("grow", "done", None),
+        ("create", "done", "h1"),
+        ("export", "done", "h1"),
+    ]
+    assert history.steps[0].output == {"before": 1}
+    assert all(s.started_at <= (s.ended_at or 0) for s in history.steps)
+
+
+def test_a_failing_call_unwinds_itself_and_what_came_before(world: World) -> None:
+    world.host.fail["volume.export"] = "no-space"
+    row = ended(world, run(world, sagas.BUILD))
+    assert (row.status, row.error_code) == ("failed", "no-space")
+    assert tuple(world.thing("t")) == ("error", 1)
+    assert world.host.state == set()
+    assert [op.split(":", 1)[1] for op in world.host.seen] == [
+        "create:do:1",
+        "export:do:1",
+        "export:undo:1",
+        "create:undo:1",
+    ]
+
+
+def test_a_step_that_raises_is_rolled_back_and_its_error_kept(world: World) -> None:
+    row = ended(world, run(world, sagas.REFUSED))
+    assert (row.error_code, row.error_details) == ("not-today", {"host": "h9"})
+    assert tuple(world.thing("t")) == ("not-today: Not today.", 1)
+    assert world.host.state == set()
+
+
+def test_a_defect_in_a_step_fails_the_saga(world: World) -> None:
+    broken = Saga(
+        "thing.broken", "thing", Params, (sagas.GROW_STEP, Call("x", lambda tx, run: 1 / 0, nothing_to_undo("x")))
+    )  # type: ignore[arg-type,return-value]  # noqa: E501
+    row = ended(world, run(world, broken))
+    assert (row.status, row.error_code) == ("failed", "internal")
+    assert world.thing("t").size == 1
+
+
+def test_an_undo_that_fails_is_tried_again_and_then_passed_over(world: World) -> None:
+    tries: list[int] = []
+
+    def undo(tx: Any, run: Any) -> None:
+        tries.append(1)
+        if len(tries) < 3:
+            raise RuntimeError("not yet")
+
+    saga = Saga(
+        "thing.x",
+        "thing",
+        Params,
+        (sagas.GROW_STEP, Transact("odd", lambda tx, run: None, undo), *sagas.REFUSED.steps[2:]),
+    )
+    row = ended(world, run(world, saga))
+    assert row.status == "failed"
+    assert len(tries) == 3
+    assert world.thing("t").size == 1
+
+
+def test_an_owned_object_is_refused_and_free_afterwards(world: World) -> None:
+    world.host.hold.add("volume.export")
+    run(world, sagas.BUILD)
+    until(lambda: len(world.host.seen) == 2)
+    with pytest.raises(Conflict):
+        world.start(sagas.BUILD, "t")
+    owner = world.db.read(lambda tx: world.engine.owner(tx, "thing", "t"))
+    assert owner is not None
+    assert owner.kind == "thing.build"
+
+
+def test_a_delete_asks_the_owner_to_unwind_and_then_runs(world: World) -> None:
+    saga = sagas.waiting(lambda tx, run: None)
+    first = run(world, saga)
+    until(lambda: status(world, first).phase == "waiting")
+    second = run(world, sagas.REMOVE)
+    assert status(world, second).status == "queued" or status(world, first).cancel_requested
+    assert world.start(sagas.REMOVE, "t") == second
+    assert ended(world, first).cancelled
+    assert ended(world, second).status == "finished"
+    assert world.thing("t").status == "deleted"
+    assert world.host.state == set()
+    assert world.db.read(lambda tx: world.engine.owner(tx, "thing", "t")) is None
+
+
+def test_a_delete_waits_for_the_call_under_way(world: World) -> None:
+    world.host.hold.add("volume.create")
+    first = run(world, sagas.BUILD)
+    until(lambda: len(world.host.seen) == 1)
+    second = run(world, sagas.REMOVE)
+    time.sleep(0.05)
+    assert status(world, second).status == "queued"
+    op_id = world.host.seen[0]
+    world.host.hold.clear()
+    world.bus.call("conductor", sagas.c.Outcome(op_id=op_id, host="h1", state="done"))
+    assert ended(world, first).cancelled
+    assert ended(world, second).status == "finished"
+    assert world.host.state == set()
+
+
+def test_epochs_rise_over_the_sagas_of_an_object(world: World) -> None:
+    ended(world, run(world, sagas.BUILD))
+    before = world.host.epochs["t"]
+    row = ended(world, run(world, sagas.REMOVE))
+    assert row.status == "finished"
+    assert world.host.epochs["t"] > before
+
+
+def test_a_wait_looks_again_when_woken(world: World) -> None:
+    seen = threading.Event()
+    saga = sagas.waiting(lambda tx, run: "now" if seen.is_set() else None, poll_seconds=60)
+    saga_id = run(world, saga)
+    until(lambda: status(world, saga_id).phase == "waiting")
+    seen.set()
+    began = time.monotonic()
+    world.engine.wake("thing", "t")
+    assert ended(world, saga_id).status == "finished"
+    assert time.monotonic() - began < 1
+
+
+def test_a_wait_polls_and_its_deadline_fails_or_goes_on(world: World) -> None:
+    failing = run(world, sagas.waiting(lambda tx, run: None, deadline_seconds=0.1, poll_seconds=0.02))
+    assert ended(world, failing).error_code == "timeout"
+    assert world.host.state == set()
+
+
+def test_a_wait_may_go_on_at_its_deadline(world: World) -> None:
+    saga = sagas.waiting(lambda tx, run: None, deadline_seconds=0.1, poll_seconds=0.02, on_deadline="continue")
+    assert ended(world, run(world, saga)).status == "finished"
+
+
+def test_children_run_and_their_parent_goes_on(world: World) -> None:
+    for thing in ("t-1", "t-2"):
+        world.add_thing(thing)
+    world.engine.register(sagas.BUILD)
+    assert ended(world, run(world, sagas.parent(tolerate=False))).status == "finished"
+    assert world.thing("t-1").status == world.thing("t-2").status == "ready"
+
+
+@pytest.mark.parametrize("tolerate", [False, True])
+def test_a_failed_child(world: World, tolerate: bool) -> None:
+    for thing in ("t-1", "t-2"):
+        world.add_thing(thing)
+    world.engine.register(sagas.BUILD)
+    world.host.fail["volume.create"] = "no-space"
+    row = ended(world, run(world, sagas.parent(tolerate)))
+    assert row.status == ("finished" if tolerate else "failed")
+    assert world.thing("t").status == ("ready" if tolerate else "error no-space")
+    assert world.thing("t").size == (2 if tolerate else 1)
+
+
+def test_a_child_may_have_the_object_of_its_parent(world: World) -> None:
+    world.engine.register(sagas.BUILD)
+    assert ended(world, run(world, sagas.RETRY)).status == "finished"
+    assert world.thing("t").status == "retried"
+    assert ended(world, run(world, sagas.REMOVE)).status == "finished"
+
+
+def test_a_full_backlog_refuses(world: World) -> None:
+    world.engine.register(sagas.BUILD)
+    world.engine._max_waiting = 3
+    for n in range(3):
+        world.add_thing(f"t{n}")
+        world.start(sagas.BUILD, f"t{n}")
+    world.add_thing("t9")
+    with pytest.raises(Unavailable):
+        world.start(sagas.BUILD, "t9")
+
+
+def test_starting_rolls_back_with_its_transaction(world: World) -> None:
+    world.engine.register(sagas.BUILD)
+    world.add_thing("t")
+
+    def work(tx: Any) -> None:
+        world.engine.start(tx, sagas.BUILD, "t", Params(), CTX)
+        raise KeyError("rolled back")
+
+    with pytest.raises(KeyError):
+        world.db.write(work)
+    assert world.db.read(lambda tx: world.engine.owner(tx, "thing", "t")) is None
+
+
+def test_steps_are_quick(world: World) -> None:
+    """Three steps of which two are calls; the fake host answers from another thread."""
+    world.engine.register(sagas.BUILD)
+    world.engine.run()
+    times = []
+    for n in range(30):
+        world.add_thing(f"q{n}")
+        began = time.monotonic()
+        saga_id = world.start(sagas.BUILD, f"q{n}")
+        row = ended(world, saga_id)
+        assert row.status == "finished"
+        times.append((row.ended_at - row.created_at) / 1000)
+    assert sorted(times)[len(times) // 2] < 30, f"median {sorted(times)[15]:.1f} ms"
+    print(f"median {sorted(times)[15]:.2f} ms; best {min(times):.2f}")
+
+
+def test_statements_of_a_call_step_are_few(world: World) -> None:
+    world.add_thing("t")
+    world.engine.register(sagas.BUILD)
+    world.engine.run()
+    before = world.db.statements
+    saga_id = world.start(sagas.BUILD, "t")
+    until(lambda: world.db.read(lambda tx: world.engine.owner(tx, "thing", "t")) is None)
+    ended(world, saga_id)
+    world.engine.stop()
+    assert world.db.statements - before < 200
