@@ -92,11 +92,13 @@ class LocalBus:
                     pending.name, pending.body = reply_name, reply_body
                     pending.event.set()
 
-            self._travel(arrive)
+            if not self._travel(arrive):
+                time.sleep(self.chaos.drop_seconds if self.chaos else 0)
+                pending.event.set()  # the caller's patience ends
 
         if not self._send(service, name, body, answer):
             seconds = min(seconds, self.chaos.drop_seconds) if self.chaos else seconds
-        if not pending.event.wait(seconds):
+        if not pending.event.wait(seconds) or not pending.name:
             raise BusTimeout(f"{topic} did not answer {name} within {seconds:g} seconds.")
         reply = catalogue.decode(pending.name, pending.body)
         if isinstance(reply, catalogue.Fault):

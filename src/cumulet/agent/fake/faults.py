@@ -112,5 +112,5 @@ def wait(seconds: float, progress: Progress | None = None) -> None:
 
 
 def _names(body: Any) -> set[str]:
-    kind = body if isinstance(body, type) else type(body)
+    kind: Any = body if isinstance(body, type) else type(body)
     return {kind.__name__, str(kind.__struct_config__.tag or getattr(kind, "kind", "")), getattr(kind, "kind", "")}

@@ -1,0 +1,58 @@
+"""Heartbeats, inventory, server reports, queries."""
+
+import time
+
+from cumulet.agent import contract as c
+from tests.agent.conftest import Rig
+from tests.agent.test_operations import SPEC
+
+
+def test_heartbeats_say_what_the_host_is(rig: Rig) -> None:
+    beat = rig.conductor.wait(c.Heartbeat)
+    assert beat.host == "h1"
+    assert beat.roles == ["compute", "network", "storage"]
+    assert beat.virt_type == "fake"
+    assert beat.resources.vcpus > 0
+    assert beat.resources.volume_total_gb > 0
+    first = beat.started
+    rig.restart()
+    assert rig.conductor.wait(c.Heartbeat, lambda m: m.started != first).started > first
+
+
+def test_inventory_at_start_and_leftovers_removed_only_when_named(rig: Rig) -> None:
+    rig.conductor.outcome(rig.execute(c.DefineServer(server=SPEC)))
+    named = rig.conductor.wait(c.Inventory, lambda m: [s.server_id for s in m.servers] == ["s1"])
+    assert named.servers[0].power_state == 4
+    time.sleep(0.5)
+    assert not rig.host.empty()
+    rig.conductor.absent = c.Absent(servers=["s1"])
+    end = time.monotonic() + 5
+    while not rig.host.empty():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_server_reports_rise_and_wait_for_a_conductor(rig: Rig) -> None:
+    rig.conductor.outcome(rig.execute(c.DefineServer(server=SPEC)))
+    power = {"server_id": "s1", "instance_name": "i"}
+    rig.conductor.outcome(rig.execute(c.PowerServer(action="start", **power)))
+    running = rig.conductor.wait(c.ServerReport, lambda m: m.power_state == 1)
+    rig.conductor.stop()
+    rig.host.compute.crash("s1", 6)
+    time.sleep(0.1)
+    rig.restart()
+    rig.conductor.start()
+    crashed = rig.conductor.wait(c.ServerReport, lambda m: m.power_state == 6)
+    assert crashed.sequence > running.sequence
+    rig.conductor.outcome(rig.execute(c.PowerServer(action="hard_reboot", **power)))
+    again = rig.conductor.wait(c.ServerReport, lambda m: m.power_state == 1 and m.sequence > crashed.sequence)
+    assert again.sequence > crashed.sequence
+
+
+def test_queries_are_answered_directly(rig: Rig) -> None:
+    rig.conductor.outcome(rig.execute(c.DefineServer(server=SPEC)))
+    rig.conductor.outcome(rig.execute(c.PowerServer(server_id="s1", instance_name="i", action="start")))
+    log = rig.bus.call("agent.h1", c.Ask(query=c.ConsoleLog(server_id="s1", length=1)))
+    assert log == c.Answer(text="one login:\n")
+    missing = rig.bus.call("agent.h1", c.Ask(query=c.ConsoleLog(server_id="nobody")))
+    assert missing.error_code == "not-found"
