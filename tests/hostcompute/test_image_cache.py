@@ -25,7 +25,7 @@ def cache(tmp_path: Path) -> ImageCache:
     return cache
 
 
-def source(path: Path, form: str = "qcow2", data: bytes | None = None, **changes: object) -> ImageSource:
+def source(path: Path, form: str = "qcow2", data: bytes | None = None, /, **changes: object) -> ImageSource:
     data = boot_sector_qcow2() if data is None else data
     path.write_bytes(data)
     fields: dict[str, object] = {

@@ -1,0 +1,191 @@
+"""A private libvirtd for a host where no system one answers (no systemd, or none installed as a service).
+
+Owns: its own /etc/libvirt, /run/libvirt, /var/lib/libvirt, /var/cache/libvirt and /var/log/libvirt, bound over the
+system's in a mount namespace, so that a system daemon started later is not disturbed. It is nobody's child: it and its
+guests go on when our process ends, and the next start finds it by its socket. Its capability cache is kept, since
+probing QEMU takes 10 to 18 seconds.
+Refuses: to weaken QEMU's confinement, except where nothing else works: when /dev/kvm exists and QEMU's own user cannot
+open it, libvirt throws its capability cache away at every call (8 s each), so QEMU then runs as root, with a warning.
+Fails with `DriverError` (``hypervisor``).
+"""
+
+import fcntl
+import grp
+import os
+import pwd
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import time
+import uuid
+from pathlib import Path
+
+from cumulet.agent.errors import DriverError
+
+_START_SECONDS = 120.0
+_BOUND = {
+    "etc": "/etc/libvirt",
+    "run": "/run/libvirt",
+    "lib": "/var/lib/libvirt",
+    "cache": "/var/cache/libvirt",
+    "log": "/var/log/libvirt",
+}
+_QEMU_USER = "libvirt-qemu"
+_AS_ROOT = """\
+user = "root"
+group = "root"
+dynamic_ownership = 0
+remember_owner = 0
+security_driver = "none"
+namespaces = [ ]
+cgroup_controllers = [ ]
+"""
+# in a mount namespace of its own, whose later mounts come from the host and never go back to it
+_LAUNCH = """
+set -e
+for pair; do
+  mkdir -p "${pair#*:}"
+  mount --bind "${pair%%:*}" "${pair#*:}"
+done
+exec "$LIBVIRTD" -f /etc/libvirt/libvirtd.conf -p /run/libvirt/libvirtd.pid
+"""
+
+
+def kvm_for_root_only(device: Path = Path("/dev/kvm"), user: str = _QEMU_USER) -> bool:
+    """True if the device is there and the user that QEMU is to run as cannot open it."""
+    try:
+        about = device.stat()
+    except FileNotFoundError:
+        return False
+    try:
+        account = pwd.getpwnam(user)
+    except KeyError:
+        return True
+    groups = {account.pw_gid} | {g.gr_gid for g in grp.getgrall() if user in g.gr_mem}
+    if about.st_uid == account.pw_uid:
+        return about.st_mode & (stat.S_IRUSR | stat.S_IWUSR) != (stat.S_IRUSR | stat.S_IWUSR)
+    if about.st_gid in groups:
+        return about.st_mode & (stat.S_IRGRP | stat.S_IWGRP) != (stat.S_IRGRP | stat.S_IWGRP)
+    return about.st_mode & (stat.S_IROTH | stat.S_IWOTH) != (stat.S_IROTH | stat.S_IWOTH)
+
+
+class PrivateLibvirtd:
+    def __init__(self, state: Path, run: Path) -> None:
+        self.state, self.run = state, run
+        self.socket = run / "libvirt-sock"
+        self.uri = f"qemu+unix:///system?socket={self.socket}"
+        self.as_root = kvm_for_root_only()
+
+    def warnings(self) -> list[dict[str, str]]:
+        if not self.as_root:
+            return []
+        return [
+            {
+                "code": "qemu-as-root",
+                "message": f"guests' QEMU processes run as root: /dev/kvm cannot be opened by the user {_QEMU_USER}",
+                "cure": "chgrp kvm /dev/kvm && chmod 660 /dev/kvm, then `cumulet destroy` and up again",
+            }
+        ]
+
+    def running(self) -> bool:
+        """True if the daemon takes connections."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(2)
+            try:
+                probe.connect(str(self.socket))
+            except OSError:
+                return False
+            return True
+
+    def start(self) -> None:
+        """Start it if it does not run, and wait until it answers."""
+        if len(str(self.run / "qemu-monitor")) > 90:
+            raise DriverError("hypervisor", f"{self.run} is too long a path for sockets: set a shorter run_dir")
+        self.state.mkdir(parents=True, exist_ok=True)
+        with (self.state / "lock").open("w") as lock:  # two agents starting: one daemon
+            os.set_inheritable(lock.fileno(), False)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if self.running():
+                return
+            self._launch()
+            self._await_socket()
+
+    def stop(self) -> None:
+        """End the daemon (its guests, if any, go on). Nothing to do if it does not run."""
+        pid = self.pid()
+        if pid is None:
+            return
+        os.kill(pid, signal.SIGTERM)
+        for deadline, then in ((20, signal.SIGKILL), (5, None)):
+            end = time.monotonic() + deadline
+            while time.monotonic() < end:
+                if self.pid() is None:
+                    return
+                time.sleep(0.05)
+            if then is not None:
+                os.kill(pid, then)
+        raise DriverError("hypervisor", f"the private libvirtd (process {pid}) does not end")
+
+    def pid(self) -> int | None:
+        """Its process, if it lives and is what the pid file means."""
+        try:
+            pid = int((self.run / "libvirtd.pid").read_text())
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            mounts = Path(f"/proc/{pid}/mountinfo").read_text()
+        except (OSError, ValueError):
+            return None
+        ours = words[:1] and words[0].endswith(b"libvirtd") and " /run/libvirt " in mounts
+        return pid if ours else None
+
+    def _launch(self) -> None:
+        program = shutil.which("libvirtd", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+        if program is None:
+            raise DriverError("hypervisor", "libvirtd is missing: apt-get install libvirt-daemon-system")
+        for name in _BOUND:
+            self._directory(name).mkdir(parents=True, exist_ok=True)
+        for path in (self.state, self.run):
+            path.chmod(0o755)  # QEMU's own user passes through
+        for name in ("qemu", "images", "boot"):
+            (self._directory("lib") / name).mkdir(exist_ok=True)
+        self._configure()
+        pairs = [f"{self._directory(name)}:{place}" for name, place in _BOUND.items()]
+        log = self._directory("log") / "start.log"
+        with log.open("ab") as output:
+            subprocess.run(
+                ["setsid", "--fork", "unshare", "--mount", "--propagation", "slave", "sh", "-c", _LAUNCH, "sh", *pairs],
+                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LIBVIRTD": program},
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                check=True,
+            )
+
+    def _directory(self, name: str) -> Path:
+        return self.run if name == "run" else self.state / name
+
+    def _configure(self) -> None:
+        etc = self._directory("etc")
+        identity = self.state / "host-uuid"
+        if not identity.exists():
+            identity.with_suffix(".new").write_text(str(uuid.uuid4()))
+            os.replace(identity.with_suffix(".new"), identity)
+        (etc / "libvirtd.conf").write_text(
+            'listen_tls = 0\nauth_unix_ro = "none"\nauth_unix_rw = "none"\nunix_sock_rw_perms = "0700"\n'
+            'unix_sock_ro_perms = "0700"\nmax_clients = 200\nmax_workers = 40\n'
+            f'host_uuid = "{identity.read_text().strip()}"\n'
+            'log_outputs = "3:file:/var/log/libvirt/libvirtd.log"\n'
+        )
+        # no virtlogd here: QEMU writes its own logs
+        (etc / "qemu.conf").write_text('stdio_handler = "file"\n' + (_AS_ROOT if self.as_root else ""))
+
+    def _await_socket(self) -> None:
+        end = time.monotonic() + _START_SECONDS
+        while not self.running():
+            if time.monotonic() > end:
+                log = self._directory("log") / "start.log"
+                said = log.read_text(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
+                raise DriverError("hypervisor", f"the private libvirtd did not start: {said[0]} (see {log})")
+            time.sleep(0.05)
