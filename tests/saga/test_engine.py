@@ -9,7 +9,7 @@ import pytest
 from cumulet.kernel.errors import Conflict, Unavailable
 from cumulet.saga import Call, Saga, Transact, nothing_to_undo
 from tests.saga import sagas
-from tests.saga.world import CTX, World, Params
+from tests.saga.world import CTX, Params, World
 
 
 def ended(world: World, saga_id: str, seconds: float = 5) -> Any:
@@ -84,7 +84,7 @@ def test_a_step_that_raises_is_rolled_back_and_its_error_kept(world: World) -> N
 def test_a_defect_in_a_step_fails_the_saga(world: World) -> None:
     broken = Saga(
         "thing.broken", "thing", Params, (sagas.GROW_STEP, Call("x", lambda tx, run: 1 / 0, nothing_to_undo("x")))
-    )  # type: ignore[arg-type,return-value]  # noqa: E501
+    )  # type: ignore[arg-type,return-value]
     row = ended(world, run(world, broken))
     assert (row.status, row.error_code) == ("failed", "internal")
     assert world.thing("t").size == 1
@@ -239,7 +239,6 @@ def test_steps_are_quick(world: World) -> None:
     times = []
     for n in range(30):
         world.add_thing(f"q{n}")
-        began = time.monotonic()
         saga_id = world.start(sagas.BUILD, f"q{n}")
         row = ended(world, saga_id)
         assert row.status == "finished"

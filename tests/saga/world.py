@@ -7,9 +7,10 @@ import msgspec
 from sqlalchemy import Column, Integer, String, Table, bindparam, delete, select, update
 
 from cumulet.agent import contract as c
-from cumulet.bus import LocalBus
+from cumulet.bus import LocalBus, RemoteFault
 from cumulet.db import METADATA, Database, Id
 from cumulet.kernel.context import system_context
+from cumulet.kernel.errors import Unavailable
 from cumulet.saga import SagaEngine
 
 THINGS = Table(
@@ -76,7 +77,7 @@ class FakeHost:
             try:
                 self.bus.call("conductor", outcome)
                 return
-            except Exception:
+            except (Unavailable, RemoteFault):
                 threading.Event().wait(0.02)
 
     def perform(self, message: c.Execute) -> c.Outcome | None:

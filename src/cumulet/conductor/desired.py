@@ -1,0 +1,175 @@
+"""Which documents each host is to have: (host, kind, object) with the generation wanted and the one applied.
+
+The documents themselves are built when a host pulls them, by the service that knows the kind; here is only the index.
+A generation never falls, not even over removal: a new row begins at the present microsecond, an old one adds one.
+Hints (``LookAgain``) leave after the commit, one for each host; a lost one costs time, nothing else.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import msgspec
+from sqlalchemy import bindparam, delete, select, text, update
+
+from cumulet.agent.contract import Applied, Document, Documents, Index, LookAgain, Pull
+from cumulet.bus import Bus
+from cumulet.conductor.tables import DESIRED_DOCS as D
+from cumulet.db import Tx
+from cumulet.kernel.clock import SECOND
+
+Builder = Callable[[Tx, str, str, int], Document | None]
+AppliedListener = Callable[[Tx, str, str, str, int, str | None], object]
+
+_TOUCH = text(
+    "INSERT INTO desired_docs (host, kind, object_id, generation, applied_generation, absent, updated_at)"
+    " VALUES (:host, :kind, :object_id, :now, 0, :absent, :now)"
+    " ON CONFLICT (host, kind, object_id) DO UPDATE SET generation = desired_docs.generation + 1,"
+    " absent = excluded.absent, updated_at = excluded.updated_at RETURNING generation"
+)
+_ME = (
+    D.c.host == bindparam("the_host"),
+    D.c.kind == bindparam("the_kind"),
+    D.c.object_id == bindparam("the_object"),
+)
+_REMOVE = (
+    update(D)
+    .where(*_ME, D.c.absent.is_(False))
+    .values(absent=True, generation=D.c.generation + 1, updated_at=bindparam("now"))
+)
+_ONE = select(D.c.generation, D.c.applied_generation, D.c.error, D.c.absent).where(*_ME)
+_HOLDERS = (
+    select(D.c.host)
+    .where(D.c.kind == bindparam("the_kind"), D.c.object_id == bindparam("the_object"), D.c.absent.is_(False))
+    .order_by(D.c.host)
+)
+_INDEX = select(D.c.kind, D.c.object_id, D.c.generation).where(D.c.host == bindparam("the_host"), D.c.absent.is_(False))
+_SOME = select(D.c.kind, D.c.object_id, D.c.generation, D.c.absent).where(
+    D.c.host == bindparam("the_host"),
+    D.c.kind == bindparam("the_kind"),
+    D.c.object_id.in_(bindparam("ids", expanding=True)),
+)
+_APPLIED = (
+    update(D)
+    .where(*_ME, D.c.generation >= bindparam("the_generation"), D.c.applied_generation <= bindparam("the_generation"))
+    .values(applied_generation=bindparam("the_generation"), error=bindparam("error"), applied_at=bindparam("now"))
+)
+_FAILED = (
+    update(D)
+    .where(*_ME, D.c.generation >= bindparam("the_generation"), D.c.applied_generation <= bindparam("the_generation"))
+    .values(error=bindparam("error"), applied_at=bindparam("now"))
+)
+_BEHIND = select(D.c.host, D.c.kind, D.c.object_id, D.c.generation, D.c.applied_generation, D.c.error).where(
+    D.c.applied_generation < D.c.generation
+)
+_PURGE = delete(D).where(
+    D.c.absent.is_(True), D.c.applied_generation == D.c.generation, D.c.updated_at < bindparam("before")
+)
+_HINTED_AT_MOST = 500  # keys in one hint; more mean "compare everything"
+
+
+class Desired:
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._builders: dict[str, Builder] = {}
+        self._listeners: list[AppliedListener] = []
+        self._hints: WeakKeyDictionary[Tx, dict[str, set[tuple[str, str]]]] = WeakKeyDictionary()
+
+    def register(self, kind: str, build: Builder) -> None:
+        """``build(tx, host, object_id, generation)``: the document, or None if the object is no more."""
+        if kind in self._builders:
+            raise ValueError(f"document kind {kind} has a builder")
+        self._builders[kind] = build
+
+    def on_applied(self, listener: AppliedListener) -> None:
+        """``fn(tx, host, kind, object_id, generation, error)``, in the transaction that records a report."""
+        self._listeners.append(listener)
+
+    # -- wanting --------------------------------------------------------------------------------------------------
+
+    def touch(self, tx: Tx, host: str, kind: str, object_id: str) -> int:
+        """The host is to have this document in its present form; the generation."""
+        values = {"host": host, "kind": kind, "object_id": object_id, "now": tx.now, "absent": False}
+        generation = int(tx.scalar(_TOUCH, values))
+        self._hint(tx, host, kind, object_id)
+        return generation
+
+    def touch_holders(self, tx: Tx, kind: str, object_id: str) -> list[str]:
+        """Every host that has this document is to have it in its present form; those hosts."""
+        hosts = self.holders(tx, kind, object_id)
+        for host in hosts:
+            self.touch(tx, host, kind, object_id)
+        return hosts
+
+    def remove(self, tx: Tx, host: str, kind: str, object_id: str) -> None:
+        """The host is not to have it any more."""
+        key = {"the_host": host, "the_kind": kind, "the_object": object_id, "now": tx.now}
+        if tx.run(_REMOVE, key):
+            self._hint(tx, host, kind, object_id)
+
+    def applied(self, tx: Tx, host: str, kind: str, object_id: str) -> tuple[int, int, str | None] | None:
+        """(generation wanted, generation applied, error); None if the host never was to have it. A removed document is
+        applied when the host reported its removal."""
+        row = tx.first(_ONE, {"the_host": host, "the_kind": kind, "the_object": object_id})
+        return None if row is None else (row[0], row[1], row[2])
+
+    def holders(self, tx: Tx, kind: str, object_id: str) -> list[str]:
+        """The hosts that are to have it."""
+        return [row[0] for row in tx.rows(_HOLDERS, {"the_kind": kind, "the_object": object_id})]
+
+    def behind(self, tx: Tx) -> list[tuple[str, str, str, int, int, str | None]]:
+        """What hosts have not applied: (host, kind, id, generation, applied, error)."""
+        return [tuple(row) for row in tx.rows(_BEHIND)]
+
+    def purge(self, tx: Tx, older_seconds: float = 86_400) -> int:
+        return tx.run(_PURGE, {"before": tx.now - int(older_seconds * SECOND)})
+
+    def _hint(self, tx: Tx, host: str, kind: str, object_id: str) -> None:
+        hints = self._hints.get(tx)
+        if hints is None:
+            hints = self._hints[tx] = {}
+            tx.after_commit(lambda: self._send_hints(hints))
+        hints.setdefault(host, set()).add((kind, object_id))
+
+    def _send_hints(self, hints: dict[str, set[tuple[str, str]]]) -> None:
+        for host, keys in hints.items():
+            self._bus.cast(f"agent.{host}", LookAgain(keys=sorted(keys) if len(keys) <= _HINTED_AT_MOST else []))
+
+    # -- hosts ask and report -----------------------------------------------------------------------------------------
+
+    def index(self, tx: Tx, host: str) -> Index:
+        return Index(entries=[(row[0], row[1], row[2]) for row in tx.rows(_INDEX, {"the_host": host})])
+
+    def pull(self, tx: Tx, message: Pull) -> Documents:
+        """What is wanted is built; what was removed, or is no more, is named absent; what was never heard of is not
+        named (the host keeps and reports it)."""
+        wanted: dict[str, list[str]] = {}
+        for kind, object_id in message.keys:
+            wanted.setdefault(kind, []).append(object_id)
+        documents: list[tuple[str, dict[str, Any]]] = []
+        absent: list[tuple[str, str, int]] = []
+        for kind, ids in wanted.items():
+            build = self._builders.get(kind)
+            if build is None:
+                continue
+            for row in tx.rows(_SOME, {"the_host": message.host, "the_kind": kind, "ids": ids}):
+                document = None if row[3] else build(tx, message.host, row[1], row[2])
+                if document is None:
+                    absent.append((kind, row[1], row[2]))
+                else:
+                    documents.append((kind, msgspec.to_builtins(document)))
+        return Documents(documents=documents, absent=absent)
+
+    def report(self, tx: Tx, message: Applied) -> None:
+        for kind, object_id, generation, error in message.entries:
+            values = {
+                "the_host": message.host, "the_kind": kind, "the_object": object_id, "the_generation": generation,
+                "error": error, "now": tx.now,
+            }  # fmt: skip
+            if not tx.run(_APPLIED if error is None else _FAILED, values):
+                continue  # an old report, or of something we do not know
+            for listener in self._listeners:
+                listener(tx, message.host, kind, object_id, generation, error)
+
+    def kinds(self) -> Iterable[str]:
+        return self._builders.keys()
