@@ -447,6 +447,45 @@ class UploadVolumeResult(SnapshotServerResult):
     pass
 
 
+class RevertVolume(Operation, tag="volume.revert"):
+    """Take a volume that is not exported back to its newest snapshot."""
+
+    role: ClassVar[str] = "storage"
+    volume_id: str
+    snapshot_id: str
+
+
+class BackupVolume(Operation, tag="volume.backup"):
+    """Copy a volume (or a snapshot of it) into the backup store of the storage host. ``parent_backup_id``: chunks equal
+    to the parent's are not stored twice. Undo: DeleteBackup."""
+
+    role: ClassVar[str] = "storage"
+    stall_seconds: ClassVar[float] = 600
+    volume_id: str
+    backup_id: str
+    snapshot_id: str | None = None
+    parent_backup_id: str | None = None
+
+
+class BackupVolumeResult(Result):
+    object_count: int
+    size_bytes: int  # of the volume
+
+
+class RestoreBackup(Operation, tag="volume.restore_backup"):
+    """Overwrite a volume that is not exported with a backup."""
+
+    role: ClassVar[str] = "storage"
+    stall_seconds: ClassVar[float] = 600
+    volume_id: str
+    backup_id: str
+
+
+class DeleteBackup(Operation, tag="volume.delete_backup"):
+    role: ClassVar[str] = "storage"
+    backup_id: str
+
+
 OperationBody = (
     CacheImage
     | CreateDisks
@@ -471,6 +510,10 @@ OperationBody = (
     | ExportVolume
     | UnexportVolume
     | UploadVolume
+    | RevertVolume
+    | BackupVolume
+    | RestoreBackup
+    | DeleteBackup
 )
 
 

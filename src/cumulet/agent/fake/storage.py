@@ -30,6 +30,10 @@ class FakeStorage(FakeDriver):
             c.ExportVolume: self._export,
             c.UnexportVolume: self._unexport,
             c.UploadVolume: self._upload,
+            c.RevertVolume: self._revert,
+            c.BackupVolume: self._backup,
+            c.RestoreBackup: self._restore_backup,
+            c.DeleteBackup: self._delete_backup,
         }
 
     def _create(self, op: c.CreateVolume, progress: Progress) -> None:
@@ -105,6 +109,37 @@ class FakeStorage(FakeDriver):
         return c.UploadVolumeResult(
             size=done.size, sha512=done.sha512, md5=done.md5, virtual_size_bytes=done.virtual_size_bytes
         )
+
+    def _revert(self, op: c.RevertVolume, progress: Progress) -> None:
+        with self.world.look() as state:
+            volume = _volume(state, op.volume_id)
+            if op.snapshot_id not in volume.snapshots:
+                raise not_found(f"snapshot {op.snapshot_id}")
+            if volume.exports:
+                raise DriverError("busy", "The volume is exported.")
+
+    def _backup(self, op: c.BackupVolume, progress: Progress) -> c.BackupVolumeResult:
+        with self.world.change() as state:
+            volume = _volume(state, op.volume_id)
+            if op.snapshot_id is not None and op.snapshot_id not in volume.snapshots:
+                raise not_found(f"snapshot {op.snapshot_id}")
+            if op.parent_backup_id is not None and op.parent_backup_id not in state.backups:
+                raise not_found(f"backup {op.parent_backup_id}")
+            state.backups[op.backup_id] = volume.size_gb
+            return c.BackupVolumeResult(object_count=1, size_bytes=volume.size_gb << 30)
+
+    def _restore_backup(self, op: c.RestoreBackup, progress: Progress) -> None:
+        with self.world.change() as state:
+            volume = _volume(state, op.volume_id)
+            if op.backup_id not in state.backups:
+                raise not_found(f"backup {op.backup_id}")
+            if volume.exports:
+                raise DriverError("busy", "The volume is exported.")
+            volume.source = op.backup_id
+
+    def _delete_backup(self, op: c.DeleteBackup, progress: Progress) -> None:
+        with self.world.change() as state:
+            state.backups.pop(op.backup_id, None)
 
     def inventory(self) -> Found:
         with self.world.look() as state:

@@ -51,6 +51,7 @@ class State(msgspec.Struct):
     taps: dict[str, str] = {}  # port id -> server id
     domains: dict[str, Domain] = {}  # server id
     volumes: dict[str, Volume] = {}
+    backups: dict[str, int] = {}  # backup id -> size in GiB
     documents: dict[str, dict[str, Any]] = {}  # kind -> id -> document
 
 
@@ -92,6 +93,7 @@ class World:
                 "taps": list(state.taps),
                 "volumes": list(state.volumes),
                 "snapshots": [one for volume in state.volumes.values() for one in volume.snapshots],
+                "backups": list(state.backups),
                 "exports": [one for volume in state.volumes.values() for one in volume.exports],
                 **{f"{kind} documents": list(docs) for kind, docs in state.documents.items()},
             }

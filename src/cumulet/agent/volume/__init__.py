@@ -1,0 +1,1 @@
+"""Storage driver of a host: volumes, their snapshots, exports and backups."""

@@ -1,0 +1,128 @@
+"""The one qemu-storage-daemon of a host: it holds every exported volume open and serves them by NBD.
+
+It is not our child: it detaches, outlives us and is found again by its monitor socket. Guests' disks hang on it, so
+nothing here ever stops it except `stop`, which tear-down calls.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cumulet.agent.errors import DriverError
+from cumulet.agent.volume.qmp import Qmp, QmpError
+
+PROGRAM = "qemu-storage-daemon"
+_START_SECONDS = 20
+
+
+class StorageDaemon:
+    """``run_dir``: sockets and pid file (short path: a socket's name holds 107 bytes). ``listen``: ``HOST:PORT`` for
+    NBD over TCP; None: a unix socket, for guests of this host."""
+
+    def __init__(self, run_dir: Path, listen: str | None = None, group: str | None = None) -> None:
+        self.run_dir = run_dir
+        self.listen = listen
+        self.group = group
+        self.monitor = run_dir / "qsd.qmp"
+        self.socket = run_dir / "nbd.sock"
+        self.pid_file = run_dir / "qsd.pid"
+        self._lock = threading.RLock()
+
+    def running(self) -> bool:
+        try:
+            Qmp(self.monitor, timeout=5).close()
+        except OSError:
+            return False
+        return True
+
+    def ensure(self) -> bool:
+        """Start it unless it runs; True if it had to be started (it then has no exports)."""
+        with self._lock:
+            if self.running():
+                return False
+            if shutil.which(PROGRAM) is None:
+                raise DriverError("unsupported", f"{PROGRAM} is not installed (Debian: qemu-system-common)")
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            for left in (self.monitor, self.socket, self.pid_file):
+                left.unlink(missing_ok=True)
+            if self.listen is None:
+                address = f"addr.type=unix,addr.path={self.socket}"
+            else:
+                host, _, port = self.listen.rpartition(":")
+                address = f"addr.type=inet,addr.host={host.strip('[]')},addr.port={port}"
+            command = [
+                *(PROGRAM, "--daemonize", "--pidfile", str(self.pid_file)),
+                *("--chardev", f"socket,id=qmp,path={self.monitor},server=on,wait=off"),
+                *("--monitor", "chardev=qmp"),
+                *("--nbd-server", f"{address},max-connections=0"),
+            ]
+            try:
+                subprocess.run(command, check=True, timeout=_START_SECONDS, capture_output=True, text=True, cwd="/")
+            except subprocess.CalledProcessError as error:
+                raise DriverError("internal", f"{PROGRAM} did not start: {error.stderr.strip()[-300:]}") from error
+            except subprocess.TimeoutExpired as error:
+                raise DriverError("timeout", f"{PROGRAM} did not start in {_START_SECONDS} s") from error
+            os.chmod(self.monitor, 0o600)
+            self._admit()
+            return True
+
+    def _admit(self) -> None:
+        """Let the hypervisor's group, and nobody else, connect to the socket."""
+        if self.listen is not None:
+            return
+        os.chmod(self.socket, 0o600)
+        if self.group is not None:
+            try:
+                shutil.chown(self.socket, group=self.group)
+            except LookupError as error:
+                raise DriverError("internal", f"there is no group {self.group} on this host") from error
+            os.chmod(self.socket, 0o660)
+
+    @contextmanager
+    def qmp(self) -> Iterator[Qmp]:
+        """The monitor, for one thread at a time (it serves one client)."""
+        with self._lock:
+            try:
+                connection = Qmp(self.monitor)
+            except OSError as error:
+                raise DriverError("internal", f"the storage daemon does not answer: {error}") from error
+            with connection:
+                try:
+                    yield connection
+                except QmpError as error:
+                    raise DriverError("internal", f"the storage daemon refused: {error}") from error
+                except (OSError, ValueError) as error:
+                    raise DriverError("internal", f"the storage daemon broke off: {error}") from error
+
+    def stop(self, seconds: float = 10) -> None:
+        """End it: every guest that uses a volume of it loses its disk."""
+        try:
+            pid = int(self.pid_file.read_text())
+            name = Path(f"/proc/{pid}/comm").read_text().strip()
+        except (FileNotFoundError, ValueError):
+            return
+        if not PROGRAM.startswith(name):
+            return  # the number is another process's by now
+        try:
+            with Qmp(self.monitor, timeout=5) as qmp:
+                qmp.execute("quit")
+        except (OSError, QmpError):
+            os.kill(pid, signal.SIGTERM)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and _alive(pid):
+            time.sleep(0.02)
+        for left in (self.monitor, self.socket, self.pid_file):
+            left.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -1,0 +1,200 @@
+"""The storage driver on real qcow2 files and a real qemu-storage-daemon."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from cumulet.agent import contract as c
+from cumulet.agent.errors import DriverError
+from cumulet.agent.image.cache import CachedImage, ImageCache
+from cumulet.agent.volume.driver import FileProvider
+from cumulet.kernel.ids import new_uuid
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("qemu-storage-daemon") is None or shutil.which("qemu-io") is None, reason="QEMU's tools are missing"
+)
+MIB = 1 << 20
+
+
+def alive(fraction: float | None = None) -> None:
+    return None
+
+
+class Host:
+    def __init__(self, root: Path, run: Path) -> None:
+        self.provider = FileProvider(root / "storage", run, ImageCache(root / "cache"))
+        self.provider.start()
+        self.operations = self.provider.operations()
+
+    def do(self, operation: c.Operation):
+        return self.operations[type(operation)](operation, alive)
+
+    def create(self, **more) -> str:
+        volume_id = new_uuid()
+        self.do(c.CreateVolume(volume_id=volume_id, size_gb=1, **more))
+        return volume_id
+
+    def export(self, volume_id: str, attachment_id: str = "a" * 8, generation: int = 1) -> str:
+        made = self.do(
+            c.ExportVolume(
+                volume_id=volume_id, attachment_id=attachment_id, attachment_generation=generation, host="here"
+            )
+        )
+        return made.connection.uri
+
+    def path(self, volume_id: str) -> str:
+        return str(self.provider.volumes.path(volume_id))
+
+
+def io(target: str, *commands: str, form: str | None = None) -> None:
+    form = form or ("raw" if target.startswith("nbd") else "qcow2")
+    flags = [flag for command in commands for flag in ("-c", command)]
+    done = subprocess.run(["qemu-io", "-f", form, *flags, target], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "mismatch" not in done.stdout, done.stdout
+    assert "failed" not in done.stdout, done.stdout
+
+
+@pytest.fixture
+def host(tmp_path):
+    run = Path(tempfile.mkdtemp(prefix="vol-", dir="/tmp"))
+    made = Host(tmp_path, run)
+    yield made
+    made.provider.daemon.stop()
+    shutil.rmtree(run)
+
+
+def test_a_volume_is_made_grown_and_removed_any_number_of_times(host):
+    volume = host.create()
+    for _ in range(2):
+        host.do(c.CreateVolume(volume_id=volume, size_gb=1))
+        host.do(c.ExtendVolume(volume_id=volume, new_size_gb=2))
+    assert host.provider.volumes.size(volume) == 2 << 30
+    assert host.provider.inventory().volumes == [volume]
+    for _ in range(2):
+        host.do(c.DeleteVolume(volume_id=volume))
+    assert host.provider.inventory().volumes == []
+    with pytest.raises(DriverError, match="no volume"):
+        host.do(c.ExtendVolume(volume_id=volume, new_size_gb=3))
+
+
+def test_exports_are_fenced_by_generation_and_outlive_us(host, tmp_path):
+    volume = host.create()
+    uri = host.export(volume)
+    assert host.export(volume) == uri
+    io(uri, "write -P 7 0 1M")
+    again = Host(tmp_path, host.provider.daemon.run_dir)  # the agent starts anew: the daemon is the same
+    io(uri, "read -P 7 0 1M")
+    assert again.provider.inventory().exports == [(volume, "a" * 8)]
+    newer = again.export(volume, generation=2)
+    io(newer, "read -P 7 0 1M")
+    with pytest.raises(AssertionError):
+        io(uri, "read 0 1M")
+    with pytest.raises(DriverError, match="fenced"):
+        again.export(volume, generation=1)
+    with pytest.raises(DriverError, match="exported"):
+        again.do(c.DeleteVolume(volume_id=volume))
+    for _ in range(2):
+        again.do(c.UnexportVolume(volume_id=volume, attachment_id="a" * 8))
+    with pytest.raises(DriverError, match="fenced"):
+        again.export(volume, generation=1)
+    again.do(c.DeleteVolume(volume_id=volume))
+    assert list((tmp_path / "storage" / "exports").iterdir()) == []
+
+
+def test_exports_come_back_after_the_daemon_died(host, tmp_path):
+    volume = host.create()
+    uri = host.export(volume)
+    io(uri, "write -P 3 0 64k")
+    os.kill(int(host.provider.daemon.pid_file.read_text()), 9)
+    Host(tmp_path, host.provider.daemon.run_dir)
+    io(uri, "read -P 3 0 64k")
+
+
+@pytest.mark.parametrize("exported", [False, True])
+def test_snapshots_keep_what_was(host, exported):
+    volume, snapshot = host.create(), new_uuid()
+    uri = host.export(volume) if exported else host.path(volume)
+    io(uri, "write -P 1 0 1M")
+    for _ in range(2):
+        host.do(c.CreateVolumeSnapshot(snapshot_id=snapshot, volume_id=volume))
+    io(uri, "write -P 2 0 1M")
+    made = host.create(source_snapshot_id=snapshot, source_snapshot_volume_id=volume)
+    io(host.path(made), "read -P 1 0 1M")
+    clone = host.create(source_volume_id=volume)
+    io(host.path(clone), "read -P 2 0 1M")
+    with pytest.raises(DriverError):
+        host.do(c.DeleteVolume(volume_id=volume))
+    if not exported:
+        host.do(c.RevertVolume(volume_id=volume, snapshot_id=snapshot))
+        io(uri, "read -P 1 0 1M")
+    for _ in range(2):
+        host.do(c.DeleteVolumeSnapshot(snapshot_id=snapshot, volume_id=volume))
+    assert host.provider.volumes.snapshots(volume) == []
+
+
+def test_an_exported_volume_grows(host):
+    volume = host.create()
+    uri = host.export(volume)
+    io(uri, "write -P 5 0 1M")
+    for _ in range(2):
+        host.do(c.ExtendVolume(volume_id=volume, new_size_gb=2))
+    io(uri, "read -P 5 0 1M", "write -P 6 1536M 1M")
+
+
+def test_a_volume_is_made_from_an_image_and_becomes_one(host, tmp_path):
+    data = os.urandom(MIB)
+    source = tmp_path / "image"
+    source.write_bytes(data)
+    digest = hashlib.sha512(data).hexdigest()
+    image = c.ImageSource(image_id=new_uuid(), disk_format="raw", size=MIB, sha512=digest, path=str(source))
+    volume = host.create(image=image)
+    target = tmp_path / "uploaded"
+    upload = c.Upload(image_id=new_uuid(), disk_format="qcow2", path=str(target))
+    for _ in range(2):
+        made = host.do(c.UploadVolume(volume_id=volume, upload=upload))
+    stored = target.read_bytes()
+    assert (made.size, made.virtual_size_bytes) == (len(stored), 1 << 30)
+    assert made.sha512 == hashlib.sha512(stored).hexdigest()
+    subprocess.run(["qemu-img", "convert", "-O", "raw", target, tmp_path / "raw"], check=True)
+    with open(tmp_path / "raw", "rb") as raw:
+        assert raw.read(MIB) == data
+
+
+def test_an_image_larger_than_the_volume_is_refused(host, tmp_path, monkeypatch):
+    (tmp_path / "base").touch()
+    big = CachedImage(tmp_path / "base", True, 0, (1 << 30) + 1)
+    monkeypatch.setattr(host.provider.cache, "get", lambda source, progress: big)
+    with pytest.raises(DriverError, match="does not fit"):
+        host.create(image=c.ImageSource(image_id=new_uuid(), disk_format="raw", size=1))
+
+
+def test_backups_hold_what_was_and_share_chunks(host):
+    volume = host.create()
+    io(host.path(volume), "write -P 1 0 8M", "write -P 2 512M 4M")
+    first, second = new_uuid(), new_uuid()
+    made = host.do(c.BackupVolume(volume_id=volume, backup_id=first))
+    assert made.object_count == 3
+    io(host.path(volume), "write -P 9 512M 4M")
+    uri = host.export(volume)
+    for _ in range(2):
+        host.do(c.BackupVolume(volume_id=volume, backup_id=second, parent_backup_id=first))
+    with pytest.raises(DriverError, match="exported"):
+        host.do(c.RestoreBackup(volume_id=volume, backup_id=first))
+    host.do(c.UnexportVolume(volume_id=volume, attachment_id="a" * 8))
+    assert uri
+    io(host.path(volume), "write -P 4 0 16M", "write -P 4 512M 16M", "write -P 4 600M 4M")
+    host.do(c.RestoreBackup(volume_id=volume, backup_id=first))
+    io(host.path(volume), "read -P 1 0 8M", "read -P 2 512M 4M", "read -P 0 600M 4M")
+    for _ in range(2):
+        host.do(c.DeleteBackup(backup_id=first))
+    other = host.create()
+    host.do(c.RestoreBackup(volume_id=other, backup_id=second))
+    io(host.path(other), "read -P 1 0 8M", "read -P 9 512M 4M")
+    with pytest.raises(DriverError, match="no backup"):
+        host.do(c.RestoreBackup(volume_id=other, backup_id=first))
