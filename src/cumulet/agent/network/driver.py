@@ -1,0 +1,124 @@
+"""The network side of a host, as the runtime and the compute driver see it.
+
+`NetworkDriver` builds the parts, takes over what exists at start, and answers for ports, networks, routers and
+metadata. Everything works from documents; an agent that starts again compares and changes nothing.
+"""
+
+import shutil
+
+from cumulet.agent.contract import Absent, Operation, PlugPorts, UnplugPorts
+from cumulet.agent.driver import DocumentApplier, Driver, Facts, Found, Hooks, OperationBody
+from cumulet.agent.network import daemons, external
+from cumulet.agent.network.config import NetworkConfig
+from cumulet.agent.network.dhcp import DhcpServers
+from cumulet.agent.network.external import ExternalBridge
+from cumulet.agent.network.firewall import Firewall, foreign_forward_drops
+from cumulet.agent.network.inside import Namespaces
+from cumulet.agent.network.metadata_server import MetadataDocs, MetadataServer
+from cumulet.agent.network.ports import Ports
+from cumulet.agent.network.router import Routers
+from cumulet.agent.network.select import choose
+from cumulet.agent.network.store import DocumentStore
+from cumulet.agent.network.wiring import Wiring
+
+
+class NetworkDriver(Driver):
+    role = "network"
+
+    def __init__(self, config: NetworkConfig) -> None:
+        self.config = config
+        for directory in (config.state_dir, config.run_dir):
+            directory.mkdir(parents=True, exist_ok=True)
+        store = DocumentStore(config.documents_dir)
+        mechanism, self.why = choose(config, store)
+        self._wiring = Wiring(
+            config,
+            store,
+            mechanism,
+            Firewall(config.run_dir),
+            Namespaces(config.run_dir),
+            MetadataServer(store, config.metadata_port),
+        )
+        self.ports = Ports(self._wiring)  # the PortPlugger of this host
+        self._networks = DhcpServers(self._wiring)
+        self._routers = Routers(self._wiring)
+        self._metadata = MetadataDocs(store)
+        self._warnings: list[dict[str, str]] = []
+
+    @property
+    def mechanism(self) -> str:
+        return self._wiring.mechanism.name
+
+    # -- Driver -------------------------------------------------------------------------------------------------------
+
+    def start(self, hooks: Hooks) -> None:
+        self._wiring.namespaces.forget_gone()
+        with self._wiring.lock:
+            self._wiring.sync_guard()
+        self._wiring.metadata.start()
+        self._warnings = self._look_around()
+
+    def stop(self) -> None:
+        self._wiring.metadata.close()
+
+    def operations(self) -> dict[type[Operation], OperationBody]:
+        return {PlugPorts: self.ports.plug_ports, UnplugPorts: self.ports.unplug_ports}
+
+    def documents(self) -> dict[str, DocumentApplier]:
+        return {"port": self.ports, "network": self._networks, "router": self._routers, "metadata": self._metadata}
+
+    def inventory(self) -> Found:
+        return Found(ports=self.ports.plugged())
+
+    def facts(self) -> Facts:
+        return Facts(
+            mechanism=self.mechanism,
+            tunnel_ip=self.config.tunnel_ip,
+            bridge_mappings=self.config.bridge_mappings,
+            warnings=self._warnings,
+        )
+
+    def remove_absent(self, absent: Absent) -> None:
+        for port_id in absent.ports:
+            self.ports.unplug(port_id)
+
+    # -- the single machine -------------------------------------------------------------------------------------------
+
+    def ensure_external_bridge(self, name: str, gateway_cidrs: list[str], masquerade: bool = True) -> ExternalBridge:
+        return external.ensure_external_bridge(self.config.state_dir, name, gateway_cidrs, masquerade)
+
+    def remove_host_changes(self) -> list[str]:
+        return external.remove_host_changes(self.config.state_dir)
+
+    def cleanup_all(self) -> None:
+        """Remove every port, network and router of ours from the host, with their daemons; what others made stays."""
+        w = self._wiring
+        with w.lock:
+            for router_id in self._routers.list():
+                self._routers.remove(router_id, 1 << 62)
+            for network_id in self._networks.list():
+                self._networks.remove(network_id, 1 << 62)
+            w.metadata.close()
+            for port_id in self.ports.plugged():
+                self.ports.unplug(port_id)
+            for directory in sorted((self.config.run_dir / "dhcp").glob("*")):
+                daemons.stop("dnsmasq", directory / "pid")
+            for directory in sorted((self.config.run_dir / "router").glob("*")):
+                daemons.stop("radvd", directory / "radvd.pid")
+            for namespace in w.namespaces.ours(""):
+                w.namespaces.delete(namespace)
+            w.mechanism.cleanup()
+            w.firewall.cleanup()
+            w.store.clear()
+            for name in ("dhcp", "router", "namespaces"):
+                shutil.rmtree(self.config.run_dir / name, ignore_errors=True)
+
+    def _look_around(self) -> list[dict[str, str]]:
+        return [
+            {
+                "code": "forward-policy-drop",
+                "message": f"{chain} drops forwarded packets, bridged ones of networks with security groups among them",
+                "cure": "accept them there (for Docker: iptables -I DOCKER-USER -i brq+ -j ACCEPT)",
+            }
+            for chain in foreign_forward_drops()
+        ]

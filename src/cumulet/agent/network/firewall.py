@@ -1,0 +1,238 @@
+"""Security groups of the ports of this host, kept in nftables tables of our own (`rules` says what is in them).
+
+Owns: ``bridge cumulet_sg``, ``inet cumulet_track``, ``netdev cumulet_guard`` and, on the bridges that carry filtered
+ports, the sysfs switches ``bridge/nf_call_iptables`` and ``nf_call_ip6tables``. The machine-wide sysctls
+``bridge-nf-call-*`` are never touched, so other bridges behave as before. What the kernel holds is read from the kernel
+(a digest in a rule's comment), so a restarted agent rewrites nothing.
+
+Refuses nothing by itself; text that nft refuses is a DriverError and leaves the old rules in force.
+
+Limit that cannot be cured here: packets of tracked bridges also pass the inet forward hook, so a foreign forward chain
+with policy drop stops them. `foreign_forward_drops` names such chains; the driver reports them as a warning.
+"""
+
+import json
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+from cumulet.agent.contract import FirewallRule, PortDoc
+from cumulet.agent.errors import DriverError
+from cumulet.agent.network import links, names, rules
+from cumulet.agent.network.names import FILTER_TABLE, GUARD_TABLE, HOST_TABLES, TRACK_TABLE
+from cumulet.agent.network.shell import nft, nft_json, run, write_atomically
+
+_FIRST_ZONE = 20000
+_LAST_ZONE = 60000
+
+
+class Firewall:
+    """Not thread-safe: the driver calls it under its wiring lock."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._zones_file = run_dir / "zones.json"
+        self._zones: dict[str, int] = self._load()  # tracked bridge -> conntrack zone, 0 for shared ones
+        self._written: tuple[str, str] | None = None  # tracking and guard as last given to nft
+        self._groups: dict[str, list[str]] = {}  # set -> members as last given to nft
+        self._base_known = False
+
+    # -- bridges -----------------------------------------------------------------------------------------------------
+
+    def track(self, bridge: str, private: bool) -> None:
+        """Have connections on this bridge tracked, in a zone of its own if it is private to a network."""
+        if bridge not in self._zones:
+            self._zones[bridge] = self._free_zone() if private else 0
+            self._save()
+        for name in ("nf_call_iptables", "nf_call_ip6tables"):
+            switch = links.SYS / bridge / "bridge" / name
+            try:
+                if switch.read_text().strip() != "1":
+                    switch.write_text("1")
+            except FileNotFoundError as error:
+                raise DriverError(
+                    "unsupported", "this kernel has no br_netfilter: load it (modprobe br_netfilter)"
+                ) from error
+
+    def sync_bridges(self, guarded: Iterable[str]) -> None:
+        """Bring tracking and guard tables to the bridges that exist."""
+        gone = [bridge for bridge in self._zones if not links.exists(bridge)]
+        for bridge in gone:
+            zone = self._zones.pop(bridge)
+            if zone:
+                self._flush("-w", str(zone))
+        if gone:
+            self._save()
+        wanted = (rules.tracking(self._zones), rules.guard(d for d in guarded if links.exists(d)))
+        if wanted != self._written:
+            nft(wanted[0] + wanted[1])
+            self._written = wanted
+
+    def zone(self, bridge: str) -> int:
+        return self._zones.get(bridge, 0)
+
+    # -- ports ------------------------------------------------------------------------------------------------------
+
+    def ensure_base(self) -> None:
+        """At start, or when a port's chains are found missing: the tables themselves may be gone."""
+        present = nft_json("-t", "list", "table", "bridge", FILTER_TABLE)
+        if present is None:
+            self._groups.clear()
+        for family, table in (("inet", TRACK_TABLE), ("netdev", GUARD_TABLE)):
+            if nft_json("-t", "list", "table", family, table) is None:
+                self._written = None
+        nft(rules.base())
+        for entry in present or []:
+            if "set" in entry:
+                self._groups.setdefault(entry["set"]["name"], ["unknown"])
+        self._base_known = True
+
+    def apply(self, port: PortDoc, device: str, bridge: str, before: PortDoc | None) -> bool:
+        """Filters of ``device`` as ``port`` wants them; True if anything changed. ``before`` is the document applied
+        last: connections that only it admitted are cut."""
+        if not rules.filtered(port):
+            return self.remove(device)
+        if not self._base_known:
+            self.ensure_base()
+        sets = rules.groups(port)
+        changed_sets = {name: members for name, members in sets.items() if self._groups.get(name) != members}
+        held = self._held_digest(device)
+        if held is None:
+            self.ensure_base()
+            changed_sets = {name: members for name, members in sets.items() if self._groups.get(name) != members}
+        script = "".join(rules.group(name, members) for name, members in changed_sets.items())
+        if held != rules.port_digest(port, device):
+            script += rules.port_chains(port, device)
+        if script:
+            nft(script)
+            self._groups.update(changed_sets)
+        if before is not None and before != port:
+            self._cut(before, port, self.zone(bridge))
+        return bool(script)
+
+    def remove(self, device: str) -> bool:
+        if self._held_digest(device) is None:
+            return False
+        nft(rules.no_port_chains(device))
+        return True
+
+    def forget(self, port: PortDoc, bridge: str) -> None:
+        """The port is gone: its connections too, or the next owner of its addresses would inherit them."""
+        zone = self.zone(bridge)
+        for fixed in port.fixed_ips:
+            self._flush("-w", str(zone), "-s", fixed.ip_address)
+            self._flush("-w", str(zone), "-d", fixed.ip_address)
+
+    def sweep_groups(self, used: Iterable[str]) -> None:
+        """Remove sets that no port refers to any more."""
+        stale = set(self._groups) - set(used)
+        if stale:
+            nft("".join(rules.no_group(name) for name in sorted(stale)))
+            for name in stale:
+                del self._groups[name]
+
+    def filtered_devices(self) -> list[str]:
+        entries = nft_json("-t", "list", "table", "bridge", FILTER_TABLE) or []
+        chains = (e["chain"]["name"] for e in entries if "chain" in e)
+        return sorted(c[2:] for c in chains if c.startswith("o-"))
+
+    def cleanup(self) -> None:
+        for bridge in self._zones:
+            for name in ("nf_call_iptables", "nf_call_ip6tables"):
+                switch = links.SYS / bridge / "bridge" / name
+                if switch.exists():
+                    switch.write_text("0")
+        nft("".join(f"add table {f} {t}\ndelete table {f} {t}\n" for f, t in HOST_TABLES if t != names.EXTERNAL_TABLE))
+        self._zones.clear()
+        self._zones_file.unlink(missing_ok=True)
+        self._groups.clear()
+        self._written, self._base_known = None, False
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _held_digest(self, device: str) -> str | None:
+        for entry in reversed(nft_json("list", "chain", "bridge", FILTER_TABLE, f"o-{device}") or []):
+            comment = entry.get("rule", {}).get("comment", "")
+            if comment.startswith(rules.COMMENT):
+                return str(comment[len(rules.COMMENT) :])
+        return None
+
+    def _cut(self, before: PortDoc, now: PortDoc, zone: int) -> None:
+        """Flush tracked connections that a removed rule, group member or address let in."""
+        same = {a.ip_address for a in before.fixed_ips} & {a.ip_address for a in now.fixed_ips}
+        for fixed in before.fixed_ips:
+            if fixed.ip_address not in same:
+                self._flush("-w", str(zone), "-s", fixed.ip_address)
+                self._flush("-w", str(zone), "-d", fixed.ip_address)
+        for rule in before.rules:
+            if rule not in now.rules:
+                self._cut_rule(rule, same, zone, None)
+            elif rule.remote_group_id:
+                left = set(before.groups.get(rule.remote_group_id, [])) - set(now.groups.get(rule.remote_group_id, []))
+                for member in left:
+                    self._cut_rule(rule, same, zone, member)
+        if not rules.filtered(before) and rules.filtered(now):
+            for fixed in now.fixed_ips:  # what was not looked at until now
+                self._flush("-w", str(zone), "-s", fixed.ip_address)
+                self._flush("-w", str(zone), "-d", fixed.ip_address)
+
+    def _cut_rule(self, rule: FirewallRule, own: set[str], zone: int, remote: str | None) -> None:
+        mine, theirs = ("-d", "-s") if rule.direction == "ingress" else ("-s", "-d")
+        remote = remote or rule.remote_ip_prefix
+        version = 6 if rule.ethertype == "IPv6" else 4
+        for address in own:
+            if (":" in address) != (version == 6):
+                continue
+            arguments = ["-w", str(zone), mine, address]
+            if remote and not remote.endswith("/0"):
+                arguments += [theirs, remote]
+            if rule.protocol in ("tcp", "udp", "icmp", "sctp", "dccp", "udplite") and version == 4:
+                arguments += ["-p", rule.protocol]
+            self._flush(*arguments)
+
+    def _flush(self, *arguments: str) -> None:
+        for family in ("ipv4", "ipv6"):
+            given = [a for a in arguments if "." in a or ":" in a]
+            if any((":" in a) != (family == "ipv6") for a in given):
+                continue
+            run(["conntrack", "-D", "-f", family, *arguments], ok=(0, 1))  # 1: there were none
+
+    def _free_zone(self) -> int:
+        used = set(self._zones.values())
+        for zone in range(_FIRST_ZONE, _LAST_ZONE):
+            if zone not in used:
+                return zone
+        raise DriverError("no-space", "all connection tracking zones are in use")
+
+    def _load(self) -> dict[str, int]:
+        try:
+            held = json.loads(self._zones_file.read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
+        return {str(b): int(z) for b, z in held.items() if links.exists(str(b))}
+
+    def _save(self) -> None:
+        write_atomically(self._zones_file, json.dumps(self._zones, sort_keys=True))
+
+
+def foreign_forward_drops() -> list[str]:
+    """Forward chains with policy drop that others put on this host, as "family table chain"."""
+    found = []
+    for entry in nft_json("-t", "list", "ruleset") or []:
+        chain = entry.get("chain", {})
+        if (
+            chain.get("hook") == "forward"
+            and chain.get("policy") == "drop"
+            and chain.get("family") in ("ip", "ip6", "inet")
+            and not chain["table"].startswith("cumulet_")
+        ):
+            found.append(f"{chain['family']} {chain['table']} {chain['name']}")
+    for program, tables in (("iptables-legacy", "ip_tables_names"), ("ip6tables-legacy", "ip6_tables_names")):
+        try:  # only if it has the table: asking would make it
+            if "filter" not in (Path("/proc/net") / tables).read_text().split():
+                continue
+            listed = subprocess.run([program, "-S", "FORWARD"], capture_output=True, text=True, check=False, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if "-P FORWARD DROP" in listed.stdout:
+            found.append(f"{program} filter FORWARD")
+    return found

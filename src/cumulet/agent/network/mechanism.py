@@ -1,0 +1,37 @@
+"""How networks are wired on a host: the seam between ports and Linux bridge or Open vSwitch.
+
+A mechanism gives every network a place to plug devices into. `plug` and `unplug` are for one device; filters are set
+before a device goes up. Everything is idempotent and compares with the kernel first.
+"""
+
+from typing import Protocol
+
+from cumulet.agent.contract import PortDoc
+
+
+class Mechanism(Protocol):
+    name: str
+
+    def prepare(self, port: PortDoc) -> str:
+        """Have the port's network on this host; the bridge on which its device's frames are filtered."""
+        ...
+
+    def plug(self, port: PortDoc, device: str) -> None:
+        """Connect an existing or (for a guest's tap) new device to its network and set it up or down."""
+        ...
+
+    def unplug(self, port_id: str, device: str) -> None:
+        """Delete the device and, if it was the last of its network here, the network's wiring."""
+        ...
+
+    def refresh(self, network_id: str) -> None:
+        """Documents of this network changed or went: adjust tunnels to the peers they name."""
+        ...
+
+    def is_private(self, bridge: str) -> bool:
+        """True for a bridge made for one tenant network (or port), where the host itself has no business."""
+        ...
+
+    def cleanup(self) -> None:
+        """Remove everything this mechanism made."""
+        ...

@@ -1,0 +1,82 @@
+"""The network driver inside a pretend host: JSON lines in, JSON lines out. Killed without warning by the tests."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cumulet.agent.contract import DOCUMENTS, PortDoc
+from cumulet.agent.errors import DriverError
+from cumulet.agent.network.config import NetworkConfig
+from cumulet.agent.network.driver import NetworkDriver
+
+
+class NoHooks:
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    def server_changed(self, server_id: str, power_state: int, reason: str = "") -> None:
+        self.asked.append(("server_changed", server_id))
+
+    def reapply(self, kind: str, ids: Any = None) -> None:
+        self.asked.append(("reapply", kind))
+
+    def document(self, kind: str, object_id: str) -> Any | None:
+        return None
+
+
+def main() -> None:
+    config = msgspec.json.decode(sys.argv[1], type=NetworkConfig, dec_hook=lambda kind, value: Path(value))
+    driver = NetworkDriver(config)
+    hooks = NoHooks()
+    driver.start(hooks)
+    counted: list[list[str]] = []
+    import cumulet.agent.network.shell as shell
+
+    original = shell.subprocess.run
+
+    def counting(argv: list[str], **more: Any) -> Any:
+        counted.append([*argv, (more.get("input") or "")])
+        return original(argv, **more)
+
+    shell.subprocess.run = counting  # type: ignore[assignment]
+
+    def call(name: str, *args: Any) -> Any:
+        if name == "apply":
+            kind, document = args
+            return driver.documents()[kind].apply(msgspec.convert(document, DOCUMENTS[kind]))
+        if name == "remove":
+            return driver.documents()[args[0]].remove(args[1], args[2])
+        if name == "list":
+            return list(driver.documents()[args[0]].list())
+        if name == "plug":
+            return driver.ports.plug(msgspec.convert(args[0], PortDoc))
+        if name == "unplug":
+            return driver.ports.unplug(args[0])
+        if name == "facts":
+            return msgspec.to_builtins(driver.facts())
+        if name == "why":
+            return driver.why
+        if name == "asked":
+            return hooks.asked
+        return msgspec.to_builtins(getattr(driver, name)(*args))
+
+    print(json.dumps({"ok": "ready"}), flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        counted.clear()
+        started = time.perf_counter()
+        try:
+            reply: dict[str, Any] = {"ok": call(*request)}
+        except DriverError as error:
+            reply = {"error": error.code, "message": error.message}
+        reply["seconds"] = time.perf_counter() - started
+        reply["commands"] = list(counted)
+        print(json.dumps(reply), flush=True)
+
+
+if __name__ == "__main__":
+    main()
