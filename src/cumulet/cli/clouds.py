@@ -5,6 +5,7 @@ The file is edited with its comments and order kept, written 0600 under a tempor
 
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def write_private(path: Path, text: str) -> None:
     temporary.rename(path)
 
 
-def merge(entries: dict[str, dict[str, Any] | None], path: Path | None = None) -> bool:
+def merge(entries: Mapping[str, dict[str, Any] | None], path: Path | None = None) -> bool:
     """Set (or with None remove) these clouds; True if the file changed. A file that cannot be read is left alone."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError

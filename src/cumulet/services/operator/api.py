@@ -1,0 +1,42 @@
+"""Routes of the operator API (``/operator/v1``): ours, not OpenStack's; in the catalog as type ``operator``."""
+
+from typing import Any
+
+from cumulet.http import Call, Route, ServiceApi
+from cumulet.http.faults import NovaFaults
+from cumulet.services.operator.policy import RULES
+from cumulet.services.operator.public import OperatorService
+
+
+def show_status(call: Call) -> Any:
+    return call.service.status()
+
+
+def explain_server(call: Call) -> Any:
+    service: OperatorService = call.service
+    row = service.server(call.params["server_id"])
+    target = {"project_id": row.project_id, "user_id": row.user_id}
+    call.authorize("operator:explain", target)
+    hosts = call.allowed("operator:explain:hosts", target)
+    return service.explain_server(row, hosts=hosts, xml=call.query.get("xml", "1") not in ("0", "false"))
+
+
+ROUTES = [
+    Route(method="GET", path="/status", handler=show_status, policy="operator:status", summary="State of the cloud"),
+    Route(
+        method="GET", path="/explain/servers/{server_id}", handler=explain_server, summary="Why a server is as it is"
+    ),
+]
+
+
+def build_api(service: OperatorService) -> ServiceApi:
+    return ServiceApi(
+        name="operator",
+        prefix="/operator",
+        version_prefix="/v1",
+        service=service,
+        routes=ROUTES,
+        faults=NovaFaults(),
+        rules=RULES,
+        title="Cumulet operator",
+    )

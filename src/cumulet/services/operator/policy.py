@@ -1,0 +1,7 @@
+"""Rules of the operator API; a project's own people may ask about their own servers."""
+
+RULES: dict[str, str] = {
+    "operator:status": "role:admin",
+    "operator:explain": "role:admin or (role:reader and project_id:%(project_id)s)",
+    "operator:explain:hosts": "role:admin",  # host names and the domain XML
+}

@@ -1,0 +1,130 @@
+"""`OperatorService`: answers ``cumulet status``, ``doctor`` and ``explain``.
+
+Owns nothing; reads the journal, the host registry, the documents and the reconcilers' last words. Asking a host for
+its XML may fail without failing the story.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import bindparam, func, select
+
+from cumulet import __version__
+from cumulet.agent.contract import Answer, DomainXml, Query
+from cumulet.conductor import Desired, HostRegistry
+from cumulet.db import Database, Tx
+from cumulet.kernel.clock import SECOND, iso
+from cumulet.kernel.errors import NotFound, Unavailable
+from cumulet.saga import SagaEngine
+from cumulet.saga.tables import SAGAS
+from cumulet.services.operator import explain
+
+_COUNTS = select(SAGAS.c.status, func.count()).where(SAGAS.c.ended_at.is_(None)).group_by(SAGAS.c.status)
+_OVERDUE = (
+    select(SAGAS.c.kind, SAGAS.c.object_id, SAGAS.c.position, SAGAS.c.deadline_at)
+    .where(SAGAS.c.ended_at.is_(None), SAGAS.c.deadline_at < bindparam("now"))
+    .limit(100)
+)
+
+
+class OperatorService:
+    """``find_server(tx, id)`` answers a compute server row (deleted ones too) or None."""
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        sagas: SagaEngine,
+        hosts: HostRegistry,
+        desired: Desired,
+        find_server: Callable[[Tx, str], Any],
+        ask: Callable[[str, Query], Answer],
+        reconcilers: Callable[[Tx], list[dict[str, Any]]],
+        bus_kind: str,
+    ) -> None:
+        self.db = db
+        self.sagas = sagas
+        self.hosts = hosts
+        self.desired = desired
+        self.find_server = find_server
+        self.ask = ask
+        self.reconcilers = reconcilers
+        self.bus_kind = bus_kind
+
+    def status(self) -> dict[str, Any]:
+        return self.db.read(self._status)
+
+    def _status(self, tx: Tx) -> dict[str, Any]:
+        hosts = [
+            {
+                "name": host.name,
+                "roles": host.roles,
+                "up": host.up,
+                "disabled": host.disabled,
+                "last_seen": iso(host.seen_at),
+                "virt_type": host.virt_type,
+                "mechanism": host.mechanism,
+                "servers": host.resources.running_vms,
+                "memory_mb": host.resources.memory_mb,
+                "memory_mb_used": host.resources.memory_mb_used,
+                "warnings": host.warnings,
+            }
+            for host in self.hosts.list(tx)
+        ]
+        overdue = [
+            {"kind": kind, "object_id": object_id, "step": position, "seconds": (tx.now - deadline) / SECOND}
+            for kind, object_id, position, deadline in tx.rows(_OVERDUE, {"now": tx.now - 30 * SECOND})
+        ]
+        failing = [
+            {"host": host, "kind": kind, "object_id": object_id, "error": error}
+            for host, kind, object_id, _generation, _applied, error in self.desired.behind(tx)
+            if error
+        ]
+        return {
+            "version": __version__,
+            "database": "postgresql" if self.db.is_postgres else "sqlite",
+            "bus": self.bus_kind,
+            "hosts": hosts,
+            "sagas": {status: count for status, count in tx.rows(_COUNTS)},
+            "reconcilers": self.reconcilers(tx),
+            "overdue": overdue,
+            "failing_documents": failing,
+        }
+
+    def server(self, server_id: str) -> Any:
+        """The row, deleted or not. NotFound."""
+        row = self.db.read(lambda tx: self.find_server(tx, server_id))
+        if row is None:
+            raise NotFound(f"Instance {server_id} could not be found.")
+        return row
+
+    def explain_server(self, row: Any, *, hosts: bool, xml: bool) -> dict[str, Any]:
+        """``hosts``: the caller may know hosts and XML."""
+        history = self.db.read(lambda tx: self.sagas.history(tx, "server", row.id))
+        story: dict[str, Any] = {
+            "server": {
+                "id": row.id,
+                "name": row.name,
+                "status": row.status,
+                "vm_state": row.vm_state,
+                "task_state": row.task_state,
+                "host": row.host if hosts else None,
+                "instance_name": row.instance_name if hosts else None,
+                "vcpus": row.vcpus,
+                "memory_mb": row.memory_mb,
+                "root_gb": row.root_gb,
+                "project_id": row.project_id,
+                "created_at": iso(row.created_at),
+                "deleted_at": iso(row.deleted_at),
+            },
+            "operations": explain.operations(history, hosts=hosts),
+            "xml": None,
+            "xml_error": None,
+        }
+        if xml and hosts and row.host and not row.deleted_at:
+            try:
+                answer = self.ask(row.host, DomainXml(server_id=row.id, instance_name=row.instance_name))
+                story["xml"], story["xml_error"] = answer.text, answer.error
+            except Unavailable as error:
+                story["xml_error"] = error.message
+        return story
