@@ -108,3 +108,7 @@ class Driver:
 
     def remove_absent(self, absent: Absent) -> None:
         """Remove leftovers that the control plane says are nobody's. Ids of other drivers' things are to be ignored."""
+
+    def cleanup_all(self) -> None:
+        """``cumulet destroy``: remove from the host all that this driver ever made, guests and data included. Called
+        without ``start``; done twice, nothing more happens."""

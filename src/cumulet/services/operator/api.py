@@ -24,7 +24,7 @@ def explain_server(call: Call) -> Any:
 ROUTES = [
     Route(method="GET", path="/status", handler=show_status, policy="operator:status", summary="State of the cloud"),
     Route(
-        method="GET", path="/explain/servers/{server_id}", handler=explain_server, summary="Why a server is as it is"
+        method="GET", path="/explain/servers/{server_id}", handler=explain_server, summary="Story of a server"
     ),
 ]
 

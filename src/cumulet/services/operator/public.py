@@ -85,7 +85,7 @@ class OperatorService:
             "database": "postgresql" if self.db.is_postgres else "sqlite",
             "bus": self.bus_kind,
             "hosts": hosts,
-            "sagas": {status: count for status, count in tx.rows(_COUNTS)},
+            "sagas": {row[0]: row[1] for row in tx.rows(_COUNTS)},
             "reconcilers": self.reconcilers(tx),
             "overdue": overdue,
             "failing_documents": failing,

@@ -1,0 +1,60 @@
+"""``cumulet destroy``: nothing of the cloud stays on this machine but packages, the checkout and the image cache."""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from cumulet.cli import clouds
+from cumulet.settings import DEFAULT_FILE, Settings
+
+CACHE = Path("/var/cache/cumulet")
+
+
+def remove_everything(settings: Settings, say: Callable[[str], None], *, purge: bool) -> list[str]:
+    """Remove servers, networks, volumes, files and client entries; what could not be removed, for the user."""
+    left: list[str] = []
+    if settings.state_dir.exists():
+        from cumulet.compose import build_drivers
+
+        for driver in build_drivers(settings):
+            name = type(driver).__name__
+            try:
+                driver.cleanup_all()
+                say(f"  {name}: removed what it made")
+            except Exception as error:  # noqa: BLE001 - each part is tried; what failed is told
+                left.append(f"{name}: {error}")
+    if left:
+        return left  # the files are what a second try needs
+    auth_url = settings.public_url + "/identity"
+    if _entries_are_ours(auth_url):
+        clouds.merge({"cumulet": None, "cumulet-admin": None})
+        for name in ("cumulet", "cumulet-admin"):
+            (clouds.config_dir() / f"{name}.openrc").unlink(missing_ok=True)
+        say("  clouds.yaml: our two entries")
+    here = Path(os.path.abspath(sys.executable)).parent
+    for name in ("cumulet", "openstack"):
+        link = Path("/usr/local/bin") / name
+        if link.is_symlink() and Path(os.readlink(link)) == here / name:
+            link.unlink()
+            say(f"  {link}")
+    paths = [settings.run_dir, settings.state_dir, settings.log_dir]
+    if DEFAULT_FILE.exists():
+        paths.append(DEFAULT_FILE.parent)
+    if purge:
+        paths.append(CACHE)
+    for path in paths:
+        if path.exists():
+            shutil.rmtree(path)
+            say(f"  {path}")
+    return left
+
+
+def _entries_are_ours(auth_url: str) -> bool:
+    from cumulet.cli.client import cloud_settings
+
+    try:
+        return bool(cloud_settings("cumulet-admin")["auth"]["auth_url"] == auth_url)
+    except KeyError:
+        return False
