@@ -1,0 +1,1 @@
+"""Placement: what resource providers have, and which consumers use how much of it."""
