@@ -19,7 +19,7 @@ __all__ = [
 
 
 def open_bus(url: str) -> Bus:
-    """``local://`` or ``amqp://user:password@host:port/vhost``."""
+    """``local`` or ``amqp://user:password@host:port/vhost``."""
     if url.startswith("local"):
         return LocalBus()
     from cumulet.bus.amqp import AmqpBus  # kombu is imported only where there is a broker

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 import msgspec
 from amqp.exceptions import AMQPError
@@ -206,14 +207,14 @@ class AmqpService:
         self._topic = topic
         self._handler = handler
         self._pool = Pool(topic, threads)
-        self._own_queue = f"{_queue(topic)}.each.{os.urandom(8).hex()}"
+        self._own_queue = f"{bus.queue(topic)}.each.{os.urandom(8).hex()}"
         self._consumer = _Consumer(bus.url, topic, self._declare, self._on_message)
 
     def wait_ready(self, seconds: float) -> bool:
         return self._consumer.ready.wait(seconds)
 
     def _declare(self, channel: Any, on_message: Callable[[Any], None]) -> None:
-        queue = _queue(self._topic)
+        queue = self._bus.queue(self._topic)
         channel.queue_declare(queue, durable=True, auto_delete=False, arguments={"x-queue-type": "quorum"})
         channel.exchange_declare(queue, "fanout", durable=True, auto_delete=False)
         channel.queue_declare(
@@ -252,11 +253,15 @@ class AmqpService:
 
 
 class AmqpBus:
+    """``url``: ``amqp://user:password@host:port/vhost``; ``?prefix=name`` keeps clouds that share a broker apart."""
+
     def __init__(self, url: str) -> None:
-        self.url = url.replace("amqp://", "pyamqp://", 1)
+        parts = urlsplit(url)
+        self.prefix = dict(parse_qsl(parts.query)).get("prefix", "cumulet")
+        self.url = urlunsplit(("pyamqp", parts.netloc, parts.path, "", ""))
         self._publisher = _Publisher(self.url)
         self._waiting: dict[str, _Pending] = {}
-        self._reply_queue = f"cumulet.reply.{os.urandom(8).hex()}"
+        self._reply_queue = f"{self.prefix}.reply.{os.urandom(8).hex()}"
         self._replies: _Consumer | None = None
         self._services: list[AmqpService] = []
         self._lock = threading.Lock()
@@ -277,7 +282,7 @@ class AmqpBus:
                 generation = replies.generation
                 self._publisher.publish(
                     "",
-                    _queue(topic),
+                    self.queue(topic),
                     body,
                     end - time.monotonic(),
                     type=name,
@@ -300,10 +305,10 @@ class AmqpBus:
         return None if isinstance(reply, catalogue.Nothing) else reply
 
     def cast(self, topic: str, message: msgspec.Struct) -> None:
-        self._hint("", _queue(topic), message)
+        self._hint("", self.queue(topic), message)
 
     def fanout(self, topic: str, message: msgspec.Struct) -> None:
-        self._hint(_queue(topic), "", message)
+        self._hint(self.queue(topic), "", message)
 
     def serve(self, topic: str, handler: Handler, *, threads: int = 8) -> AmqpService:
         """Returns when the queue is consumed, or after a second (a broker that is away is waited for in the
@@ -313,6 +318,9 @@ class AmqpBus:
             self._services.append(service)
         service.wait_ready(1.0)
         return service
+
+    def queue(self, topic: str) -> str:
+        return f"{self.prefix}.{topic}"
 
     def reply(self, queue: str, correlation_id: str | None, name: str, body: bytes) -> None:
         try:

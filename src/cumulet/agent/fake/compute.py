@@ -105,19 +105,18 @@ class FakeCompute(FakeDriver):
 
     def _define(self, op: c.DefineServer, progress: Progress) -> c.DefineServerResult:
         spec = op.server
-        xml = _domain_xml(spec)
         with self.world.change() as state:
             domain = state.domains.get(spec.server_id)
             if domain is None:
                 domain = state.domains[spec.server_id] = Domain(
-                    instance_name=spec.instance_name, spec=_without_secrets(spec), xml=xml
+                    instance_name=spec.instance_name, spec=_without_secrets(spec)
                 )
-            domain.spec, domain.xml = _without_secrets(spec), xml
-            domain.ports = [port.id for port in spec.ports]
+            domain.spec = _without_secrets(spec)
+            domain.ports = {port.id: port.mac_address for port in spec.ports}
             domain.volumes = {volume.volume_id: volume for volume in spec.volumes}
             if spec.admin_password is not None:
                 domain.passwords["root"] = spec.admin_password
-        return c.DefineServerResult(xml=xml)
+            return c.DefineServerResult(xml=_domain_xml(domain))
 
     def _undefine(self, op: c.UndefineServer, progress: Progress) -> None:
         with self.world.change() as state:
@@ -204,14 +203,13 @@ class FakeCompute(FakeDriver):
         with self.world.change() as state:
             domain = _domain(state, op.server_id)
             state.taps[op.port.id] = op.server_id
-            if op.port.id not in domain.ports:
-                domain.ports.append(op.port.id)
+            domain.ports[op.port.id] = op.port.mac_address
 
     def _detach_port(self, op: c.DetachPort, progress: Progress) -> None:
         with self.world.change() as state:
             domain = state.domains.get(op.server_id)
-            if domain is not None and op.port_id in domain.ports:
-                domain.ports.remove(op.port_id)
+            if domain is not None:
+                domain.ports.pop(op.port_id, None)
             state.taps.pop(op.port_id, None)
 
     def _snapshot(self, op: c.SnapshotServer, progress: Progress) -> c.SnapshotServerResult:
@@ -242,7 +240,7 @@ class FakeCompute(FakeDriver):
 
     def _xml(self, query: c.DomainXml) -> str:
         with self.world.look() as state:
-            return _domain(state, query.server_id).xml
+            return _domain_xml(_domain(state, query.server_id))
 
     def _diagnostics(self, query: c.Diagnostics) -> dict[str, Any]:
         with self.world.look() as state:
@@ -326,12 +324,13 @@ def _without_secrets(spec: c.ServerSpec) -> c.ServerSpec:
     return msgspec.structs.replace(spec, admin_password=None, secure={})
 
 
-def _domain_xml(spec: c.ServerSpec) -> str:
+def _domain_xml(domain: Domain) -> str:
+    spec = domain.spec
     nics = "".join(
-        f"<interface type='ethernet'><mac address={quoteattr(port.mac_address)}/><target dev='{port.tap}'/></interface>"
-        for port in spec.ports
+        f"<interface type='ethernet'><mac address={quoteattr(mac)}/><target dev='tap{port_id[:11]}'/></interface>"
+        for port_id, mac in domain.ports.items()
     )
-    disks = "".join(f"<disk type='network'><serial>{v.volume_id}</serial></disk>" for v in spec.volumes)
+    disks = "".join(f"<disk type='network'><serial>{volume_id[:20]}</serial></disk>" for volume_id in domain.volumes)
     return (
         f"<domain type='fake'><name>{escape(spec.instance_name)}</name><uuid>{spec.server_id}</uuid>"
         f"<memory unit='MiB'>{spec.memory_mb}</memory><vcpu>{spec.vcpus}</vcpu>"

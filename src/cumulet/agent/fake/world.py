@@ -26,11 +26,10 @@ class Disks(msgspec.Struct):
 class Domain(msgspec.Struct):
     instance_name: str
     spec: ServerSpec
-    xml: str
     power_state: int = 4
     managed_save: bool = False
     volumes: dict[str, VolumeAttachment] = {}
-    ports: list[str] = []
+    ports: dict[str, str] = {}  # port id -> MAC address
     console: list[str] = []
     boots: int = 0
     passwords: dict[str, str] = {}  # user -> password, as the guest was told

@@ -1,0 +1,114 @@
+"""The processes: start what a role needs, say when it works, stop it gracefully on SIGTERM or SIGINT.
+
+Roles: ``api`` (HTTP), ``conductor`` (sagas, reconcilers, hosts' messages), ``agent`` (one host), ``all``.
+A role that works has written ``<run_dir>/<role>.ready``; it goes with the process, but for a kill: whether the process
+lives is told by the lock on ``<role>.pid``.
+"""
+
+import logging
+import secrets
+import signal
+import threading
+from pathlib import Path
+
+from cumulet import logs
+from cumulet.agent.runtime import Agent
+from cumulet.bus import Bus, open_bus
+from cumulet.compose import ControlPlane, build_agent, build_control_plane
+from cumulet.server import HttpServer
+from cumulet.settings import Settings
+
+_log = logging.getLogger(__name__)
+ROLES = ("all", "api", "conductor", "agent")
+
+__all__ = ["ROLES", "Process", "bootstrap", "build_agent", "build_control_plane", "prepare_database", "serve"]
+
+
+class Process:
+    """What one role runs, in the order in which it starts; it stops in reverse."""
+
+    def __init__(self, role: str, settings: Settings, *, control: ControlPlane | None = None) -> None:
+        if role not in ROLES:
+            raise ValueError(f"no role {role!r}; there are {', '.join(ROLES)}")
+        self.role = role
+        self.settings = settings
+        self.bus: Bus = control.bus if control is not None else open_bus(settings.bus.url)
+        self.control = control
+        if control is None and role != "agent":
+            self.control = build_control_plane(settings, bus=self.bus)
+        self.agent: Agent | None = build_agent(settings, bus=self.bus) if role in ("all", "agent") else None
+        self.server: HttpServer | None = None
+
+    def start(self) -> None:
+        settings, control = self.settings, self.control
+        if control is not None:
+            if self.role in ("all", "api"):  # bound before anything else: a port in use is the first thing to know
+                self.server = HttpServer(control.http, settings.api.bind, settings.api.port)
+            prepare_database(control)
+            bootstrap(control)
+            if self.role in ("all", "conductor"):
+                control.conductor.start()
+        if self.server is not None:
+            self.server.start()
+            _log.info("the API answers on %s", settings.public_url)
+        if self.agent is not None:
+            self.agent.start()
+
+    def stop(self) -> None:
+        if self.server is not None:
+            self.server.stop()
+        if self.agent is not None:
+            self.agent.stop()
+            self.agent.close()
+        if self.control is not None:
+            if self.role in ("all", "conductor"):
+                self.control.conductor.stop()
+            self.control.close()
+        else:
+            self.bus.close()
+
+
+def prepare_database(control: ControlPlane) -> None:
+    """Bring the schema up to date."""
+    control.db.create_all()
+
+
+def bootstrap(control: ControlPlane) -> None:
+    """The first domain, roles, administrator and catalog; harmless when they are there. The administrator's password
+    is read from its file, or made up and written there (0600) when there is neither."""
+    settings = control.settings
+    path = settings.admin_password_file
+    if not path.exists():
+        if control.identity.find_user("admin") is not None:
+            return
+        _write_secret(path, secrets.token_urlsafe(18))
+    control.identity.bootstrap(admin_password=path.read_text().strip(), public_url=settings.public_url)
+
+
+def _write_secret(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600, exist_ok=True)
+    path.write_text(text + "\n")
+
+
+def serve(role: str, settings: Settings) -> None:
+    """Run a role until it is told to stop. The caller holds the role's lock."""
+    logs.configure(settings.log_dir / f"{role}.json.log")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    ready = settings.run_dir / f"{role}.ready"
+    ready.unlink(missing_ok=True)
+    process = Process(role, settings)
+    try:
+        process.start()
+        ready.parent.mkdir(parents=True, exist_ok=True)
+        ready.write_text(settings.public_url + "\n")
+        _log.info("role %s works", role)
+        while not stop.wait(1.0):
+            if process.server is not None and not process.server.alive():
+                raise RuntimeError("the HTTP server ended unexpectedly")
+    finally:
+        ready.unlink(missing_ok=True)
+        _log.info("role %s stops", role)
+        process.stop()

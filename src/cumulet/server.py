@@ -1,0 +1,65 @@
+"""An HTTP server for an ASGI application on a thread of its own: uvicorn with uvloop and httptools.
+
+The socket is bound by us first, so that a port in use is a clear error before anything else starts, and port 0 works.
+"""
+
+import logging
+import socket
+import threading
+import time
+from typing import Any
+
+import uvicorn
+
+_log = logging.getLogger(__name__)
+
+
+class HttpServer:
+    def __init__(self, app: Any, bind: str, port: int, *, shutdown_seconds: float = 5.0) -> None:
+        self._socket = socket.socket(socket.AF_INET6 if ":" in bind else socket.AF_INET, socket.SOCK_STREAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self._socket.bind((bind, port))
+        except OSError:
+            self._socket.close()
+            raise
+        self.port: int = self._socket.getsockname()[1]
+        config = uvicorn.Config(
+            app,
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=int(shutdown_seconds),
+            backlog=1024,
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [self._socket]}, name="http-server", daemon=True
+        )
+
+    def start(self, seconds: float = 10.0) -> None:
+        """Returns when requests are answered."""
+        self._thread.start()
+        end = time.monotonic() + seconds
+        while not self._server.started:
+            if not self._thread.is_alive() or time.monotonic() > end:
+                raise RuntimeError("the HTTP server did not start")
+            time.sleep(0.002)
+
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def stop(self, seconds: float = 8.0) -> None:
+        """Take no more requests and let those under way end."""
+        self._server.should_exit = True
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            _log.warning("requests were still under way when the server stopped")
+            self._server.force_exit = True
+            self._thread.join(1)
+        self._socket.close()

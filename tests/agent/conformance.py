@@ -1,0 +1,494 @@
+"""What every driver must do, real or fake. Used like this, once for each driver:
+
+    from tests.agent.conformance import ComputeConformance, ComputeRig
+
+    class TestLibvirt(ComputeConformance):
+        @pytest.fixture
+        def rig(self) -> Iterator[ComputeRig]: ...
+
+The tests give each operation once, twice and after it was undone, as the control plane does after crashes, and at the
+end nothing may be left. A rig says how to make what the operations refer to, and what exists on the host.
+"""
+
+import dataclasses
+import hashlib
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from cumulet.agent import contract as c
+from cumulet.agent.driver import DocumentApplier, Driver
+from cumulet.agent.errors import DriverError
+
+
+def no_progress(fraction: float | None = None) -> None:
+    pass
+
+
+class Events:
+    """The hooks a driver gets; remembers what it said."""
+
+    def __init__(self) -> None:
+        self.servers: list[tuple[str, int]] = []
+        self.docs: dict[tuple[str, str], Any] = {}
+
+    def server_changed(self, server_id: str, power_state: int, reason: str = "") -> None:
+        self.servers.append((server_id, power_state))
+
+    def reapply(self, kind: str, ids: Any = None) -> None:
+        pass
+
+    def document(self, kind: str, object_id: str) -> Any | None:
+        return self.docs.get((kind, object_id))
+
+    def last(self, server_id: str) -> int | None:
+        return next((state for one, state in reversed(self.servers) if one == server_id), None)
+
+
+class DriverRig:
+    """A started driver. ``run`` does what the runtime would, without journal."""
+
+    def __init__(self, driver: Driver, directory: Path) -> None:
+        self.driver = driver
+        self.directory = directory
+        self.events = Events()
+        driver.start(self.events)
+        self._bodies = driver.operations()
+        self._queries = driver.queries()
+
+    def run(self, body: c.Operation) -> Any:
+        """The result, after the way over the wire."""
+        sent = msgspec.json.decode(
+            msgspec.json.encode(c.Execute(op_id="x", epoch=1, object_id="o", request_id="r", body=body)),  # type: ignore[arg-type]
+            type=c.Execute,
+        )
+        result = self._bodies[type(sent.body)](sent.body, no_progress)
+        return None if result is None else msgspec.json.decode(msgspec.json.encode(result))
+
+    def twice(self, body: c.Operation) -> Any:
+        """Done again, as after a crash: the host is as after once."""
+        self.run(body)
+        return self.run(body)
+
+    def fails(self, body: c.Operation) -> str:
+        """The code with which it fails."""
+        with pytest.raises(DriverError) as raised:
+            self.run(body)
+        assert raised.value.code
+        assert raised.value.message
+        return raised.value.code
+
+    def ask(self, query: c.Query) -> Any:
+        return self._queries[type(query)](query)
+
+    def close(self) -> None:
+        self.driver.stop()
+
+
+def image_file(directory: Path, *, size: int = 1 << 20) -> c.ImageSource:
+    """A raw image with a pattern in it."""
+    data = (b"cumulet conformance " * (size // 20 + 1))[:size]
+    path = directory / f"{uuid.uuid4()}.img"
+    path.write_bytes(data)
+    return c.ImageSource(
+        image_id=str(uuid.uuid4()),
+        disk_format="raw",
+        size=size,
+        sha512=hashlib.sha512(data).hexdigest(),
+        path=str(path),
+    )
+
+
+@dataclasses.dataclass
+class ComputeRig:
+    """``bootable``: an image (with kernel and ramdisk, if it takes them) that runs and stays running, whatever else it
+    does. ``port()``: a port of a network that exists on the host, or None where ports are another driver's.
+    ``boot_seconds``: patience for a start. ``soft_stops``: the guest answers to ACPI."""
+
+    rig: DriverRig
+    bootable: c.ImageSource
+    port: Callable[[], c.PortDoc | None]
+    volume: Callable[[], c.VolumeAttachment | None]
+    kernel: c.ImageSource | None = None
+    ramdisk: c.ImageSource | None = None
+    memory_mb: int = 64
+    root_gb: int = 1
+    boot_seconds: float = 20.0
+    flags: dict[str, str] = dataclasses.field(default_factory=dict)  # image properties the guest needs
+
+    def spec(self, **more: Any) -> c.ServerSpec:
+        server_id = str(uuid.uuid4())
+        port = self.port()
+        values: dict[str, Any] = {
+            "server_id": server_id,
+            "name": "conformance",
+            "instance_name": "instance-" + server_id[:8],
+            "generation": 1,
+            "project_id": "p" * 32,
+            "user_id": "u" * 32,
+            "vcpus": 1,
+            "memory_mb": self.memory_mb,
+            "root_gb": self.root_gb,
+            "image": self.bootable,
+            "kernel": self.kernel,
+            "ramdisk": self.ramdisk,
+            "image_properties": self.flags,
+            "ports": [port] if port is not None else [],
+        }
+        return c.ServerSpec(**{**values, **more})
+
+    def build(self, spec: c.ServerSpec) -> None:
+        for image in (spec.image, spec.kernel, spec.ramdisk):
+            if image is not None:
+                self.rig.run(c.CacheImage(image=image))
+        self.rig.run(c.CreateDisks(server=spec))
+        if spec.ports:
+            self.rig.run(c.PlugPorts(server_id=spec.server_id, ports=spec.ports))
+        self.rig.run(c.DefineServer(server=spec))
+
+    def power(self, spec: c.ServerSpec, action: Any, grace_seconds: float = 1) -> None:
+        self.rig.run(
+            c.PowerServer(
+                server_id=spec.server_id, instance_name=spec.instance_name, action=action, grace_seconds=grace_seconds
+            )
+        )
+
+    def destroy(self, spec: c.ServerSpec) -> None:
+        self.rig.twice(c.UndefineServer(server_id=spec.server_id, instance_name=spec.instance_name))
+        if spec.ports:
+            self.rig.twice(c.UnplugPorts(server_id=spec.server_id, port_ids=[port.id for port in spec.ports]))
+        self.rig.twice(c.DeleteDisks(server_id=spec.server_id))
+
+    def state(self, spec: c.ServerSpec) -> int | None:
+        found = {server.server_id: server.power_state for server in self.rig.driver.inventory().servers}
+        return found.get(spec.server_id)
+
+    def await_state(self, spec: c.ServerSpec, state: int) -> None:
+        end = time.monotonic() + self.boot_seconds
+        while self.state(spec) != state or self.rig.events.last(spec.server_id) not in (state, None):
+            assert time.monotonic() < end, f"state is {self.state(spec)}, said {self.rig.events.servers}"
+            time.sleep(0.02)
+
+    def assert_gone(self, spec: c.ServerSpec) -> None:
+        found = self.rig.driver.inventory()
+        assert spec.server_id not in [server.server_id for server in found.servers]
+        assert not {port.id for port in spec.ports} & set(found.ports)
+
+
+class ComputeConformance:
+    """The subclass gives ``rig``."""
+
+    def test_a_life(self, rig: ComputeRig) -> None:
+        """Each step done twice, as after a crash in the middle of it."""
+        spec = rig.spec()
+        for image in (spec.image, spec.kernel, spec.ramdisk):
+            if image is not None:
+                assert rig.rig.twice(c.CacheImage(image=image))["hit"] is True
+        rig.rig.twice(c.CreateDisks(server=spec))
+        if spec.ports:
+            rig.rig.twice(c.PlugPorts(server_id=spec.server_id, ports=spec.ports))
+        xml = rig.rig.twice(c.DefineServer(server=spec))["xml"]
+        assert spec.instance_name in xml
+        assert rig.state(spec) == 4
+        for action, state in (("start", 1), ("pause", 3), ("unpause", 1), ("stop", 4), ("start", 1)):
+            rig.power(spec, action)
+            rig.power(spec, action)
+            rig.await_state(spec, state)
+        rig.power(spec, "hard_reboot")
+        rig.await_state(spec, 1)
+        rig.destroy(spec)
+        rig.assert_gone(spec)
+
+    def test_suspend_and_resume(self, rig: ComputeRig) -> None:
+        spec = rig.spec()
+        rig.build(spec)
+        rig.power(spec, "start")
+        rig.power(spec, "suspend")
+        rig.power(spec, "suspend")
+        assert rig.state(spec) in (4, 7)
+        rig.power(spec, "resume")
+        rig.power(spec, "resume")
+        rig.await_state(spec, 1)
+        rig.destroy(spec)
+        rig.assert_gone(spec)
+
+    def test_undoing_what_was_never_done(self, rig: ComputeRig) -> None:
+        rig.destroy(rig.spec())
+
+    def test_undoing_at_any_point_leaves_nothing(self, rig: ComputeRig) -> None:
+        for steps in range(4):
+            spec = rig.spec()
+            if steps > 0:
+                rig.rig.run(c.CreateDisks(server=spec))
+            if steps > 1 and spec.ports:
+                rig.rig.run(c.PlugPorts(server_id=spec.server_id, ports=spec.ports))
+            if steps > 2:
+                rig.rig.run(c.DefineServer(server=spec))
+            rig.destroy(spec)
+            rig.assert_gone(spec)
+
+    def test_deleting_a_running_server(self, rig: ComputeRig) -> None:
+        spec = rig.spec()
+        rig.build(spec)
+        rig.power(spec, "start")
+        rig.destroy(spec)
+        rig.assert_gone(spec)
+
+    def test_nothing_happens_to_a_server_that_is_not_there(self, rig: ComputeRig) -> None:
+        spec = rig.spec()
+        names = {"server_id": spec.server_id, "instance_name": spec.instance_name}
+        for action in ("start", "stop", "soft_reboot", "hard_reboot", "pause", "unpause", "suspend", "resume"):
+            assert rig.rig.fails(c.PowerServer(action=action, **names)) == "not-found"
+        assert rig.rig.fails(c.SetAdminPassword(user="root", password="x", **names)) == "not-found"
+        with pytest.raises(DriverError) as raised:
+            rig.rig.ask(c.DomainXml(**names))
+        assert raised.value.code == "not-found"
+
+    def test_an_image_that_is_not_what_it_should_be(self, rig: ComputeRig, tmp_path: Path) -> None:
+        good = image_file(tmp_path)
+        wrong = msgspec.structs.replace(good, image_id=str(uuid.uuid4()), sha512="0" * 128)
+        assert rig.rig.fails(c.CacheImage(image=wrong)) == "image-invalid"
+        short = msgspec.structs.replace(good, image_id=str(uuid.uuid4()), size=good.size + 1)
+        assert rig.rig.fails(c.CacheImage(image=short)) == "image-invalid"
+        gone = msgspec.structs.replace(good, image_id=str(uuid.uuid4()), path=str(tmp_path / "nothing"))
+        rig.rig.fails(c.CacheImage(image=gone))
+        assert rig.rig.run(c.CacheImage(image=good))["hit"] is False
+
+    def test_snapshot(self, rig: ComputeRig, tmp_path: Path) -> None:
+        spec = rig.spec()
+        rig.build(spec)
+        target = tmp_path / "snapshot.qcow2"
+        upload = c.Upload(image_id=str(uuid.uuid4()), disk_format="qcow2", path=str(target))
+        operation = c.SnapshotServer(server_id=spec.server_id, instance_name=spec.instance_name, upload=upload)
+        for running in (False, True):
+            if running:
+                rig.power(spec, "start")
+            done = rig.rig.run(operation)
+            data = target.read_bytes()
+            assert data[:4] == b"QFI\xfb"
+            assert done["size"] == len(data)
+            assert done["sha512"] == hashlib.sha512(data).hexdigest()
+            assert done["md5"] == hashlib.md5(data, usedforsecurity=False).hexdigest()
+            assert rig.state(spec) == (1 if running else 4)
+        rig.destroy(spec)
+        rig.assert_gone(spec)
+
+    def test_volumes_come_and_go(self, rig: ComputeRig) -> None:
+        volume = rig.volume()
+        if volume is None:
+            pytest.skip("no volumes without a storage driver")
+        spec = rig.spec()
+        rig.build(spec)
+        names = {"server_id": spec.server_id, "instance_name": spec.instance_name}
+        for running in (False, True):
+            if running:
+                rig.power(spec, "start")
+            rig.rig.twice(c.AttachVolume(volume=volume, **names))
+            assert volume.volume_id[:20] in rig.rig.ask(c.DomainXml(**names))
+            rig.rig.twice(c.DetachVolume(volume_id=volume.volume_id, **names))
+        rig.destroy(spec)
+        rig.rig.run(c.DetachVolume(volume_id=volume.volume_id, **names))
+
+    def test_ports_come_and_go(self, rig: ComputeRig) -> None:
+        port = rig.port()
+        if port is None:
+            pytest.skip("no ports without a network driver")
+        spec = rig.spec()
+        rig.build(spec)
+        names = {"server_id": spec.server_id, "instance_name": spec.instance_name}
+        for running in (False, True):
+            if running:
+                rig.power(spec, "start")
+            rig.rig.twice(c.AttachPort(port=port, **names))
+            assert port.id in rig.rig.driver.inventory().ports
+            rig.rig.twice(c.DetachPort(port_id=port.id, mac_address=port.mac_address, **names))
+            assert port.id not in rig.rig.driver.inventory().ports
+        rig.destroy(spec)
+        rig.assert_gone(spec)
+
+    def test_console_log_of_a_started_server(self, rig: ComputeRig) -> None:
+        spec = rig.spec()
+        rig.build(spec)
+        rig.power(spec, "start")
+        whole = rig.rig.ask(c.ConsoleLog(server_id=spec.server_id))
+        assert isinstance(whole, str)
+        assert rig.rig.ask(c.ConsoleLog(server_id=spec.server_id, length=0)) == ""
+        endpoint = rig.rig.ask(
+            c.ConsoleEndpoint(server_id=spec.server_id, instance_name=spec.instance_name, type="vnc")
+        )
+        assert endpoint
+        rig.destroy(spec)
+
+    def test_defining_again_replaces(self, rig: ComputeRig) -> None:
+        spec = rig.spec()
+        rig.build(spec)
+        larger = msgspec.structs.replace(spec, memory_mb=spec.memory_mb + 32, generation=2)
+        rig.rig.run(c.DefineServer(server=larger))
+        names = {"server_id": spec.server_id, "instance_name": spec.instance_name}
+        memory = spec.memory_mb + 32
+        xml = rig.rig.ask(c.DomainXml(**names))
+        assert str(memory) in xml or str(memory * 1024) in xml
+        rig.destroy(spec)
+
+    def test_leftovers_are_removed_when_named_and_only_then(self, rig: ComputeRig) -> None:
+        kept, leftover = rig.spec(), rig.spec()
+        for spec in (kept, leftover):
+            rig.build(spec)
+        named = c.Absent(servers=[leftover.server_id], ports=[port.id for port in leftover.ports])
+        rig.rig.driver.remove_absent(named)
+        rig.rig.driver.remove_absent(named)
+        rig.assert_gone(leftover)
+        assert rig.state(kept) == 4
+        rig.destroy(kept)
+        rig.assert_gone(kept)
+
+
+@dataclasses.dataclass
+class StorageRig:
+    """``host``: the driver's own host name."""
+
+    rig: DriverRig
+    host: str
+
+    def volumes(self) -> set[str]:
+        return set(self.rig.driver.inventory().volumes)
+
+    def exports(self) -> set[tuple[str, str]]:
+        return {tuple(one) for one in self.rig.driver.inventory().exports}  # type: ignore[misc]
+
+    def create(self, **more: Any) -> str:
+        volume_id = str(uuid.uuid4())
+        self.rig.run(c.CreateVolume(volume_id=volume_id, size_gb=1, **more))
+        return volume_id
+
+
+class StorageConformance:
+    """The subclass gives ``rig``."""
+
+    def test_a_life(self, rig: StorageRig) -> None:
+        volume_id = str(uuid.uuid4())
+        rig.rig.twice(c.CreateVolume(volume_id=volume_id, size_gb=1))
+        assert volume_id in rig.volumes()
+        rig.rig.twice(c.ExtendVolume(volume_id=volume_id, new_size_gb=2))
+        rig.rig.twice(c.DeleteVolume(volume_id=volume_id))
+        assert volume_id not in rig.volumes()
+
+    def test_deleting_what_never_was(self, rig: StorageRig) -> None:
+        nothing = str(uuid.uuid4())
+        rig.rig.run(c.DeleteVolume(volume_id=nothing))
+        rig.rig.run(c.DeleteVolumeSnapshot(snapshot_id=nothing, volume_id=nothing))
+        rig.rig.run(c.UnexportVolume(volume_id=nothing, attachment_id=nothing))
+
+    def test_what_is_not_there_is_not_found(self, rig: StorageRig) -> None:
+        nothing = str(uuid.uuid4())
+        assert rig.rig.fails(c.ExtendVolume(volume_id=nothing, new_size_gb=2)) == "not-found"
+        assert rig.rig.fails(c.CreateVolumeSnapshot(snapshot_id=nothing, volume_id=nothing)) == "not-found"
+        assert rig.rig.fails(
+            c.ExportVolume(volume_id=nothing, attachment_id=nothing, attachment_generation=1, host=rig.host)
+        ) == ("not-found")
+        assert rig.rig.fails(c.CreateVolume(volume_id=str(uuid.uuid4()), size_gb=1, source_volume_id=nothing)) == (
+            "not-found"
+        )
+        assert rig.volumes() == set()
+
+    def test_snapshots_and_what_is_made_of_them(self, rig: StorageRig) -> None:
+        volume_id, snapshot_id = rig.create(), str(uuid.uuid4())
+        rig.rig.twice(c.CreateVolumeSnapshot(snapshot_id=snapshot_id, volume_id=volume_id))
+        copy = rig.create(source_snapshot_id=snapshot_id, source_snapshot_volume_id=volume_id)
+        clone = rig.create(source_volume_id=volume_id)
+        assert {volume_id, copy, clone} <= rig.volumes()
+        rig.rig.twice(c.DeleteVolumeSnapshot(snapshot_id=snapshot_id, volume_id=volume_id))
+        for one in (volume_id, copy, clone):
+            rig.rig.twice(c.DeleteVolume(volume_id=one))
+        assert rig.volumes() == set()
+
+    def test_exports_are_per_attachment_and_fenced(self, rig: StorageRig) -> None:
+        volume_id, attachment_id = rig.create(), str(uuid.uuid4())
+        export = c.ExportVolume(
+            volume_id=volume_id, attachment_id=attachment_id, attachment_generation=2, host=rig.host
+        )
+        connection = rig.rig.twice(export)["connection"]
+        assert connection.get("uri") or connection.get("path")
+        assert (volume_id, attachment_id) in rig.exports()
+        stale = msgspec.structs.replace(export, attachment_generation=1)
+        rig.rig.fails(stale)
+        assert rig.rig.fails(c.DeleteVolume(volume_id=volume_id)) == "busy"
+        rig.rig.twice(c.UnexportVolume(volume_id=volume_id, attachment_id=attachment_id))
+        assert rig.exports() == set()
+        rig.rig.run(c.DeleteVolume(volume_id=volume_id))
+        assert rig.volumes() == set()
+
+    def test_from_an_image_and_back(self, rig: StorageRig, tmp_path: Path) -> None:
+        image = image_file(tmp_path)
+        volume_id = rig.create(image=image)
+        target = tmp_path / "upload.raw"
+        upload = c.Upload(image_id=str(uuid.uuid4()), disk_format="raw", path=str(target))
+        done = rig.rig.twice(c.UploadVolume(volume_id=volume_id, upload=upload))
+        data = target.read_bytes()
+        assert done["size"] == len(data)
+        assert done["sha512"] == hashlib.sha512(data).hexdigest()
+        rig.rig.run(c.DeleteVolume(volume_id=volume_id))
+        wrong = msgspec.structs.replace(image, image_id=str(uuid.uuid4()), sha512="0" * 128)
+        refused = str(uuid.uuid4())
+        rig.rig.fails(c.CreateVolume(volume_id=refused, size_gb=1, image=wrong))
+        rig.rig.run(c.DeleteVolume(volume_id=refused))
+        assert rig.volumes() == set()
+
+    def test_exports_named_absent_are_removed(self, rig: StorageRig) -> None:
+        volume_id, attachment_id = rig.create(), str(uuid.uuid4())
+        rig.rig.run(
+            c.ExportVolume(volume_id=volume_id, attachment_id=attachment_id, attachment_generation=1, host=rig.host)
+        )
+        rig.rig.driver.remove_absent(c.Absent(exports=[(volume_id, attachment_id)]))
+        assert rig.exports() == set()
+        assert rig.volumes() == {volume_id}
+        rig.rig.run(c.DeleteVolume(volume_id=volume_id))
+
+
+@dataclasses.dataclass
+class NetworkRig:
+    """``document(kind, generation, id)``: a document of the kind that works on this host."""
+
+    rig: DriverRig
+    document: Callable[[str, int, str], Any]
+
+
+class NetworkConformance:
+    """The subclass gives ``rig``. Each kind of document: applied, again, changed, removed, again."""
+
+    KINDS = ("metadata", "network", "router")
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_a_documents_life(self, rig: NetworkRig, kind: str) -> None:
+        applier: DocumentApplier = rig.rig.driver.documents()[kind]
+        object_id = str(uuid.uuid4())
+        assert object_id not in list(applier.list())
+        for generation in (1, 1, 2):
+            document = rig.document(kind, generation, object_id)
+            applier.apply(msgspec.json.decode(msgspec.json.encode(document), type=type(document)))
+            assert object_id in list(applier.list())
+        for _ in range(2):
+            applier.remove(object_id, 3)
+            assert object_id not in list(applier.list())
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_removing_what_never_was(self, rig: NetworkRig, kind: str) -> None:
+        rig.rig.driver.documents()[kind].remove(str(uuid.uuid4()), 1)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_applied_documents_are_taken_over_by_a_new_life(self, rig: NetworkRig, kind: str) -> None:
+        object_id = str(uuid.uuid4())
+        document = rig.document(kind, 1, object_id)
+        rig.rig.driver.documents()[kind].apply(document)
+        rig.rig.driver.stop()
+        rig.rig.driver.start(rig.rig.events)
+        applier = rig.rig.driver.documents()[kind]
+        applier.apply(document)
+        assert object_id in list(applier.list())
+        applier.remove(object_id, 2)
+        assert object_id not in list(applier.list())

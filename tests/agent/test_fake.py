@@ -1,0 +1,129 @@
+"""The fake host keeps the conformance tests of the real drivers, and fails when told to."""
+
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cumulet.agent import contract as c
+from cumulet.agent.errors import DriverError
+from cumulet.agent.fake import FakeHost
+from tests.agent.conformance import (
+    ComputeConformance,
+    ComputeRig,
+    DriverRig,
+    NetworkConformance,
+    NetworkRig,
+    StorageConformance,
+    StorageRig,
+    image_file,
+)
+
+SEGMENT = c.Segment(network_type="vxlan", segmentation_id=7)
+
+
+def port() -> c.PortDoc:
+    return c.PortDoc(
+        id=str(uuid.uuid4()),
+        generation=1,
+        network_id=str(uuid.uuid4()),
+        segment=SEGMENT,
+        mac_address="fa:16:3e:00:00:01",
+        fixed_ips=[c.FixedIp(subnet_id=str(uuid.uuid4()), ip_address="10.0.0.5")],
+    )
+
+
+def document(kind: str, generation: int, object_id: str) -> Any:
+    match kind:
+        case "metadata":
+            return c.MetadataDoc(id=object_id, generation=generation, meta_data={}, network_data={})
+        case "network":
+            return c.NetworkDoc(id=object_id, generation=generation, segment=SEGMENT, subnets=[], dhcp_port=None)
+        case "router":
+            return c.RouterDoc(id=object_id, generation=generation)
+    raise AssertionError(kind)
+
+
+@pytest.fixture(params=["memory", "file"])
+def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FakeHost]:
+    made = FakeHost("h1", path=tmp_path / "world.json" if request.param == "file" else None)
+    yield made
+    assert made.empty(), made.world.leftovers()
+    if request.param == "file":
+        assert FakeHost("h1", path=tmp_path / "world.json").empty()
+
+
+class TestFakeCompute(ComputeConformance):
+    @pytest.fixture
+    def rig(self, host: FakeHost, tmp_path: Path) -> ComputeRig:
+        def volume() -> c.VolumeAttachment:
+            return c.VolumeAttachment(
+                attachment_id=str(uuid.uuid4()),
+                volume_id=str(uuid.uuid4()),
+                device="/dev/vdb",
+                connection=c.DiskConnection(driver="nbd", uri="nbd://h1/x"),
+            )
+
+        return ComputeRig(DriverRig(host.compute, tmp_path), image_file(tmp_path), port, volume, boot_seconds=1)
+
+
+class TestFakeStorage(StorageConformance):
+    @pytest.fixture
+    def rig(self, host: FakeHost, tmp_path: Path) -> StorageRig:
+        return StorageRig(DriverRig(host.storage, tmp_path), "h1")
+
+
+class TestFakeNetwork(NetworkConformance):
+    KINDS = ("metadata", "network", "router")
+
+    @pytest.fixture
+    def rig(self, host: FakeHost, tmp_path: Path) -> NetworkRig:
+        return NetworkRig(DriverRig(host.network, tmp_path), document)
+
+
+def test_every_operation_and_query_of_the_contract_is_there() -> None:
+    from typing import get_args
+
+    host = FakeHost()
+    operations = {kind for driver in host.drivers for kind in driver.operations()}
+    assert operations == set(get_args(c.OperationBody))
+    for driver in host.drivers:
+        assert all(kind.role == driver.role for kind in driver.operations())
+    assert {kind for driver in host.drivers for kind in driver.queries()} == set(get_args(c.QueryBody))
+    assert {kind for driver in host.drivers for kind in driver.documents()} == set(c.DOCUMENTS)
+
+
+def test_faults() -> None:
+    host = FakeHost()
+    delete = host.compute.operations()[c.DeleteDisks]
+    body = c.DeleteDisks(server_id="s")
+
+    def run() -> None:
+        delete(body, lambda fraction=None: None)
+
+    host.faults.fail("compute.delete_disks", times=2, code="no-space")
+    for _ in range(2):
+        with pytest.raises(DriverError) as raised:
+            run()
+        assert raised.value.code == "no-space"
+    run()
+    release = host.faults.hang("*")
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert host.faults.hanging.acquire(timeout=5)
+    assert thread.is_alive()
+    release.set()
+    thread.join(5)
+    assert host.faults.count("DeleteDisks") == 4
+    assert host.faults.count("CreateDisks") == 0
+
+
+def test_a_host_survives_its_process_in_a_file(tmp_path: Path) -> None:
+    host = FakeHost(path=tmp_path / "world.json")
+    host.storage.operations()[c.CreateVolume](c.CreateVolume(volume_id="v", size_gb=3), lambda fraction=None: None)
+    again = FakeHost(path=tmp_path / "world.json")
+    assert again.storage.inventory().volumes == ["v"]
+    assert again.world.leftovers() == {"volumes": ["v"]}

@@ -1,0 +1,84 @@
+"""A private PostgreSQL server in a directory of its own; the system's clusters are never touched."""
+
+import itertools
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from tests.support.ports import free_ports
+
+
+def _bin() -> Path | None:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
+    return found[-1].parent if found else None
+
+
+class PostgresServer:
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="cumulet-pg-"))
+        (self.port,) = free_ports(1)
+        self._numbers = itertools.count(1)
+        bin_directory = _bin()
+        if bin_directory is None:
+            raise RuntimeError("PostgreSQL is not installed")
+        self._bin = bin_directory
+        self._as_user: dict[str, object] = {}
+        if os.geteuid() == 0:
+            self._as_user = {"user": "postgres", "group": "postgres", "extra_groups": []}
+            self.directory.chmod(0o755)
+            shutil.chown(self.directory, "postgres", "postgres")
+
+    @staticmethod
+    def available() -> bool:
+        return _bin() is not None
+
+    def _run(self, program: str, *arguments: str) -> str:
+        done = subprocess.run(
+            [str(self._bin / program), *arguments],
+            cwd=self.directory,
+            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "HOME": str(self.directory)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+            **self._as_user,  # type: ignore[call-overload]
+        )
+        if done.returncode:
+            raise RuntimeError(f"{program} failed: {done.stdout.decode(errors='replace')}")
+        text: str = done.stdout.decode()
+        return text
+
+    def start(self) -> None:
+        """fsync is off: the tests kill our processes, not the machine."""
+        data = self.directory / "data"
+        if not data.exists():
+            self._run("initdb", "-D", str(data), "-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync")
+        options = (
+            f"-p {self.port} -h 127.0.0.1 -k {self.directory} -c fsync=off -c synchronous_commit=off"
+            " -c full_page_writes=off -c max_connections=300 -c shared_buffers=32MB"
+        )
+        log = str(self.directory / "log")
+        # pg_ctl's child keeps the pipe open: its output goes to the log instead
+        done = subprocess.run(
+            [str(self._bin / "pg_ctl"), "-D", str(data), "-o", options, "-l", log, "-w", "-t", "60", "start"],
+            cwd=self.directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+            **self._as_user,  # type: ignore[call-overload]
+        )
+        if done.returncode:
+            raise RuntimeError(f"PostgreSQL did not start: {(self.directory / 'log').read_text()[-2000:]}")
+
+    def new_database(self) -> str:
+        """The URL of an empty database."""
+        name = f"cloud{next(self._numbers)}"
+        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", name)
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{name}"
+
+    def destroy(self) -> None:
+        self._run("pg_ctl", "-D", str(self.directory / "data"), "-m", "immediate", "-w", "stop")
+        shutil.rmtree(self.directory, ignore_errors=True)
