@@ -21,12 +21,14 @@ from cumulet.kernel.clock import SECOND
 Builder = Callable[[Tx, str, str, int], Document | None]
 AppliedListener = Callable[[Tx, str, str, str, int, str | None], object]
 
-_TOUCH = text(
+_UPSERT = (
     "INSERT INTO desired_docs (host, kind, object_id, generation, applied_generation, absent, updated_at)"
     " VALUES (:host, :kind, :object_id, :now, 0, :absent, :now)"
     " ON CONFLICT (host, kind, object_id) DO UPDATE SET generation = desired_docs.generation + 1,"
-    " absent = excluded.absent, updated_at = excluded.updated_at RETURNING generation"
+    " absent = excluded.absent, updated_at = excluded.updated_at"
 )
+_TOUCH = text(_UPSERT + " RETURNING generation")
+_TOUCH_MANY = text(_UPSERT)
 _ME = (
     D.c.host == bindparam("the_host"),
     D.c.kind == bindparam("the_kind"),
@@ -93,6 +95,18 @@ class Desired:
         generation = int(tx.scalar(_TOUCH, values))
         self._hint(tx, host, kind, object_id)
         return generation
+
+    def touch_many(self, tx: Tx, keys: Iterable[tuple[str, str, str]]) -> None:
+        """`touch` for many (host, kind, object) in one statement."""
+        wanted = list(keys)
+        if not wanted:
+            return
+        tx.run(
+            _TOUCH_MANY,
+            [{"host": h, "kind": k, "object_id": o, "now": tx.now, "absent": False} for h, k, o in wanted],
+        )
+        for key in wanted:
+            self._hint(tx, *key)
 
     def touch_holders(self, tx: Tx, kind: str, object_id: str) -> list[str]:
         """Every host that has this document is to have it in its present form; those hosts."""

@@ -1,0 +1,193 @@
+"""The network service as other services use it. Every method takes the caller's transaction first.
+
+Compute asks for ports with a server (`validate_requests`, `create_server_ports`), binds them to a host
+(`bind_ports`), hands their documents to the agent (`port_docs`), and lets them go (`release_server_ports`). Ports that
+existed before their server survive it.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from cumulet.agent.contract import PortDoc
+from cumulet.db import Database, Tx
+from cumulet.kernel.context import RequestContext, system_context
+from cumulet.services.network import state
+from cumulet.services.network import tables as t
+from cumulet.services.network.agents import Agents
+from cumulet.services.network.documents import Documents
+from cumulet.services.network.floatingips import FloatingIps
+from cumulet.services.network.groups import SecurityGroups
+from cumulet.services.network.networks import Networks
+from cumulet.services.network.ports import Ports
+from cumulet.services.network.quotas import Quotas
+from cumulet.services.network.routers import Routers
+from cumulet.services.network.rules import SecurityGroupRules
+from cumulet.services.network.segments import TypeDrivers
+from cumulet.services.network.servers import AddressInfo, GroupInfo, NetworkChoice, ServerPorts
+from cumulet.services.network.subnetpools import SubnetPools
+from cumulet.services.network.subnets import Subnets
+from cumulet.services.network.work import Work
+from cumulet.settings import Network as NetworkSettings
+from cumulet.settings import Quota
+
+__all__ = ["AddressInfo", "GroupInfo", "NetworkChoice", "NetworkService"]
+
+
+class NetworkService:
+    """``hosts`` is the registry of hosts, ``desired`` the index of documents (`cumulet.conductor`)."""
+
+    dns_domain = "openstacklocal."
+
+    def __init__(
+        self,
+        db: Database,
+        *,
+        hosts: Any,
+        desired: Any,
+        settings: NetworkSettings | None = None,
+        quota: Quota | None = None,
+        availability_zone: str = "nova",
+    ) -> None:
+        self.db = db
+        self.hosts = hosts
+        self.desired = desired
+        self.settings = settings or NetworkSettings()
+        self.drivers = TypeDrivers(self.settings)
+        self.quotas = Quotas(quota or Quota())
+        self._zone = availability_zone
+        self.networks = Networks(self)
+        self.subnets = Subnets(self)
+        self.subnetpools = SubnetPools(self)
+        self.ports = Ports(self)
+        self.routers = Routers(self)
+        self.floating_ips = FloatingIps(self)
+        self.groups = SecurityGroups(self)
+        self.rules = SecurityGroupRules(self)
+        self.agents = Agents(self)
+        self.documents = Documents(self)
+        self.servers = ServerPorts(self)
+        self.documents.register(desired)
+        desired.on_applied(self.applied)
+
+    def zone_of(self, host: str) -> str:
+        del host  # one zone for all network hosts
+        return self._zone
+
+    def work(self, tx: Tx, ctx: RequestContext | None = None) -> Work:
+        """A unit of change; end it with ``flush``. Without a context it is the cloud's own."""
+        return Work(self, tx, ctx or system_context("network"))
+
+    # -- what servers need ------------------------------------------------------------------------------------------
+
+    def validate_requests(
+        self, tx: Tx, ctx: RequestContext, requested: Any, count: int = 1, *, external: bool = False
+    ) -> list[NetworkChoice]:
+        """Check what a server create asks for (None, "auto", "none" or items with ``uuid``, ``port``, ``fixed_ip``,
+        ``tag``); the result goes to `create_server_ports`. ``external``: the caller may use external networks."""
+        return self.servers.validate(tx, ctx, requested, count, external=external)
+
+    def create_server_ports(
+        self,
+        tx: Tx,
+        ctx: RequestContext,
+        server_id: str,
+        requested: Sequence[NetworkChoice],
+        hostname: str,
+        az: str,
+        *,
+        security_groups: Sequence[str] = (),
+    ) -> list[str]:
+        """Make or adopt the ports of a new server, in order; their ids. ``security_groups``: names or ids."""
+        work = self.work(tx, ctx)
+        found = self.servers.create(work, server_id, requested, hostname, az, security_groups)
+        work.flush()
+        return found
+
+    def bind_ports(self, tx: Tx, port_ids: Sequence[str], host: str) -> None:
+        """The ports are to be made on this host (binding:host_id), and unmade on another they were bound to."""
+        work = self.work(tx)
+        self.servers.bind(work, port_ids, host)
+        work.flush()
+
+    def unbind_ports(self, tx: Tx, port_ids: Sequence[str]) -> None:
+        self.bind_ports(tx, port_ids, "")
+
+    def port_docs(self, tx: Tx, host: str, port_ids: Sequence[str]) -> list[PortDoc]:
+        """Documents of the ports that are bound to this host, in the order asked for."""
+        return self.documents.ports(tx, host, port_ids)
+
+    def ports_wired(self, tx: Tx, host: str, port_ids: Sequence[str], *, wired: bool = True) -> None:
+        """The host said it made (or unmade) these ports. Applied documents say the same; the first to come counts."""
+        state.wired(tx, host, list(port_ids), is_wired=wired)
+
+    def ports_active(self, tx: Tx, server_id: str) -> bool:
+        """Every port of the server that is to work has been made on its host."""
+        return self.servers.active(tx, server_id)
+
+    def server_power(self, tx: Tx, server_id: str, running: bool) -> None:
+        """A server's VMM has come or gone: its ports are DOWN without one."""
+        state.powered(tx, server_id, running)
+
+    def release_server_ports(self, tx: Tx, server_id: str) -> None:
+        """The server goes: its own ports are deleted, the others are free again. Idempotent."""
+        work = self.work(tx)
+        self.servers.release(work, server_id)
+        work.flush()
+
+    def server_ports(self, tx: Tx, server_id: str) -> list[t.PortRow]:
+        return self.servers.rows(tx, [server_id]).get(server_id, [])
+
+    def addresses(self, tx: Tx, server_ids: Iterable[str]) -> dict[str, list[AddressInfo]]:
+        return self.servers.addresses(tx, list(server_ids))
+
+    def security_groups_of(self, tx: Tx, server_ids: Iterable[str]) -> dict[str, list[GroupInfo]]:
+        return self.servers.groups(tx, list(server_ids))
+
+    def add_security_group(self, tx: Tx, ctx: RequestContext, server_id: str, group: str) -> None:
+        """Add a group (name or id) to all ports of a server that have port security."""
+        work = self.work(tx, ctx)
+        self.servers.change_group(work, server_id, group, add=True)
+        work.flush()
+
+    def remove_security_group(self, tx: Tx, ctx: RequestContext, server_id: str, group: str) -> None:
+        work = self.work(tx, ctx)
+        self.servers.change_group(work, server_id, group, add=False)
+        work.flush()
+
+    def set_port_security_group(self, tx: Tx, ctx: RequestContext, server_id: str, group: str, *, add: bool) -> None:
+        (self.add_security_group if add else self.remove_security_group)(tx, ctx, server_id, group)
+
+    def attach_interface(
+        self, tx: Tx, ctx: RequestContext, server_id: str, requested: Any, hostname: str, az: str, host: str = ""
+    ) -> str:
+        """One more port for a server: ``requested`` has ``uuid`` or ``port``, or is None (the only network there is).
+        The port's id; it is bound to ``host`` if given."""
+        choices = self.validate_requests(tx, ctx, None if requested is None else [requested], 1)
+        work = self.work(tx, ctx)
+        found = self.servers.create(work, server_id, choices, hostname, az, ())
+        if not found:
+            raise self.servers.no_network()
+        if host:
+            self.servers.bind(work, found[:1], host)
+        work.flush()
+        return found[0]
+
+    def detach_interface(self, tx: Tx, server_id: str, port_id: str) -> None:
+        """One port less. Idempotent."""
+        work = self.work(tx)
+        self.servers.release(work, server_id, only=port_id)
+        work.flush()
+
+    # -- what hosts report -------------------------------------------------------------------------------------------
+
+    def applied(self, tx: Tx, host: str, kind: str, object_id: str, generation: int, error: str | None) -> None:
+        """A host reported a document."""
+        if error is not None:
+            return
+        if kind == "port":
+            state.wired(tx, host, [object_id])
+        elif kind == "network":
+            state.wired(tx, host, [p.id for p in self.ports.dhcp_ports(tx, object_id) if p.host == host])
+        elif kind == "router" and self.agents.router_host(tx, object_id) == host:
+            state.wired(tx, host, [leg.id for leg in self.routers.legs(tx, object_id)])
+            state.router_applied(tx, object_id, generation)

@@ -1,0 +1,189 @@
+"""One unit of change: it collects what hosts must hear of and tells `conductor.Desired` once, at the end.
+
+Nouns note *what changed* (a port, a network's subnets, a group's rules); which documents of which hosts that concerns
+is decided here, in `flush`, with a handful of statements whatever the number of changes.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Table, bindparam, func, select, update
+
+from cumulet.db import Tx
+from cumulet.kernel.context import RequestContext
+from cumulet.services.network import state
+from cumulet.services.network import tables as t
+from cumulet.services.network.noun import rows_in
+from cumulet.services.network.segments import TUNNELS
+
+if TYPE_CHECKING:
+    from cumulet.services.network.public import NetworkService
+
+_DHCP_ON = select(t.DHCP_HOSTS.c.host, t.DHCP_HOSTS.c.network_id).where(
+    t.DHCP_HOSTS.c.network_id.in_(bindparam("ids", expanding=True))
+)
+_ROUTERS_WITH_LEG = select(t.PORTS.c.device_id.distinct()).where(
+    t.PORTS.c.network_id.in_(bindparam("ids", expanding=True)), t.PORTS.c.device_owner == "network:router_interface"
+)
+_ROUTERS_OUT = select(t.ROUTERS.c.id).where(t.ROUTERS.c.gateway_network_id.in_(bindparam("ids", expanding=True)))
+_ROUTERS_ON = select(t.ROUTER_HOSTS.c.host, t.ROUTER_HOSTS.c.router_id).where(
+    t.ROUTER_HOSTS.c.router_id.in_(bindparam("ids", expanding=True))
+)
+_MADE = (
+    t.PORTS.c.host != "",
+    t.PORTS.c.vif_type.not_in([state.UNBOUND, state.FAILED]),
+    ~t.PORTS.c.device_owner.startswith("network:"),
+)
+_PORTS_OF_NETWORKS = select(t.PORTS.c.host, t.PORTS.c.id).where(
+    t.PORTS.c.network_id.in_(bindparam("ids", expanding=True)), *_MADE
+)
+_PORTS_OF_GROUPS = (
+    select(t.PORTS.c.host, t.PORTS.c.id)
+    .join(t.PORT_GROUPS, t.PORT_GROUPS.c.port_id == t.PORTS.c.id)
+    .where(t.PORT_GROUPS.c.security_group_id.in_(bindparam("ids", expanding=True)), *_MADE)
+)
+_GROUPS_LOOKING_AT = select(t.SECURITY_GROUP_RULES.c.security_group_id.distinct()).where(
+    t.SECURITY_GROUP_RULES.c.remote_group_id.in_(bindparam("ids", expanding=True))
+)
+_OTHERS_THERE = select(func.count()).where(
+    t.PORTS.c.network_id == bindparam("network_id"),
+    t.PORTS.c.host == bindparam("host"),
+    t.PORTS.c.id.not_in(bindparam("mine", expanding=True)),
+)
+_TYPES = select(t.NETWORKS.c.id, t.NETWORKS.c.network_type).where(t.NETWORKS.c.id.in_(bindparam("ids", expanding=True)))
+_WAIT = (
+    update(t.FLOATING_IPS)
+    .where(
+        t.FLOATING_IPS.c.router_id == bindparam("_router"), t.FLOATING_IPS.c.id.in_(bindparam("_ids", expanding=True))
+    )
+    .values(wanted_generation=bindparam("_generation"))
+)
+Key = tuple[str, str, str]  # host, kind, object id
+
+
+class Work:
+    def __init__(self, service: "NetworkService", tx: Tx, ctx: RequestContext, *, sees_all: bool | None = None) -> None:
+        self.service = service
+        self.tx = tx
+        self.ctx = ctx
+        self.sees_all = ctx.is_admin if sees_all is None else sees_all
+        self.networks: set[str] = set()  # addresses, DHCP hosts or names on it changed
+        self.ranges: set[str] = set()  # its subnets changed
+        self.peers: set[str] = set()  # all its documents change: hosts, DHCP servers, MTU
+        self.routers: set[str] = set()
+        self.groups: set[str] = set()  # rules changed
+        self.members: set[str] = set()  # addresses behind the group changed
+        self.floating: dict[str, set[str]] = {}  # router -> floating IPs that wait for it
+        self.gone: set[Key] = set()
+        self.default_groups: dict[str, str] = {}
+        self._ports: dict[str, t.PortRow] = {}
+        self._bindings: dict[tuple[str, str], set[str]] = {}
+        self._usable_groups: set[tuple[str, str]] = set()
+        self._hosts: dict[str, Any] | None = None
+
+    # -- small services ----------------------------------------------------------------------------------------
+
+    def hosts(self) -> dict[str, Any]:
+        if self._hosts is None:
+            self._hosts = {host.name: host for host in self.service.hosts.list(self.tx)}
+        return self._hosts
+
+    def check_groups(self, groups: Iterable[str], project_id: str) -> None:
+        new = [group for group in groups if (group, project_id) not in self._usable_groups]
+        if new:
+            self.service.groups.check_usable(self, new, project_id)
+            self._usable_groups.update((group, project_id) for group in new)
+
+    def touch_revision(self, table: Table, ids: Iterable[str]) -> None:
+        wanted = list(ids)
+        if wanted:
+            self.tx.run(
+                update(table)
+                .where(table.c.id.in_(wanted))
+                .values(revision=table.c.revision + 1, updated_at=self.tx.now)
+            )
+
+    # -- notes ---------------------------------------------------------------------------------------------------
+
+    def port_changed(self, row: t.PortRow) -> None:
+        self._ports[row.id] = row
+        if row.device_owner == "network:floatingip":
+            return
+        self.networks.add(row.network_id)
+        if row.host:
+            self._bindings.setdefault((row.network_id, row.host), set()).add(row.id)
+        if row.device_owner.startswith("network:router_"):
+            self.routers.add(row.device_id)
+
+    def port_leaves(self, row: t.PortRow) -> None:
+        """The port goes from its host (with its present ``host``), or altogether."""
+        self._ports.pop(row.id, None)
+        if row.device_owner == "network:floatingip":
+            return
+        self.networks.add(row.network_id)
+        if row.host:
+            self._bindings.setdefault((row.network_id, row.host), set()).add(row.id)
+            if not row.device_owner.startswith("network:"):
+                self.gone.add((row.host, "port", row.id))
+        if row.device_owner.startswith("network:router_"):
+            self.routers.add(row.device_id)
+
+    def drop_network(self, network_id: str) -> None:
+        """The network goes: its DHCP hosts are to forget it."""
+        for host in self.service.ports.dhcp_hosts(self.tx, network_id):
+            self.gone.add((host, "network", network_id))
+
+    # -- telling ---------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        tx, desired = self.tx, self.service.desired
+        wanted = self._documents()
+        router_keys = self._router_keys()
+        for key in sorted(self.gone - wanted):
+            desired.remove(tx, *key)
+        if wanted:
+            desired.touch_many(tx, sorted(wanted))
+        for host, router_id in sorted(router_keys):
+            if (host, "router", router_id) in self.gone:
+                continue
+            generation = desired.touch(tx, host, "router", router_id)
+            waiting = self.floating.get(router_id)
+            if waiting:
+                tx.run(_WAIT, {"_router": router_id, "_ids": sorted(waiting), "_generation": generation})
+
+    def _documents(self) -> set[Key]:
+        tx = self.tx
+        self.peers |= self._networks_with_new_hosts()
+        self.networks |= self.peers | self.ranges
+        found: set[Key] = set()
+        for row in self._ports.values():
+            if row.host and row.vif_type not in (state.UNBOUND, state.FAILED):
+                if not row.device_owner.startswith("network:"):
+                    found.add((row.host, "port", row.id))
+        if self.members:
+            self.groups.update(row[0] for row in rows_in(tx, _GROUPS_LOOKING_AT, self.members))
+        for host, id in rows_in(tx, _PORTS_OF_NETWORKS, self.peers | self.ranges):
+            found.add((host, "port", id))
+        for host, id in rows_in(tx, _PORTS_OF_GROUPS, self.groups):
+            found.add((host, "port", id))
+        for host, id in rows_in(tx, _DHCP_ON, self.networks):
+            found.add((host, "network", id))
+        self.routers.update(row[0] for row in rows_in(tx, _ROUTERS_WITH_LEG, self.networks))
+        self.routers.update(row[0] for row in rows_in(tx, _ROUTERS_OUT, self.peers | self.ranges))
+        return found
+
+    def _router_keys(self) -> set[tuple[str, str]]:
+        return {(row[0], row[1]) for row in rows_in(self.tx, _ROUTERS_ON, self.routers)}
+
+    def _networks_with_new_hosts(self) -> set[str]:
+        """Tunnelled networks that came to a host or left it: the others must learn the peer."""
+        ids = {network_id for network_id, _ in self._bindings} - self.peers
+        kinds = {row[0]: row[1] for row in rows_in(self.tx, _TYPES, ids)}
+        found = set()
+        for (network_id, host), mine in self._bindings.items():
+            if network_id in found or kinds.get(network_id) not in TUNNELS:
+                continue
+            values = {"network_id": network_id, "host": host, "mine": sorted(mine)}
+            if self.tx.scalar(_OTHERS_THERE, values) == 0:
+                found.add(network_id)
+        return found
