@@ -1,0 +1,27 @@
+"""The compute API: one table of routes."""
+
+from cumulet.http import NovaFaults, ServiceApi
+from cumulet.services.compute.api import flavors, keypairs, servers, versions
+from cumulet.services.compute.policy import RULES
+from cumulet.services.compute.public import ComputeService
+from cumulet.services.compute.versions import MICROVERSIONS
+
+TABLES = (versions, servers, flavors, keypairs)
+
+
+def build_api(service: ComputeService) -> ServiceApi:
+    return ServiceApi(
+        name="compute",
+        prefix="/compute",
+        service=service,
+        routes=[route for table in TABLES for route in table.ROUTES],
+        root_routes=versions.ROOT_ROUTES,
+        faults=NovaFaults(),
+        rules=RULES,
+        version_prefix="/v2.1",
+        project_in_path=True,
+        microversions=MICROVERSIONS,
+        request_id_headers=("x-openstack-request-id", "x-compute-request-id"),
+        policy_first=False,
+        title="Compute service",
+    )

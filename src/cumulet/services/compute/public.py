@@ -1,0 +1,226 @@
+"""`ComputeService`: what the API and other services call, put together from its parts.
+
+Registers sagas, listeners to hosts' reports and the builder of metadata documents. Methods meant for other services
+take ``tx`` first. Owns no state of its own but the wiring.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from cumulet.agent.contract import Absent, Inventory, MetadataDoc, ServerReport
+from cumulet.db import Database, Tx
+from cumulet.kernel.clock import Clock
+from cumulet.kernel.context import RequestContext, system_context
+from cumulet.kernel.errors import Conflict, NotFound
+from cumulet.kernel.ids import new_uuid
+from cumulet.saga.model import Saga
+from cumulet.services.compute import rules, state, store
+from cumulet.services.compute.intake import Created, Intake, May
+from cumulet.services.compute.parts import Parts
+from cumulet.services.compute.quotas import Quotas
+from cumulet.services.compute.rows import ActionRow, ServerRow
+from cumulet.services.compute.scheduling import Scheduling
+from cumulet.services.compute.schema import Hints, ServerCreate
+from cumulet.services.compute.specs import Specs
+from cumulet.services.compute.state import Power
+from cumulet.services.compute.workflows.create import CreateWorkflows
+from cumulet.services.compute.workflows.delete import DeleteParams, DeleteWorkflow
+from cumulet.services.compute.workflows.power import PowerParams, PowerWorkflows
+from cumulet.services.compute.workflows.volumes import VolumeWorkflows
+
+
+class ComputeService:
+    def __init__(
+        self,
+        *,
+        db: Database,
+        clock: Clock,
+        sagas: Any,
+        hosts: Any,
+        desired: Any,
+        images: Any,
+        placement: Any,
+        scheduler: Any,
+        network: Any,
+        volumes: Any,
+        identity: Any = None,
+        ask: Any = None,
+        quotas: dict[str, int] | None = None,
+        default_zone: str = "nova",
+    ) -> None:
+        self.db = db
+        self.clock = clock
+        self.identity = identity
+        self.parts = Parts(
+            clock=clock,
+            sagas=sagas,
+            hosts=hosts,
+            desired=desired,
+            images=images,
+            placement=placement,
+            scheduler=scheduler,
+            network=network,
+            volumes=volumes,
+            ask=ask,
+            default_zone=default_zone,
+        )
+        self.quotas = Quotas(quotas)
+        self.specs = Specs(self.parts)
+        self.scheduling = Scheduling(self.parts)
+        self.volume_workflows = VolumeWorkflows(self.parts, self.specs)
+        self.create_workflows = CreateWorkflows(self.parts, self.specs, self.volume_workflows, self.scheduling)
+        self.delete_workflow = DeleteWorkflow(self.parts, self.specs, self.volume_workflows)
+        self.power = PowerWorkflows(self.parts, self.specs)
+        self.intake = Intake(self.parts, self.quotas, self.scheduling, self.create_workflows)
+        sagas.register(*self.all_sagas())
+        desired.register(
+            "metadata", lambda tx, host, object_id, generation: self.metadata_doc(tx, object_id, generation)
+        )
+
+    def all_sagas(self) -> list[Saga]:
+        return [
+            *self.volume_workflows.sagas(),
+            *self.create_workflows.sagas(),
+            *self.delete_workflow.sagas(),
+            *self.power.sagas(),
+        ]
+
+    # -- for other services ----------------------------------------------------------------------------------------
+
+    def metadata_doc(self, tx: Tx, server_id: str, generation: int) -> MetadataDoc | None:
+        return self.specs.metadata_doc(tx, server_id, generation)
+
+    def image_in_use(self, tx: Tx, image_id: str) -> str | None:
+        """Images of servers may be deleted, as upstream allows it."""
+        return None
+
+    def on_server_report(self, tx: Tx, report: ServerReport) -> None:
+        """What a host says one QEMU process does. Older reports and those of hosts a server left change nothing."""
+        server = store.server(tx, report.server_id)
+        if server is None or server.deleted_at is not None:
+            return
+        if not store.record_report(
+            tx, report.server_id, report.host, report.power_state, report.reason, report.sequence
+        ):
+            return
+        if report.host != server.host:
+            return
+        if self.parts.sagas.owner(tx, "server", server.id) is None:
+            self._follow(tx, server, report.power_state)
+        state.settle(tx, server.id)
+        tx.after_commit(lambda: self.parts.sagas.wake("server", server.id))
+
+    def _follow(self, tx: Tx, server: ServerRow, power: int) -> None:
+        """Nobody works on the server: what the guest did by itself becomes what it is meant to do."""
+        stopped = power in (Power.SHUTDOWN, Power.CRASHED)
+        if stopped and server.goal in ("active", "paused"):
+            store.update_server(tx, server.id, goal="stopped")
+        elif power == Power.SUSPENDED and server.goal == "active":
+            store.update_server(tx, server.id, goal="suspended")
+        elif power == Power.RUNNING and server.goal == "stopped" and server.launched_at is not None:
+            self._start_system(tx, server, "stop")
+
+    def _start_system(self, tx: Tx, server: ServerRow, name: str) -> None:
+        ctx = system_context("power-sync")
+        ctx = msgspec.structs.replace(ctx, project_id=server.project_id)
+        self.start(tx, server, self.power.by_name[name], PowerParams(), ctx, name)
+
+    def on_inventory(self, tx: Tx, inventory: Inventory) -> Absent:
+        """Servers on the host that are gone or live elsewhere are to be removed; unknown ones are not named."""
+        absent = []
+        seen = set()
+        for report in inventory.servers:
+            seen.add(report.server_id)
+            server = store.server(tx, report.server_id)
+            if server is None:
+                continue
+            if server.deleted_at is not None or (server.host is not None and server.host != inventory.host):
+                absent.append(report.server_id)
+        for server in store.servers_on(tx, inventory.host):
+            if server.id in seen or server.launched_at is None or server.goal != "active" or server.deleting:
+                continue
+            if self.parts.sagas.owner(tx, "server", server.id) is None:
+                store.forget_reports(tx, server.id, inventory.host)
+                store.update_server(tx, server.id, goal="stopped")
+                state.settle(tx, server.id)
+        return Absent(servers=absent)
+
+    # -- servers ---------------------------------------------------------------------------------------------------
+
+    def visible(self, tx: Tx, ctx: RequestContext, server_id: str) -> ServerRow:
+        """The living server if the caller may know of it, else NotFound (another project's is not found)."""
+        row = store.server(tx, server_id)
+        if row is None or row.deleted_at is not None or (row.project_id != ctx.project_id and not ctx.is_admin):
+            raise NotFound(f"Instance {server_id} could not be found.", type_name="InstanceNotFound")
+        return row
+
+    def create(self, ctx: RequestContext, body: ServerCreate, hints: Hints, may: May) -> Created:
+        return self.db.write(lambda tx: self.intake.create(tx, ctx, body, hints, may))
+
+    def delete(self, tx: Tx, ctx: RequestContext, server: ServerRow) -> None:
+        """Begin to delete; asked again while it is under way, nothing more."""
+        if server.deleting:
+            owner = self.parts.sagas.owner(tx, "server", server.id)
+            if owner is not None:
+                return
+        store.update_server(tx, server.id, deleting=True)
+        self.start(tx, server, self.delete_workflow.delete, DeleteParams(), ctx, "delete")
+
+    def start(
+        self, tx: Tx, server: ServerRow, saga: Saga, params: msgspec.Struct, ctx: RequestContext, action: str
+    ) -> str:
+        """Start a saga on the server and note it as an instance action."""
+        try:
+            saga_id: str = self.parts.sagas.start(tx, saga, server.id, params, ctx)
+        except Conflict:
+            raise Conflict(
+                f"Cannot '{action}' instance {server.id} while it is in task_state {server.task_state}"
+            ) from None
+        self.note(tx, server.id, saga.action or action, ctx, saga_id)
+        return saga_id
+
+    def start_on(
+        self, tx: Tx, server: ServerRow, saga: Saga, object_id: str, params: msgspec.Struct, ctx: RequestContext
+    ) -> str:
+        """Start a saga on something of the server (an attachment, an interface)."""
+        saga_id: str = self.parts.sagas.start(tx, saga, object_id, params, ctx)
+        self.note(tx, server.id, saga.action or saga.kind, ctx, saga_id)
+        return saga_id
+
+    def note(
+        self,
+        tx: Tx,
+        server_id: str,
+        action: str,
+        ctx: RequestContext,
+        saga_id: str | None = None,
+        message: str | None = None,
+    ) -> None:
+        """Record an instance action; without a saga it is done already."""
+        if saga_id is not None and any(row.saga_id == saga_id for row in store.actions(tx, server_id)):
+            return
+        store.insert_action(
+            tx,
+            ActionRow(
+                saga_id or new_uuid(), server_id, ctx.request_id, action, ctx.user_id, ctx.project_id, tx.now, message
+            ),
+        )
+
+    def power_action(self, tx: Tx, ctx: RequestContext, server: ServerRow, name: str) -> None:
+        rules.check_state(server, name, {"soft_reboot": "reboot", "hard_reboot": "reboot"}.get(name))
+        action = self.power.actions[name]
+        self.start(tx, server, self.power.by_name[name], PowerParams(), ctx, action.action)
+
+    def changed(self, tx: Tx, server: ServerRow, **values: Any) -> ServerRow:
+        """Change what the user set; the metadata service follows."""
+        store.update_server(tx, server.id, **values)
+        for host in self.parts.desired.holders(tx, "metadata", server.id):
+            self.parts.desired.touch(tx, host, "metadata", server.id)
+        found = store.server(tx, server.id)
+        assert found is not None
+        return found
+
+    def listed(self, tx: Tx, query: store.ServerQuery) -> Sequence[ServerRow] | None:
+        return query.read(tx)

@@ -1,0 +1,69 @@
+"""Between compute and the scheduler: what is asked for a server, and the claim of the host that was chosen."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from cumulet.db import Tx
+from cumulet.services.compute import catalogue, store
+from cumulet.services.compute.parts import Parts
+from cumulet.services.compute.scheduler import SchedulerRequest
+
+
+def resources_of(flavor: dict[str, Any], *, volume_backed: bool) -> dict[str, int]:
+    """What a server of this flavor takes of its host."""
+    disk = flavor["ephemeral"] + -(-(flavor.get("swap") or 0) // 1024)
+    if not volume_backed:
+        disk += flavor["disk"]
+    wanted = {"VCPU": flavor["vcpus"], "MEMORY_MB": flavor["ram"], "DISK_GB": disk}
+    return {name: amount for name, amount in wanted.items() if amount}
+
+
+class Scheduling:
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+
+    def zones(self, tx: Tx) -> set[str]:
+        """Zones that have an enabled compute host."""
+        by_host = catalogue.zones(tx)
+        return {
+            by_host.get(host.name, self.parts.default_zone)
+            for host in self.parts.hosts.list(tx, role="compute")
+            if not host.disabled
+        }
+
+    def place(
+        self,
+        tx: Tx,
+        server_ids: Sequence[str],
+        flavor: dict[str, Any],
+        project_id: str,
+        user_id: str,
+        request: dict[str, Any],
+        excluded: Collection[str] = (),
+    ) -> list[str]:
+        """Choose a host for each server and claim it, in this transaction; NoValidHost claims nothing."""
+        asked = SchedulerRequest(
+            resources=resources_of(flavor, volume_backed=bool(request.get("volume_backed"))),
+            availability_zone=request.get("zone"),
+            host=request.get("host"),
+            force=bool(request.get("force")),
+            excluded=sorted(excluded),
+            image_properties=request.get("image_properties") or {},
+            extra_specs=flavor.get("extra_specs") or {},
+            project_id=project_id,
+        )
+        hints = request.get("hints") or {}
+        asked.same_hosts = self._hosts_of(tx, hints.get("same_host"))
+        asked.different_hosts = self._hosts_of(tx, hints.get("different_host"))
+        group = catalogue.group(tx, request["group"]) if request.get("group") else None
+        if group is not None:
+            members = catalogue.members(tx, [group.id]).get(group.id, [])
+            asked.group_policy = group.policy
+            asked.group_hosts = [host for server, host, _ in members if host and server not in server_ids]
+            asked.max_server_per_host = int(group.rules.get("max_server_per_host") or 1)
+        return [host.name for host in self.parts.scheduler.place(tx, asked, list(server_ids), user_id)]
+
+    def _hosts_of(self, tx: Tx, hint: str | list[str] | None) -> list[str]:
+        ids = [hint] if isinstance(hint, str) else list(hint or [])
+        servers = [store.server(tx, server_id) for server_id in ids]
+        return [server.host for server in servers if server is not None and server.host is not None]

@@ -1,0 +1,1 @@
+"""Sagas of the compute service: each file begins with its table of steps."""

@@ -1,0 +1,73 @@
+"""What every server saga shares: settling, faults, the common host calls."""
+
+import json
+
+from cumulet.agent.contract import PlugPorts, UndefineServer, UnplugPorts
+from cumulet.db import Tx
+from cumulet.kernel.context import RequestContext
+from cumulet.saga.model import HostCall, Run, Step
+from cumulet.services.compute import state, store
+from cumulet.services.compute.parts import Parts
+from cumulet.services.compute.rows import ServerRow
+from cumulet.services.compute.specs import Specs
+
+
+def settle(tx: Tx, run: Run, step: Step | None) -> None:
+    """While unwinding, the task of the step being undone stays visible; at the end none."""
+    state.settle(tx, run.object_id, step.task_state if step is not None else None)
+
+
+def record_fault(tx: Tx, server_id: str, run: Run, message: str | None = None) -> None:
+    details = {"error": run.error, "code": run.error_code, **run.error_details}
+    text = json.dumps(details, default=str, sort_keys=True)
+    store.set_fault(tx, server_id, 500, message or run.error or "Unexpected error.", text)
+
+
+class Workflow:
+    """Base of workflows: collaborators and the calls that several of them make."""
+
+    def __init__(self, parts: Parts, specs: Specs) -> None:
+        self.parts = parts
+        self.specs = specs
+
+    def server(self, tx: Tx, run: Run) -> ServerRow:
+        found = store.server(tx, run.object_id)
+        assert found is not None, f"server {run.object_id} has no row"
+        return found
+
+    def plug(self, tx: Tx, run: Run) -> HostCall | None:
+        server = self.server(tx, run)
+        assert server.host is not None
+        ports = self.specs.ports(tx, server.id, server.host)
+        return (server.host, PlugPorts(server_id=server.id, ports=ports)) if ports else None
+
+    def unplug(self, tx: Tx, run: Run) -> HostCall | None:
+        server = self.server(tx, run)
+        ports = [row.port_id for row in store.interfaces(tx, server.id)]
+        if server.host is None or not ports:
+            return None
+        return server.host, UnplugPorts(server_id=server.id, port_ids=ports)
+
+    def undefine(self, tx: Tx, run: Run) -> HostCall | None:
+        server = self.server(tx, run)
+        if server.host is None:
+            return None
+        return server.host, UndefineServer(server_id=server.id, instance_name=server.instance_name)
+
+    def publish_metadata(self, tx: Tx, server: ServerRow) -> None:
+        """Have the hosts that answer metadata requests fetch the server's document."""
+        names = {row.name for row in self.parts.hosts.list(tx, role="network")}
+        if server.host is not None:
+            names.add(server.host)
+        for host in sorted(names):
+            self.parts.desired.touch(tx, host, "metadata", server.id)
+
+    def withdraw_metadata(self, tx: Tx, server: ServerRow) -> None:
+        for host in self.parts.desired.holders(tx, "metadata", server.id):
+            self.parts.desired.remove(tx, host, "metadata", server.id)
+
+    def actor(self, run: Run) -> RequestContext:
+        """Who asked, for calls that record an owner."""
+        return RequestContext(
+            request_id=run.request_id, user_id=run.user_id, project_id=run.project_id, roles=frozenset({"admin"})
+        )

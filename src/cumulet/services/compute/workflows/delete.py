@@ -1,0 +1,78 @@
+"""Server delete. It preempts whatever owns the server, works in every state, and only goes forward.
+
+| step | does | a host that is down |
+|---|---|---|
+| undefine | destroy and undefine the domain | skipped: its inventory is compared when it returns |
+| ports | unplug | skipped |
+| volumes | unexport, free or delete each volume (children) | skipped |
+| disks | delete root, ephemeral, config drive | skipped |
+| bury | ports, claim, metadata documents, tombstone | |
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from cumulet.agent.contract import DeleteDisks
+from cumulet.db import Tx
+from cumulet.saga.model import Call, Children, HostCall, Run, Saga, Start, Transact, nothing_to_undo
+from cumulet.services.compute import state, store
+from cumulet.services.compute.workflows.common import Workflow, record_fault, settle
+from cumulet.services.compute.workflows.volumes import ConnectParams, VolumeWorkflows
+
+FORWARD = nothing_to_undo("a delete only goes forward; it may be asked again")
+EVENT = "compute_terminate_instance"
+
+
+class DeleteParams(msgspec.Struct, kw_only=True):
+    pass
+
+
+class DeleteWorkflow(Workflow):
+    def __init__(self, parts: Any, specs: Any, volumes: VolumeWorkflows) -> None:
+        super().__init__(parts, specs)
+        self.volumes = volumes
+        self.delete = Saga(
+            kind="server.delete",
+            object_kind="server",
+            params=DeleteParams,
+            settle=settle,
+            failed=self._failed,
+            preempts=True,
+            action="delete",
+            steps=(
+                Call("undefine", self.undefine, FORWARD, if_host_down="skip", task_state="deleting", event=EVENT),
+                Call("ports", self.unplug, FORWARD, if_host_down="skip", task_state="deleting", event=EVENT),
+                Children("volumes", self._release, tolerate=True, task_state="deleting", event=EVENT),
+                Call("disks", self._disks, FORWARD, if_host_down="skip", task_state="deleting", event=EVENT),
+                Transact("bury", self._bury, FORWARD, "deleting", EVENT),
+            ),
+        )
+
+    def sagas(self) -> Sequence[Saga]:
+        return (self.delete,)
+
+    def _release(self, tx: Tx, run: Run) -> list[Start]:
+        disks = store.disks(tx, [run.object_id]).get(run.object_id, [])
+        params = ConnectParams(server_id=run.object_id)
+        return [Start(self.volumes.release, disk.id, params) for disk in disks]
+
+    def _disks(self, tx: Tx, run: Run) -> HostCall | None:
+        server = self.server(tx, run)
+        return (server.host, DeleteDisks(server_id=server.id)) if server.host is not None else None
+
+    def _bury(self, tx: Tx, run: Run) -> None:
+        server = self.server(tx, run)
+        self.parts.network.release_server_ports(tx, server.id)
+        self.parts.placement.release(tx, server.id)
+        self.withdraw_metadata(tx, server)
+        store.bury(tx, server.id)
+
+    def _failed(self, tx: Tx, run: Run) -> None:
+        server = store.server(tx, run.object_id)
+        if server is None or server.deleted_at is not None:
+            return
+        store.update_server(tx, server.id, deleting=False, failed=True)
+        record_fault(tx, server.id, run)
+        state.settle(tx, server.id, None)

@@ -1,0 +1,165 @@
+"""Volumes of a server. Each works on one attachment (object kind ``attachment``, id of the block device row), so
+that several go on side by side; what a server's build or delete needs they start as children.
+
+| server_volume.connect (build) | export to the host, remember the connection | unexport |
+| server_volume.attach | export, add the disk to the running server | detach, unexport, free the volume |
+| server_volume.detach | remove the disk, unexport, free the volume | - (only forward) |
+| server_volume.disconnect (unwinding a build) | unexport | - |
+| server_volume.release (delete) | unexport, free or delete the volume | - |
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from cumulet.agent.contract import AttachVolume, DetachVolume
+from cumulet.db import Tx
+from cumulet.saga.model import Call, HostCall, Run, Saga, Transact, nothing_to_undo
+from cumulet.services.compute import store
+from cumulet.services.compute.rows import BlockDeviceRow, ServerRow
+from cumulet.services.compute.specs import attachment
+from cumulet.services.compute.workflows.common import Workflow
+
+FORWARD = nothing_to_undo("taking away only goes forward")
+
+
+class ConnectParams(msgspec.Struct, kw_only=True):
+    server_id: str
+    host: str | None = None
+
+
+class VolumeWorkflows(Workflow):
+    def __init__(self, parts: Any, specs: Any) -> None:
+        super().__init__(parts, specs)
+        attach, detach = "compute_attach_volume", "compute_detach_volume"
+        export = Call(
+            "export", self._export, self._unexport, done=self._exported, undone=self._unexported, event=attach
+        )
+        unexport = Call("unexport", self._unexport, FORWARD, done=self._gone, if_host_down="skip", event=detach)
+        self.connect = self._saga(
+            "server_volume.connect",
+            export,
+            Transact("connected", self._connected, nothing_to_undo("the next connection replaces it")),
+        )
+        self.disconnect = self._saga("server_volume.disconnect", unexport, preempts=True)
+        self.attach = self._saga(
+            "server_volume.attach",
+            export,
+            Call("attach", self._attach, self._detach, event=attach),
+            Transact("connected", self._connected, nothing_to_undo("freeing the attachment undoes it"), event=attach),
+            failed=self._attach_failed,
+            action="attach_volume",
+        )
+        self.detach = self._saga(
+            "server_volume.detach",
+            Call("detach", self._detach, FORWARD, if_host_down="skip", event=detach),
+            unexport,
+            Transact("free", self._free, FORWARD, event=detach),
+            failed=self._detach_failed,
+            action="detach_volume",
+        )
+        self.release = self._saga(
+            "server_volume.release", unexport, Transact("free", self._free, FORWARD), preempts=True
+        )
+
+    def _saga(self, kind: str, *steps: Any, **more: Any) -> Saga:
+        return Saga(kind=kind, object_kind="attachment", params=ConnectParams, steps=steps, **more)
+
+    def sagas(self) -> Sequence[Saga]:
+        return self.connect, self.disconnect, self.attach, self.detach, self.release
+
+    def give_up_all(self, tx: Tx, server_id: str) -> None:
+        """A build failed for good (its connections are undone): its volumes are free again."""
+        for disk in store.disks(tx, [server_id]).get(server_id, []):
+            self._let_go(tx, disk)
+
+    # -- steps ---------------------------------------------------------------------------------------------------
+
+    def _disk(self, tx: Tx, run: Run) -> BlockDeviceRow | None:
+        return store.disk(tx, run.object_id)
+
+    def _owner(self, tx: Tx, run: Run) -> ServerRow | None:
+        return store.server(tx, run.params.server_id)
+
+    def _host(self, tx: Tx, run: Run) -> str | None:
+        if run.params.host is not None:
+            return str(run.params.host)
+        server = self._owner(tx, run)
+        return server.host if server is not None else None
+
+    def _export(self, tx: Tx, run: Run) -> HostCall | None:
+        disk, host = self._disk(tx, run), self._host(tx, run)
+        if disk is None or host is None:
+            return None
+        asked: HostCall = self.parts.volumes.export_operation(tx, disk.attachment_id, host)
+        return asked
+
+    def _exported(self, tx: Tx, run: Run, result: dict[str, Any] | None) -> None:
+        if result is not None:
+            store.update_disk(tx, run.object_id, connection=result["connection"])
+
+    def _unexport(self, tx: Tx, run: Run) -> HostCall | None:
+        disk = self._disk(tx, run)
+        if disk is None:
+            return None
+        asked: HostCall | None = self.parts.volumes.unexport_operation(tx, disk.attachment_id)
+        return asked
+
+    def _unexported(self, tx: Tx, run: Run) -> None:
+        if self._disk(tx, run) is not None:
+            store.update_disk(tx, run.object_id, connection=None)
+
+    def _gone(self, tx: Tx, run: Run, result: dict[str, Any] | None) -> None:
+        self._unexported(tx, run)
+
+    def _connected(self, tx: Tx, run: Run) -> None:
+        disk, host = self._disk(tx, run), self._host(tx, run)
+        if disk is not None:
+            self.parts.volumes.attachment_connected(tx, disk.attachment_id, host, disk.device)
+
+    def _attach(self, tx: Tx, run: Run) -> HostCall | None:
+        disk, server = self._disk(tx, run), self._owner(tx, run)
+        if disk is None or server is None or server.host is None:
+            return None
+        return server.host, AttachVolume(
+            server_id=server.id, instance_name=server.instance_name, volume=attachment(disk)
+        )
+
+    def _detach(self, tx: Tx, run: Run) -> HostCall | None:
+        disk, server = self._disk(tx, run), self._owner(tx, run)
+        if disk is None or server is None or server.host is None:
+            return None
+        return server.host, DetachVolume(
+            server_id=server.id, instance_name=server.instance_name, volume_id=disk.volume_id
+        )
+
+    def _free(self, tx: Tx, run: Run) -> None:
+        disk = self._disk(tx, run)
+        if disk is not None:
+            self._let_go(tx, disk)
+            server = self._owner(tx, run)
+            if server is not None and server.host is not None and disk.tag:
+                self.publish_metadata(tx, server)
+
+    def _let_go(self, tx: Tx, disk: BlockDeviceRow) -> None:
+        server = store.server(tx, disk.server_id)
+        dying = server is None or server.deleting or server.failed or server.launched_at is None
+        if disk.attachment_id is not None:
+            self.parts.volumes.drop_attachment(tx, disk.attachment_id)
+        if disk.delete_on_termination and dying:
+            self.parts.volumes.delete_on_termination(tx, disk.volume_id)
+        store.delete_disk(tx, disk.id)
+
+    def _attach_failed(self, tx: Tx, run: Run) -> None:
+        disk = self._disk(tx, run)
+        if disk is not None:
+            if disk.attachment_id is not None:
+                self.parts.volumes.drop_attachment(tx, disk.attachment_id)
+            store.delete_disk(tx, disk.id)
+
+    def _detach_failed(self, tx: Tx, run: Run) -> None:
+        """The guest did not let go: the volume is in use as before."""
+        disk, host = self._disk(tx, run), self._host(tx, run)
+        if disk is not None and disk.connection is not None:
+            self.parts.volumes.attachment_connected(tx, disk.attachment_id, host, disk.device)
