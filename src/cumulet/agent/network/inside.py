@@ -54,7 +54,6 @@ class Namespaces:
         self._mark(name)
         run(["ip", "netns", "add", name])
         in_namespace(name, lambda: write_sysctls(sysctls))
-        ip_batch(["link set dev lo up"], name)
         return True
 
     def delete(self, name: str) -> None:
@@ -86,7 +85,8 @@ def converge(namespace: str, wanted: Wanted, fresh: bool) -> Changed:
     if wanted.sysctls:
         in_namespace(namespace, lambda: write_sysctls(wanted.sysctls))
     held = {} if fresh else {link["ifname"]: link for link in ip_json("addr", "show", namespace=namespace)}
-    lines: list[str] = []
+    lo_is_up = "UP" in held.get("lo", {}).get("flags", [])
+    lines: list[str] = [] if lo_is_up else ["link set dev lo up"]
     changed = Changed(added={}, removed=[])
     names = {d.name for d in wanted.devices}
     for name in held:
@@ -115,9 +115,11 @@ def converge(namespace: str, wanted: Wanted, fresh: bool) -> Changed:
         if not loopback and "UP" not in link.get("flags", []):
             lines.append(f"link set dev {device.name} up")
     # an address that goes takes routes with it, so routes are read after the addresses are right
-    ip_batch(lines, namespace)
+    if not fresh:
+        ip_batch(lines, namespace)
+        lines = []
     present_routes = set() if fresh else _routes(namespace)
-    lines = [f"route del {_route(r)}" for r in sorted(present_routes - wanted.routes)]
+    lines += [f"route del {_route(r)}" for r in sorted(present_routes - wanted.routes)]
     lines += [f"route replace {_route(r)} proto static" for r in _ordered(wanted.routes - present_routes)]
     ip_batch(lines, namespace)
     return changed

@@ -67,12 +67,29 @@ def tracking(zones: Mapping[str, int]) -> str:
         lines.append(
             "    ct zone set iifname map { " + ", ".join(f'"{b}" : {z}' for b, z in sorted(own.items())) + " }"
         )
-    lines += ["  }", "  chain copy_state {", "    type filter hook prerouting priority mangle; policy accept;"]
+    lines.append("  }")
+    if own:
+        lines += _no_nat(own)
+    lines += ["  chain copy_state {", "    type filter hook prerouting priority mangle; policy accept;"]
     lines += [f"    iifname != {_names(zones)} accept", *_marks(), "  }"]
     if shared:  # from the host's own stack, which no bridge prerouting sees
         lines += ["  chain copy_state_out {", "    type filter hook postrouting priority mangle; policy accept;"]
         lines += [f"    oifname != {_names(shared)} accept", *_marks(), "  }"]
     return head + "\n".join([*lines, "}"]) + "\n"
+
+
+def _no_nat(bridges: Iterable[str]) -> list[str]:
+    """Bridged packets also pass the host's nat chains, where a masquerade of others (or ours for br-ex) may match them.
+    Translating them to what they are, before all others, settles the connection's translation as none."""
+    lines = []
+    for chain, hook, priority, verb, side, way in (
+        ("keep_destination", "prerouting", "dstnat - 10", "dnat", "daddr", "iifname"),
+        ("keep_source", "postrouting", "srcnat - 10", "snat", "saddr", "oifname"),
+    ):
+        lines += [f"  chain {chain} {{", f"    type nat hook {hook} priority {priority}; policy accept;"]
+        lines += [f"    {way} {_names(bridges)} {verb} {f} to {f} {side}" for f in ("ip", "ip6")]
+        lines.append("  }")
+    return lines
 
 
 def _marks() -> list[str]:
