@@ -375,7 +375,7 @@ class HttpApp:
         call.url_host, call.url_root, call.url_base = request.url_host, request.url_root, request.url_base
         call.params = dict(zip(operation.names, request.values, strict=True))
         call.query = Query(request.query)
-        call.body = call.args = None
+        call.body = call.document = call.args = None
         if route.policy is not None and api.policy_first:
             call.authorize(route.policy)
         if request.method in ("POST", "PUT", "PATCH") and (request.raw or route.body is not None):
@@ -391,9 +391,9 @@ class HttpApp:
                 elif route.body_required:
                     raise BadInput("The request needs a body.")
             if document is not msgspec.UNSET:
-                call.body = decode_body(operation, document, request.version)
+                call.body, call.document = decode_body(operation, document, request.version)
         elif document is not msgspec.UNSET:
-            call.body = document
+            call.body = call.document = document
         if route.policy is not None and not api.policy_first:
             call.authorize(route.policy)
         return route.handler(call)

@@ -51,8 +51,9 @@ def _check_values(value: Any) -> None:
             _check_values(item)
 
 
-def decode_body(operation: Operation, document: Any, version: Version | None) -> Any:
-    """``document``: the parsed body. Unwraps, refuses fields of other versions, converts."""
+def decode_body(operation: Operation, document: Any, version: Version | None) -> tuple[Any, Any]:
+    """``document``: the parsed body. Unwraps, refuses fields of other versions, converts; the converted value and
+    the plain one."""
     route = operation.route
     prefix = "$"
     if route.body_key is not None:
@@ -67,7 +68,7 @@ def decode_body(operation: Operation, document: Any, version: Version | None) ->
         prefix = f"$.{route.body_key}"
     if operation.fields is not None and version is not None:
         operation.fields.check(document, version)
-    return convert(document, route.body, strict=route.strict, prefix=prefix)
+    return convert(document, route.body, strict=route.strict, prefix=prefix), document
 
 
 def _forbids_unknown(kind: Any) -> bool:

@@ -84,7 +84,8 @@ class Reply:
 
 class Call:
     """``params``: path parameters. ``query``: the query as sent; ``args``: it decoded into ``Route.query``.
-    ``body``: the decoded body (the value inside ``body_key`` or of the action). ``raw``: the body's bytes.
+    ``body``: the decoded body (the value inside ``body_key`` or of the action); ``document``: the same as plain JSON
+    values. ``raw``: the body's bytes.
     ``stream``: for ``stream="request"`` routes an iterator of chunks (and ``.read()``).
     ``version``: the negotiated microversion or None. ``url_root``: public URL of the service's prefix;
     ``url_base``: with version segment (and project id, when the request's path had one), for links."""
@@ -95,6 +96,7 @@ class Call:
         "args",
         "body",
         "ctx",
+        "document",
         "headers",
         "method",
         "params",
@@ -117,6 +119,7 @@ class Call:
     query: Query
     args: Any
     body: Any
+    document: Any
     raw: bytes
     headers: Mapping[str, str]
     version: Version | None

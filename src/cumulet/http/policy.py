@@ -280,7 +280,7 @@ class PolicyOverrides:
 
 
 def _read(path: Path) -> dict[str, str]:
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     if not path.exists():
         return {}

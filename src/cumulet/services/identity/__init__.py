@@ -1,0 +1,1 @@
+"""Identity: tokens, users, projects, roles, the catalog (Keystone v3)."""
