@@ -64,12 +64,12 @@ def _turn() -> None:
 
 
 class Event:
-    """Something happened to a domain: ``kind`` is lifecycle, device-removed or removal-failed."""
+    """A domain began, stopped, … or (``kind`` connected) the connection was made anew and events were missed."""
 
-    __slots__ = ("detail", "kind", "name", "uuid")
+    __slots__ = ("kind", "uuid")
 
-    def __init__(self, kind: str, uuid: str, name: str, detail: Any) -> None:
-        self.kind, self.uuid, self.name, self.detail = kind, uuid, name, detail
+    def __init__(self, kind: str, uuid: str = "") -> None:
+        self.kind, self.uuid = kind, uuid
 
 
 class Hypervisor:
@@ -153,15 +153,10 @@ class Hypervisor:
             with contextlib.suppress(libvirt.libvirtError):  # not every driver has it
                 connection.setKeepAlive(5, 3)
             connection.registerCloseCallback(self._closed, None)
-            for kind, callback in (
-                (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle),
-                (libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, self._removed),
-                (libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVAL_FAILED, self._removal_failed),
-            ):
-                connection.domainEventRegisterAny(None, kind, callback, None)
+            connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
             self._connection = connection
             self._broken.clear()
-        self._queue.put(Event("connected", "", "", None))
+        self._queue.put(Event("connected"))
         return connection
 
     def _drop(self, connection: Any) -> None:
@@ -192,13 +187,7 @@ class Hypervisor:
         threading.Thread(target=self._drop, args=(connection,), daemon=True).start()
 
     def _lifecycle(self, connection: Any, domain: Any, event: int, detail: int, opaque: Any) -> None:
-        self._queue.put(Event("lifecycle", domain.UUIDString(), domain.name(), (event, detail)))
-
-    def _removed(self, connection: Any, domain: Any, device: str, opaque: Any) -> None:
-        self._queue.put(Event("device-removed", domain.UUIDString(), domain.name(), device))
-
-    def _removal_failed(self, connection: Any, domain: Any, device: str, opaque: Any) -> None:
-        self._queue.put(Event("removal-failed", domain.UUIDString(), domain.name(), device))
+        self._queue.put(Event("lifecycle", domain.UUIDString()))
 
     def _work(self) -> None:
         while (event := self._queue.get()) is not None:

@@ -1,7 +1,8 @@
 """Whether KVM works here, found out by running a guest for a moment; and how fast this host is without it.
 
 /dev/kvm may exist and guests hang, crawl or die in it (nested virtualisation), so a boot sector is run in it and must
-speak about as soon as it does in software emulation, which real hardware beats. The verdict is kept in a file with what it depends on (kernel, QEMU, CPU, device) and taken from there
+speak about as soon as it does in software emulation, which real hardware beats.
+The verdict is kept in a file with what it depends on (kernel, QEMU, CPU, device) and taken from there
 while that is unchanged. Without KVM the host's speed factor is measured by another boot sector.
 """
 
@@ -123,7 +124,7 @@ def _run(
         (work / "disk").write_bytes(disk)
         serial = work / "serial"
         process = subprocess.Popen(
-            [emulator, "-accel", accelerator, "-machine", "pc", "-m", "16", "-nodefaults", "-no-user-config", "-no-reboot",
+            [emulator, "-accel", accelerator, "-machine", "pc", "-m", "16", "-nodefaults", "-no-reboot",
              "-display", "none", "-serial", f"file:{serial}", "-drive", f"file={work / 'disk'},format=raw,if=ide"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd="/",
         )  # fmt: skip
