@@ -69,8 +69,9 @@ class Process:
 
 
 def prepare_database(control: ControlPlane) -> None:
-    """Bring the schema up to date."""
+    """Bring the schema up to date, and what services keep in it from the first start."""
     control.db.create_all()
+    control.image.start()
 
 
 def bootstrap(control: ControlPlane) -> None:

@@ -17,9 +17,13 @@ from cumulet.db import Database
 from cumulet.http import HttpApp, PolicyOverrides, ServiceApi
 from cumulet.kernel.clock import Clock, SystemClock
 from cumulet.saga import SagaEngine
+from cumulet.services.compute.public import ComputeService
+from cumulet.services.compute.scheduler import Scheduler
 from cumulet.services.identity.passwords import Passwords
 from cumulet.services.identity.public import IdentityService
 from cumulet.services.image.public import ImageService
+from cumulet.services.network.public import NetworkService
+from cumulet.services.placement.public import PlacementService
 from cumulet.settings import Settings
 
 
@@ -38,6 +42,9 @@ class ControlPlane:
     conductor: Conductor
     identity: IdentityService
     image: ImageService
+    placement: PlacementService
+    network: NetworkService
+    compute: ComputeService
     apis: list[ServiceApi]
     http: HttpApp
 
@@ -83,11 +90,46 @@ def build_control_plane(
         public_url=f"{settings.public_url}/image",
         store_host=settings.host_name,
     )
+    placement = PlacementService(
+        db,
+        cpu_allocation_ratio=settings.compute.cpu_allocation_ratio,
+        ram_allocation_ratio=settings.compute.ram_allocation_ratio,
+        disk_allocation_ratio=settings.compute.disk_allocation_ratio,
+        reserved_memory_mb=settings.compute.reserved_memory_mb,
+    )
+    hosts.on_change(placement.sync_host)
+    zone = settings.host.availability_zone
+    network = NetworkService(
+        db, hosts=hosts, desired=desired, settings=settings.network, quota=settings.quota, availability_zone=zone
+    )
+    compute = ComputeService(
+        db=db,
+        clock=clock,
+        sagas=sagas,
+        hosts=hosts,
+        desired=desired,
+        images=image,
+        placement=placement,
+        scheduler=Scheduler(hosts, placement, default_zone=zone),
+        network=network,
+        volumes=None,
+        identity=identity,
+        ask=conductor.ask,
+        quotas={
+            "instances": settings.quota.instances,
+            "cores": settings.quota.cores,
+            "ram": settings.quota.ram_mb,
+        },
+        default_zone=zone,
+    )
+    conductor.on_server_report(compute.on_server_report)
+    conductor.on_inventory(compute.on_inventory)
 
+    from cumulet.services.compute.api import build_api as compute_api
     from cumulet.services.identity.api import build_api as identity_api
     from cumulet.services.image.api import build_api as image_api
 
-    apis = [identity_api(identity), image_api(image)]
+    apis = [identity_api(identity), image_api(image), compute_api(compute)]
     policy = PolicyOverrides(Path(settings.identity.policy_file)) if settings.identity.policy_file else None
     http = HttpApp(
         apis,
@@ -108,6 +150,9 @@ def build_control_plane(
         conductor=conductor,
         identity=identity,
         image=image,
+        placement=placement,
+        network=network,
+        compute=compute,
         apis=apis,
         http=http,
     )

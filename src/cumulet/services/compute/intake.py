@@ -199,7 +199,7 @@ class Intake:
                 self._network(item, count)
             requested = asked
         try:
-            return self.parts.network.validate_requests(tx, ctx, requested, count)
+            return self.parts.network.validate_requests(tx, ctx, requested, count, external=may.external_network)
         except NotFound as error:
             raise BadInput(error.message) from None
 
@@ -318,9 +318,8 @@ class Intake:
             )
         except NotFound as error:
             raise BadInput(error.message) from None
-        tags = [item.tag for item in networks] if isinstance(networks, list) else []
-        tags += [None] * (len(made) - len(tags))
-        store.insert_interfaces(tx, row["id"], list(zip(made, tags, strict=False)))
+        tags = [choice.tag for choice in networks]
+        store.insert_interfaces(tx, row["id"], list(zip(made, tags, strict=True)))
 
     # -- disks ---------------------------------------------------------------------------------------------------
 

@@ -107,6 +107,7 @@ class ComputeService:
             return
         if report.host != server.host:
             return
+        self.parts.network.server_power(tx, server.id, report.power_state in (Power.RUNNING, Power.PAUSED))
         if self.parts.sagas.owner(tx, "server", server.id) is None:
             self._follow(tx, server, report.power_state)
         state.settle(tx, server.id)
