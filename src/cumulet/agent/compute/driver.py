@@ -2,7 +2,8 @@
 
 Puts the parts together and holds no knowledge of its own: images (`agent.image.cache`), files (`instances`), XML
 (`domain`), the connection (`hypervisor`), power (`power`), devices (`hotplug`), copies (`snapshot`). It adopts
-what runs: at start and after each break it lists every domain of ours and reports it. Domains that are not ours are left alone.
+what runs: at start and after each break it lists every domain of ours and reports it. Domains that are not ours are
+left alone.
 """
 
 import logging
