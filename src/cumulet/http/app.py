@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from cumulet.http.access import permits
 from cumulet.http.body import check_media_type, decode_body, decode_query, one_action, parse_json
 from cumulet.http.call import Call, Query, Reply
 from cumulet.http.faults import FaultRequest
@@ -342,6 +343,8 @@ class HttpApp:
         if not token:
             raise Unauthorized("The request you have made requires authentication.")
         ctx = self._authenticate(token, request_id)
+        if ctx.access_rules is not None and not permits(ctx, request.mounted.api, request.method, request.path):
+            raise Unauthorized("The application credential's access rules do not allow this request.")
         if global_id is not None:
             ctx = msgspec.structs.replace(ctx, global_request_id=global_id)
         return ctx

@@ -27,6 +27,7 @@ class ServiceApi:
     routes: Sequence[Route]
     faults: Faults
     rules: Mapping[str, str] = field(default_factory=dict)
+    service_types: tuple[str, ...] = ()  # in the catalog, for access rules; by default the name
     version_prefix: str = ""
     version_aliases: tuple[str, ...] = ()
     root_routes: Sequence[Route] = ()
@@ -44,6 +45,7 @@ class ServiceApi:
     engine: PolicyEngine = field(init=False)
 
     def __post_init__(self) -> None:
+        self.service_types = self.service_types or (self.name,)
         self.engine = PolicyEngine(self.rules, factories=self.policy_factories)
         self.project_regex = re.compile(self.project_pattern + r"\Z")
         unknown = {r.policy for r in (*self.routes, *self.root_routes) if r.policy and r.policy not in self.engine}

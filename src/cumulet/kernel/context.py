@@ -23,6 +23,7 @@ class RequestContext(msgspec.Struct, frozen=True, kw_only=True):
     audit_id: str | None = None
     expires_at: int | None = None  # microseconds since the epoch
     methods: tuple[str, ...] = ()
+    access_rules: tuple[tuple[str, str, str], ...] | None = None  # (service type, method, path): the only ones allowed
 
     @property
     def is_admin(self) -> bool:

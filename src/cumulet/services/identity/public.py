@@ -183,6 +183,9 @@ def context_of(found: Resolved, token: str, request_id: str) -> RequestContext:
         audit_id=found.payload.audit_ids[0],
         expires_at=found.payload.expires_at,
         methods=found.payload.methods,
+        access_rules=None
+        if found.access_rules is None
+        else tuple((rule.service or "", rule.method or "", rule.path or "") for rule in found.access_rules),
     )
 
 

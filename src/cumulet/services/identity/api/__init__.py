@@ -1,7 +1,19 @@
 """The identity API, keystone's v3."""
 
 from cumulet.http import ServiceApi
-from cumulet.services.identity.api import catalog, discovery, projects, role_assignments, roles, tokens, users
+from cumulet.services.identity.api import (
+    application_credentials,
+    catalog,
+    credentials,
+    discovery,
+    limits,
+    projects,
+    role_assignments,
+    roles,
+    tokens,
+    trusts,
+    users,
+)
 from cumulet.services.identity.faults import FAULTS
 from cumulet.services.identity.policy import RULES
 from cumulet.services.identity.public import IdentityService
@@ -20,6 +32,10 @@ def build_api(service: IdentityService) -> ServiceApi:
             *roles.ROUTES,
             *role_assignments.ROUTES,
             *catalog.ROUTES,
+            *credentials.ROUTES,
+            *application_credentials.ROUTES,
+            *limits.ROUTES,
+            *trusts.ROUTES,
         ],
         root_routes=discovery.ROOT_ROUTES,
         faults=FAULTS,
