@@ -160,7 +160,7 @@ class Agents:
             if hint not in known:
                 raise NotFound(f"Availability zone {hint} could not be found.", type_name="AvailabilityZoneNotFound")
 
-    # -- scheduling ----------------------------------------------------------------------------------------------------
+    # -- scheduling --------------------------------------------------------------------------------------------------
 
     def _candidates(self, tx: Tx, binary: str) -> list[str]:
         off = {row.id for row in tx.rows(_SETTINGS) if not row.admin_state_up}

@@ -26,7 +26,7 @@ class Allocation:
         if requested is UNSET or requested is None:
             return self._default(mac, owner)
         if len(requested) > MAX_FIXED_IPS:
-            raise invalid("Exceeded maximum amount of fixed ips per port.")
+            raise invalid("A port may have 5 fixed IPs.")
         found = [self._requested(item, mac) for item in requested]
         if requested and not owner.startswith("network:router_"):
             have = {values["subnet_id"] for values in found}

@@ -132,7 +132,7 @@ class DhcpPorts(Noun[t.PortRow]):
         row.status = state.port_status(row)
         self.save(tx, row)
 
-    # -- when subnets come and go -------------------------------------------------------------------------------------
+    # -- when subnets come and go ------------------------------------------------------------------------------------
 
     def subnet_added(self, work: "Work", subnet: t.SubnetRow) -> None:
         tx = work.tx

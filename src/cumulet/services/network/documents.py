@@ -184,7 +184,7 @@ class Documents:
             for id, network in networks.items()
         }
 
-    # -- networks ------------------------------------------------------------------------------------------------------
+    # -- networks ----------------------------------------------------------------------------------------------------
 
     def network(self, tx: Tx, host: str, object_id: str, generation: int) -> NetworkDoc | None:
         network = self.service.networks.find(tx, object_id)
@@ -237,7 +237,7 @@ class Documents:
             dhcp_ip=dhcp_ip,
         )
 
-    # -- routers -------------------------------------------------------------------------------------------------------
+    # -- routers -----------------------------------------------------------------------------------------------------
 
     def router(self, tx: Tx, host: str, object_id: str, generation: int) -> RouterDoc | None:
         router = self.service.routers.find(tx, object_id)

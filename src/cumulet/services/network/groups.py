@@ -130,7 +130,7 @@ class SecurityGroups(Noun[t.SecurityGroupRow]):
 
     def update(self, work: "Work", row: t.SecurityGroupRow, given: Given) -> t.SecurityGroupRow:
         if row.default_for is not None and given.get("name", row.name) != row.name:
-            raise conflict("SecurityGroupCannotUpdateDefault", "Updating default security group not allowed.")
+            raise conflict("SecurityGroupCannotUpdateDefault", "The default security group keeps its name.")
         if "stateful" in given and given["stateful"] != row.stateful:
             self._refuse_in_use(work.tx, row)
         apply(row, given, "name", "description", "stateful")
@@ -147,7 +147,7 @@ class SecurityGroups(Noun[t.SecurityGroupRow]):
         tx = work.tx
         if row.default_for is not None and not work.sees_all:
             raise conflict(
-                "SecurityGroupCannotRemoveDefault", "Insufficient rights for removing default security group."
+                "SecurityGroupCannotRemoveDefault", "Only an administrator may remove a default security group."
             )
         self._refuse_in_use(tx, row)
         work.groups.update(found[0] for found in tx.rows(_REFERRING_GROUPS, {"group_id": row.id}))

@@ -59,7 +59,7 @@ def _project(ctx: RequestContext, values: dict[str, Any], acts_for_others: Calla
         if not isinstance(one, str) or len(one) > 255:
             raise bad("Invalid input for project_id. Reason: it is not a project id.")
     if len(given) > 1:
-        raise bad("'project_id' and 'tenant_id' do not match")
+        raise bad("project_id and tenant_id differ.")
     wanted = given.pop() if given else None
     if wanted is not None and wanted != ctx.project_id and not acts_for_others():
         raise bad("A project_id other than that of the token needs the admin role.", "AdminRequired")
@@ -86,7 +86,7 @@ def for_create(
                 found[name] = attribute.check(name, value)
         elif attribute.post:
             if attribute.default is REQUIRED:
-                raise bad(f"Failed to parse request. Required attribute {name!r} not specified")
+                raise bad(f"The required attribute {name!r} is missing.")
             default = attribute.default
             found[name] = list(default) if isinstance(default, list) else default
     found["project_id"] = found["tenant_id"] = _project(ctx, item, acts_for_others)

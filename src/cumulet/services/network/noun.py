@@ -136,7 +136,7 @@ class Noun(Generic[R]):
         raise NotImplementedError
 
     @staticmethod
-    def stamps(tx: Tx) -> dict[str, int]:
+    def stamps(tx: Tx) -> dict[str, Any]:
         return {"created_at": tx.now, "updated_at": tx.now, "revision": 0}
 
     def save(self, tx: Tx, row: Any, *, bump: bool = True) -> None:

@@ -130,7 +130,10 @@ class Ports(DhcpPorts):
         bulk = len(items) > 3 or any(g.has("fixed_ips") and len(g["fixed_ips"] or ()) > 1 for g in items)
         spaces = {id: Allocation(tx, id, subnets.get(id, []), bulk=bulk) for id in network_ids}
         macs = self._macs(tx, items)
-        rows, addresses, members, tags = [], [], [], []
+        rows: list[t.PortRow] = []
+        addresses: list[dict[str, Any]] = []
+        members: list[dict[str, Any]] = []
+        tags: list[dict[str, Any]] = []
         for given, mac in zip(items, macs, strict=True):
             network = networks[given["network_id"]]
             row, groups = self._new(work, given, network, mac)
@@ -328,7 +331,7 @@ class Ports(DhcpPorts):
         if used:
             raise conflict(
                 "ServicePortInUse",
-                f"Port {row.id} cannot be deleted directly via the port API: has device owner {row.device_owner}.",
+                f"Port {row.id} is not deleted by itself: it belongs to a {row.device_owner}.",
             )
 
     def delete_rows(self, work: "Work", rows: Sequence[t.PortRow]) -> None:
@@ -386,7 +389,7 @@ def _by_address(values: list[str]) -> Condition:
         if not found or name not in ("ip_address", "subnet_id", "ip_address_substr"):
             raise bad(f"Invalid input for fixed_ips. Reason: {value!r} is not a filter of addresses.")
         kinds.setdefault(name, []).append(_canonical(text) if name == "ip_address" else text)
-    parts = []
+    parts: list[Any] = []
     if "ip_address" in kinds:
         parts.append(t.ADDRESSES.c.ip_address.in_(kinds["ip_address"]))
     if "subnet_id" in kinds:

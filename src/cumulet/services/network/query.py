@@ -74,7 +74,7 @@ def _limit(text: str | None) -> int | None:
 
 def _sorting(resource: Resource, keys: list[str], directions: list[str]) -> list[tuple[str, str]]:
     if len(keys) != len(directions) and directions:
-        raise bad("The number of sort_keys and sort_dirs must be same")
+        raise bad("There must be as many sort_dir as sort_key.")
     unknown = [k for k in keys if not (k in resource.attributes and resource.attributes[k].sort)]
     if unknown:
         raise bad(f"{unknown} is invalid attribute for sort_keys")
@@ -151,7 +151,8 @@ def page(tx: Tx, resource: Resource, query: ListQuery, where: list[Condition]) -
         at = tx.first(select(*(target for target, _ in order)).where(table.c.id == query.marker))
         if at is None:
             raise NotFound(f"The marker {query.marker} could not be found.", type_name=resource.not_found)
-        beyond, equal = [], []
+        beyond: list[Any] = []
+        equal: list[Any] = []
         for (target, ascending), value in zip(order, at, strict=True):
             beyond.append(and_(*equal, target > value if ascending else target < value))
             equal.append(target == value)

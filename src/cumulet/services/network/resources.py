@@ -182,19 +182,10 @@ SUBNETPOOL = Resource(
     },
 )
 
-_vnic_types = [
-    "normal",
-    "direct",
-    "macvtap",
-    "baremetal",
-    "direct-physical",
-    "virtio-forwarder",
-    "smart-nic",
-    "vdpa",
-    "accelerator-direct",
-    "accelerator-direct-physical",
-    "remote-managed",
-]
+_vnic_types = (
+    *("normal", "direct", "macvtap", "baremetal", "direct-physical", "virtio-forwarder", "smart-nic", "vdpa"),
+    *("accelerator-direct", "accelerator-direct-physical", "remote-managed"),
+)
 
 PORT = Resource(
     name="port",

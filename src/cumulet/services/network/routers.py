@@ -196,7 +196,7 @@ class Routers(Noun[t.RouterRow]):
     def add_interface(self, work: "Work", row: t.RouterRow, body: Any) -> dict[str, Any]:
         port_id, subnet_id = interface_of(body)
         if port_id is not None and subnet_id is not None:
-            raise bad("Cannot specify both subnet-id and port-id", "BadRequest")
+            raise bad("subnet_id and port_id cannot both be given.", "BadRequest")
         if port_id is not None:
             port = self._adopt(work, row, port_id)
         else:
@@ -236,7 +236,7 @@ class Routers(Noun[t.RouterRow]):
             return port
         addresses = self.service.ports.addresses_of(tx, [port_id]).get(port_id, [])
         if not addresses:
-            raise bad("Router port must have at least one fixed IP", "BadRequest")
+            raise bad("A port needs an address to become a router interface.", "BadRequest")
         subnets = self.service.subnets.many(tx, (a.subnet_id for a in addresses))
         self._check_overlap_with_legs(tx, row, list(subnets.values()))
         port.device_id, port.device_owner, port.name = row.id, INTERFACE, port.name
@@ -255,7 +255,7 @@ class Routers(Noun[t.RouterRow]):
         ):
             raise missing("SubnetNotFound", "Subnet", subnet_id)
         if subnet.gateway_ip is None:
-            raise bad("Subnet for router interface must have a gateway IP", "BadRequest")
+            raise bad("The subnet of a router interface needs a gateway_ip.", "BadRequest")
         if network.external and not work.sees_all and network.project_id != work.ctx.project_id:
             raise bad("External network subnets cannot be router interfaces of this project.", "BadRequest")
         self._check_overlap_with_legs(tx, row, [subnet])
@@ -328,7 +328,7 @@ class Routers(Noun[t.RouterRow]):
             self.service.ports.settle_row(work.tx, leg)
             work.port_changed(leg)
 
-    # -- routes --------------------------------------------------------------------------------------------------------
+    # -- routes ------------------------------------------------------------------------------------------------------
 
     def set_routes(self, tx: Tx, row: t.RouterRow, routes: list[dict[str, str]]) -> None:
         limit = self.service.quotas.defaults()["router_route"]
@@ -373,7 +373,7 @@ def rows_in_with(tx: Tx, statement: Any, ids: list[str], **values: Any) -> Seque
 def interface_of(body: Any) -> tuple[str | None, str | None]:
     """(port id, subnet id) of the body of add/remove_router_interface."""
     if not isinstance(body, dict) or not (body.get("port_id") or body.get("subnet_id")):
-        raise bad("Either subnet_id or port_id must be specified", "BadRequest")
+        raise bad("subnet_id or port_id is needed.", "BadRequest")
     from cumulet.services.network.attributes import uuid_or_none
 
     return uuid_or_none("port_id", body.get("port_id")), uuid_or_none("subnet_id", body.get("subnet_id"))

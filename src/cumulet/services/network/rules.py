@@ -131,7 +131,9 @@ class SecurityGroupRules(Noun[t.SecurityGroupRuleRow]):
         prefix = _prefix(given["remote_ip_prefix"], ethertype)
         remote = given["remote_group_id"]
         if remote is not None and prefix is not None:
-            raise bad("Only remote_ip_prefix or remote_group_id may be provided.", "SecurityGroupMultipleRemoteEntites")
+            raise bad(
+                "remote_ip_prefix and remote_group_id cannot both be given.", "SecurityGroupMultipleRemoteEntites"
+            )
         if remote is not None:
             other = self.service.groups.find(work.tx, remote)
             if other is None or not (work.sees_all or other.project_id in (group.project_id, work.ctx.project_id)):
@@ -207,7 +209,7 @@ def _number(name: str, value: Any) -> int | None:
             raise ValueError
         return int(value)
     except (TypeError, ValueError):
-        raise bad(f"Invalid value for port {value!r}.", "SecurityGroupInvalidPortValue") from None
+        raise bad(f"Not a valid port: {value!r}.", "SecurityGroupInvalidPortValue") from None
 
 
 def _ports(given: Given, protocol: str | None) -> tuple[int | None, int | None]:
@@ -219,19 +221,21 @@ def _ports(given: Given, protocol: str | None) -> tuple[int | None, int | None]:
             if value is not None and not 0 <= value <= 255:
                 raise bad(f"The ICMP {what} {value} is not between 0 and 255.", "SecurityGroupInvalidIcmpValue")
         if low is None:
-            raise bad("ICMP code (port-range-max) is given but ICMP type is missing.", "SecurityGroupMissingIcmpType")
+            raise bad("An ICMP code needs an ICMP type.", "SecurityGroupMissingIcmpType")
         return low, high
     if protocol is None:
-        raise bad("Must also specify protocol if port range is given.", "SecurityGroupProtocolRequiredWithPorts")
+        raise bad("A port range needs a protocol.", "SecurityGroupProtocolRequiredWithPorts")
     for value in (low, high):
         if value is not None and not 0 <= value <= 65535:
-            raise bad(f"Invalid value for port {value}.", "SecurityGroupInvalidPortValue")
+            raise bad(f"Not a valid port: {value}.", "SecurityGroupInvalidPortValue")
     if protocol not in _WITH_PORTS and _NUMBERS.get(protocol) not in _WITH_PORTS:
         raise bad(f"Protocol {protocol} has no ports.", "SecurityGroupInvalidProtocolForPort")
     if low is None or high is None or low > high:
-        raise bad("For TCP/UDP protocols, port_range_min must be <= port_range_max", "SecurityGroupInvalidPortRange")
+        raise bad(
+            "port_range_min must not be above port_range_max, and both are needed.", "SecurityGroupInvalidPortRange"
+        )
     if low == 0 and (protocol in ("tcp", "udp", "6", "17")):
-        raise bad("Invalid value for port 0.", "SecurityGroupInvalidPortValue")
+        raise bad("Not a valid port: 0.", "SecurityGroupInvalidPortValue")
     return low, high
 
 

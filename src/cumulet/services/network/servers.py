@@ -122,7 +122,7 @@ class ServerPorts:
             usable = [row for row in usable if row.admin_state_up]
         if len(usable) > 1:
             raise Conflict(
-                "Multiple possible networks found, use a Network ID to be more specific.",
+                "There are several networks to choose from: name one.",
                 type_name="NetworkAmbiguous",
                 networks=[row.id for row in usable],
             )
@@ -181,7 +181,7 @@ class ServerPorts:
         for network in networks.values():
             if network.external and not network.shared and not external:
                 raise Forbidden(
-                    f"It is not allowed to create an interface on external network {network.id}",
+                    f"Servers of this project may not be attached to external network {network.id}",
                     type_name="ExternalNetworkAttachForbidden",
                 )
             if network.id not in with_subnets and network.port_security_enabled:

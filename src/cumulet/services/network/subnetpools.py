@@ -109,6 +109,22 @@ class SubnetPools(Noun[t.SubnetPoolRow]):
         self.save(work.tx, row)
         return row
 
+    def change_prefixes(self, tx: Tx, row: t.SubnetPoolRow, prefixes: list[str], *, add: bool) -> list[str]:
+        if prefixes and _version(prefixes) != row.ip_version:
+            raise bad("The prefixes are not of the pool's ip_version.", "PrefixVersionMismatch")
+        if add:
+            row.prefixes = _compact([*row.prefixes, *prefixes])
+        else:
+            left = list(map(ipaddress.ip_network, row.prefixes))
+            for gone in map(ipaddress.ip_network, prefixes):
+                left = [part for have in left for part in _without(have, gone)]
+            for cut in tx.rows(_CUT, {"pool_id": row.id}):
+                if not any(_contains(n, ipaddress.ip_network(cut.cidr)) for n in left):
+                    raise conflict("IllegalSubnetPoolPrefixUpdate", f"Subnet {cut.cidr} is cut from these prefixes.")
+            row.prefixes = _compact([str(n) for n in left])
+        self.save(tx, row)
+        return row.prefixes
+
     def delete(self, work: "Work", row: t.SubnetPoolRow) -> None:
         work.tx.lock("subnetpool", row.id)
         if work.tx.first(_CUT, {"pool_id": row.id}) is not None:
@@ -187,6 +203,12 @@ def _compact(prefixes: list[str]) -> list[str]:
 
 def _contains(outer: Network, inner: Network) -> bool:
     return outer.version == inner.version and inner.subnet_of(outer)  # type: ignore[arg-type]
+
+
+def _without(have: Network, gone: Network) -> list[Network]:
+    if _contains(gone, have):
+        return []
+    return list(have.address_exclude(gone)) if _contains(have, gone) else [have]  # type: ignore[arg-type]
 
 
 def _first_free(prefix: Network, length: int, taken: list[Network]) -> Network | None:

@@ -154,7 +154,7 @@ class Subnets(Noun[t.SubnetRow]):
         if network.is_multicast or network.is_loopback:
             raise invalid(f"The cidr {network} is a multicast or loopback range.")
         if network.prefixlen == 0:
-            raise invalid("0 is not allowed as CIDR prefix length")
+            raise invalid("A subnet cannot be the whole address space.")
         if given["enable_dhcp"] and network.version == 4 and network.prefixlen > 30:
             raise invalid(f"The cidr {network} is too small for DHCP.")
         modes = [given[n] for n in ("ipv6_address_mode", "ipv6_ra_mode") if given.has(n) and given[n] is not None]
@@ -164,7 +164,7 @@ class Subnets(Noun[t.SubnetRow]):
             if not given["enable_dhcp"]:
                 raise invalid("ipv6_address_mode and ipv6_ra_mode need enable_dhcp.")
             if len(set(modes)) > 1:
-                raise invalid("ipv6_ra_mode and ipv6_address_mode must be the same when both are set.")
+                raise invalid("ipv6_ra_mode and ipv6_address_mode differ.")
             if modes[0] in ("slaac", "dhcpv6-stateless") and network.prefixlen != 64:
                 raise invalid(f"The cidr {network} must be a /64 for {modes[0]}.")
         self._check_lists(given, version)

@@ -157,9 +157,9 @@ class Work:
         self.networks |= self.peers | self.ranges
         found: set[Key] = set()
         for row in self._ports.values():
-            if row.host and row.vif_type not in (state.UNBOUND, state.FAILED):
-                if not row.device_owner.startswith("network:"):
-                    found.add((row.host, "port", row.id))
+            made = row.host and row.vif_type not in (state.UNBOUND, state.FAILED)
+            if made and not row.device_owner.startswith("network:"):
+                found.add((row.host, "port", row.id))
         if self.members:
             self.groups.update(row[0] for row in rows_in(tx, _GROUPS_LOOKING_AT, self.members))
         for host, id in rows_in(tx, _PORTS_OF_NETWORKS, self.peers | self.ranges):
