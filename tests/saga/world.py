@@ -110,8 +110,24 @@ class World:
         self.bus = LocalBus()
         self.host = FakeHost(self.bus, "h1")
         self.options = {"threads": threads, "lease_seconds": lease_seconds, "scan_seconds": scan_seconds}
+        self.registered: list[Any] = []
         self.engine = self.make_engine("conductor")
         self.service = self.bus.serve("conductor", self.conduct)
+
+    # -- as `saga.testing.Harness` --
+
+    def start_control_plane(self) -> None:
+        self.engine = self.make_engine("conductor")
+        self.engine.register(*self.registered)
+        self.engine.run()
+
+    def stop_control_plane(self) -> None:
+        self.engine.stop()
+
+    def host_state(self) -> list[str]:
+        return sorted(self.host.state)
+
+    # --
 
     def make_engine(self, name: str) -> SagaEngine:
         return SagaEngine(self.db, self.bus, name=name, hosts=self, **self.options)  # type: ignore[arg-type]

@@ -32,7 +32,7 @@ from cumulet.kernel.ids import new_uuid
 from cumulet.saga import journal
 from cumulet.saga.journal import SagaRow, Stale, StepRow
 from cumulet.saga.model import Call, Saga
-from cumulet.saga.stepper import After, Flight, Hosts, StepFailed, Stepper
+from cumulet.saga.stepper import Abandoned, After, Flight, Hosts, StepFailed, Stepper
 
 _log = logging.getLogger(__name__)
 _CACHED = 4000
@@ -62,7 +62,7 @@ class SagaHistory(msgspec.Struct):
 
 
 class SagaEngine:
-    """``name`` identifies this conductor over restarts and must be its own. ``probe`` is for crash tests."""
+    """``name`` identifies this conductor over restarts and must be its own."""
 
     def __init__(
         self,
@@ -81,7 +81,6 @@ class SagaEngine:
         self.name = name
         self.stepper = Stepper(hosts, lease_seconds, self._start)
         self.stepper.name = name
-        self.probe: Callable[[str, SagaRow], None] | None = None
         self.sagas: dict[tuple[str, int], Saga] = {}
         self._threads = threads
         self._max_waiting = max_waiting
@@ -332,6 +331,9 @@ class SagaEngine:
                     self._drive(task)
                 else:
                     task()
+            except Abandoned:
+                self.abandon()
+                return
             except Exception:  # noqa: BLE001 - a runner outlives any saga; the row is looked at again when its lease ends
                 _log.exception("driving a saga failed")
                 if isinstance(task, str):
@@ -576,8 +578,13 @@ class SagaEngine:
         flight = self._flight(saga_id)
         if flight is None:
             return
-        self._probe("outcome", flight)
-        self._apply(saga_id, lambda tx, f, hold: self.stepper.outcome(tx, f, outcome, hold=hold))
+        try:
+            if outcome.state != "running":
+                self._probe("outcome", flight)
+            self._apply(saga_id, lambda tx, f, hold: self.stepper.outcome(tx, f, outcome, hold=hold))
+        except Abandoned:
+            self.abandon()
+            raise Unavailable("This conductor was killed.") from None
 
     def _examine(self, flight: Flight) -> tuple[Flight, After] | None:
         """An operation is under way and it is time to look: ask the host what became of it."""
@@ -615,8 +622,19 @@ class SagaEngine:
         return self._move(flight, lambda tx, f, hold: self._failed(tx, f, message, "timeout", details))
 
     def _probe(self, point: str, flight: Flight) -> None:
-        if self.probe is not None:
-            self.probe(point, flight.row)
+        position = min(flight.row.position, len(flight.saga.steps) - 1)
+        try:
+            self.stepper.probe.at(point, flight.row, flight.saga.steps[position])
+        except Abandoned:
+            self.abandon()
+            raise
+
+    def abandon(self) -> None:
+        """For tests: stop as if killed, without writing or sending anything more."""
+        with self._state:
+            self._stopping = True
+            self._state.notify_all()
+        self._timer_signal.set()
 
 
 def _describe(cause: Exception) -> tuple[str, str, dict[str, Any]]:

@@ -32,6 +32,22 @@ class Hosts(Protocol):
     def speed_factor(self, host: str) -> float: ...
 
 
+class Abandoned(BaseException):
+    """Raised by a test's probe: from here on this engine does nothing more, as if it had been killed."""
+
+
+class Probe:
+    """Lets tests fail, crash or sabotage a saga at chosen points. The product's does nothing."""
+
+    def at(self, point: str, row: SagaRow, step: Step) -> None:
+        """Points, in transactions: ``do`` (a step begins), ``effect`` (it has had its effect), ``finish``, ``undo``,
+        ``before-commit``; outside: ``after-commit``, ``before-send``, ``after-send``, ``outcome`` (reported, not yet
+        journaled)."""
+
+    def drops_undo(self, row: SagaRow, step: Step) -> bool:
+        return False
+
+
 class StepFailed(Exception):
     """A do, done, until or start raised: the transaction rolls back, another one journals the failure."""
 
@@ -90,6 +106,7 @@ class Stepper:
         self.hosts = hosts
         self.lease_us = int(lease_seconds * SECOND)
         self.name = ""
+        self.probe = Probe()
         self._start = start
 
     # -- forward ----------------------------------------------------------------------------------------------
@@ -110,9 +127,14 @@ class Stepper:
             if tx.now >= (row.deadline_at or 0) and isinstance(step, Call):
                 return self.fail(tx, flight, f"Host {row.op_host} is down.", "host-down", {})
         if isinstance(step, Transact):
+            self._fault("do", flight)
             output = self._guard(lambda: step.do(tx, flight.run()))
+            self._fault("effect", flight)
             return self._complete(tx, flight, output, "done", hold=hold)
-        return self._enter(tx, flight)
+        return self._enter(tx, flight, hold=hold)
+
+    def _fault(self, point: str, flight: Flight, *, entering: bool = False) -> None:
+        self._guard(lambda: self.probe.at(point, flight.row, flight.step), entering=entering)
 
     def _guard(self, work: Callable[[], Any], *, entering: bool = False) -> Any:
         """Run a workflow's function; what it raises fails the step, unless the database is what failed."""
@@ -151,18 +173,19 @@ class Stepper:
     def _lease(self, tx: Tx, row: SagaRow) -> None:
         row.lease_owner, row.wake_at = self.name, tx.now + self.lease_us
 
-    def _enter(self, tx: Tx, flight: Flight, *, entering: bool = False) -> After:
-        """Begin a Call, Wait or Children."""
+    def _enter(self, tx: Tx, flight: Flight, *, hold: bool = False, entering: bool = False) -> After:
+        """Begin a Call, Wait or Children. ``entering``: in the transaction that finished the step before."""
         row, step = flight.row, flight.step
+        self._fault("do", flight, entering=entering)
         if isinstance(step, Call):
             asked = self._guard(lambda: step.do(tx, flight.run()), entering=entering)
             if asked is None:
-                return self._done(tx, flight, step, None, "done", entering=entering)
+                return self._done(tx, flight, step, None, "done", hold=hold, entering=entering)
             host, operation = asked
             if not self._up(host):
                 if step.if_host_down == "skip":
                     row.op_host = host
-                    return self._done(tx, flight, step, None, "skipped", entering=entering)
+                    return self._done(tx, flight, step, None, "skipped", hold=hold, entering=entering)
                 if step.if_host_down == "fail":
                     return self.fail(tx, flight, f"Host {host} is down.", "host-down", {"host": host})
                 row.op_host, row.phase, row.wake_at = host, "waiting", tx.now + 2 * SECOND
@@ -171,9 +194,11 @@ class Stepper:
             return self._call(tx, flight, host, operation, "do")
         if isinstance(step, Wait):
             row.deadline_at = tx.now + int(step.deadline_seconds * SECOND)
-            return self._look(tx, flight, step, False, entering=entering)
+            return self._look(tx, flight, step, hold, entering=entering)
         assert isinstance(step, Children)
         starts = self._guard(lambda: step.start(tx, flight.run()), entering=entering)
+        if not starts:
+            return self._complete(tx, flight, [], "done", hold=hold)
         return self._start_children(tx, flight, starts, entering=entering)
 
     def _up(self, host: str) -> bool:
@@ -227,11 +252,11 @@ class Stepper:
         row = flight.row
         found = self._guard(lambda: step.until(tx, flight.run()), entering=entering)
         if found is not None:
-            return self._complete(tx, flight, found, "done", hold=hold or entering)
+            return self._complete(tx, flight, found, "done", hold=hold)
         assert row.deadline_at is not None
         if tx.now >= row.deadline_at:
             if step.on_deadline == "continue":
-                return self._complete(tx, flight, None, "done", hold=hold or entering)
+                return self._complete(tx, flight, None, "done", hold=hold)
             seconds = f"{step.deadline_seconds:g}"
             return self.fail(tx, flight, f"{step.name} did not come true within {seconds} seconds.", "timeout", {})
         row.phase, row.lease_owner = "waiting", None
@@ -298,12 +323,13 @@ class Stepper:
         hold: bool = False, entering: bool = False,
     ) -> After:  # fmt: skip
         output: Any = result
+        self._fault("effect", flight, entering=entering)
         if step.done is not None:
             done = step.done
             output = self._guard(lambda: done(tx, flight.run(), result), entering=entering)
             if output is None:
                 output = result
-        return self._complete(tx, flight, output, state, hold=hold or entering)
+        return self._complete(tx, flight, output, state, hold=hold)
 
     # -- failing and unwinding -----------------------------------------------------------------------------------
 
@@ -351,9 +377,10 @@ class Stepper:
                 and ended is not None
                 and (ended.state == "done" or (ended.state == "failed" and ended.host is not None))
             )
-            if not needed:
+            if not needed or self.probe.drops_undo(row, step):
                 self._down(flight)
                 continue
+            self.probe.at("undo", row, step)
             if isinstance(step, Transact):
                 assert undo is not None
                 undo(tx, flight.run())
@@ -418,6 +445,8 @@ class Stepper:
         run = flight.run()
         hook = saga.finished if status == "finished" else saga.failed
         row.position = max(row.position, 0)
+        if status == "finished":
+            self._fault("finish", flight)
         if hook is not None:
             self._guard(lambda: hook(tx, run))
         self._settle(tx, flight, None)
