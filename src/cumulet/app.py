@@ -14,7 +14,7 @@ from pathlib import Path
 from cumulet import logs
 from cumulet.agent.runtime import Agent
 from cumulet.bus import Bus, open_bus
-from cumulet.compose import ControlPlane, build_agent, build_control_plane
+from cumulet.compose import ControlPlane, build_agent, build_control_plane, build_drivers, prepare_host
 from cumulet.server import HttpServer
 from cumulet.settings import Settings
 
@@ -36,7 +36,10 @@ class Process:
         self.control = control
         if control is None and role != "agent":
             self.control = build_control_plane(settings, bus=self.bus)
-        self.agent: Agent | None = build_agent(settings, bus=self.bus) if role in ("all", "agent") else None
+        self.agent: Agent | None = None
+        if role in ("all", "agent"):
+            self._drivers = build_drivers(settings)
+            self.agent = build_agent(settings, bus=self.bus, drivers=self._drivers)
         self.server: HttpServer | None = None
 
     def start(self) -> None:
@@ -52,6 +55,8 @@ class Process:
             self.server.start()
             _log.info("the API answers on %s", settings.public_url)
         if self.agent is not None:
+            for warning in prepare_host(settings, self._drivers):
+                _log.warning("%s (cure: %s)", warning["message"], warning["cure"])
             self.agent.start()
 
     def stop(self) -> None:

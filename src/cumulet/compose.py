@@ -4,9 +4,12 @@
 is started here: `cumulet.app` does.
 """
 
+import importlib
+import ipaddress
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cumulet.agent.driver import Driver
 from cumulet.agent.runtime import Agent, AgentSettings
@@ -17,14 +20,19 @@ from cumulet.db import Database
 from cumulet.http import HttpApp, PolicyOverrides, ServiceApi
 from cumulet.kernel.clock import Clock, SystemClock
 from cumulet.saga import SagaEngine
+from cumulet.services.compute import store as compute_store
 from cumulet.services.compute.public import ComputeService
 from cumulet.services.compute.scheduler import Scheduler
 from cumulet.services.identity.passwords import Passwords
 from cumulet.services.identity.public import IdentityService
 from cumulet.services.image.public import ImageService
 from cumulet.services.network.public import NetworkService
+from cumulet.services.operator.public import OperatorService
 from cumulet.services.placement.public import PlacementService
-from cumulet.settings import Settings
+from cumulet.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from cumulet.agent.network.driver import NetworkDriver
 
 
 @dataclass
@@ -75,7 +83,7 @@ def build_control_plane(
     )
     hosts = HostRegistry(db, timeout_seconds=settings.conductor.host_timeout_seconds)
     desired = Desired(bus)
-    conductor = Conductor(db, bus, sagas, hosts, desired)
+    conductor = Conductor(db, bus, sagas, hosts, desired, threads=settings.conductor.threads * 2)
 
     identity = IdentityService(
         db,
@@ -97,11 +105,11 @@ def build_control_plane(
         disk_allocation_ratio=settings.compute.disk_allocation_ratio,
         reserved_memory_mb=settings.compute.reserved_memory_mb,
     )
-    hosts.on_change(placement.sync_host)
     zone = settings.host.availability_zone
     network = NetworkService(
         db, hosts=hosts, desired=desired, settings=settings.network, quota=settings.quota, availability_zone=zone
     )
+    volume = None
     compute = ComputeService(
         db=db,
         clock=clock,
@@ -112,7 +120,7 @@ def build_control_plane(
         placement=placement,
         scheduler=Scheduler(hosts, placement, default_zone=zone),
         network=network,
-        volumes=None,
+        volumes=volume,
         identity=identity,
         ask=conductor.ask,
         quotas={
@@ -122,15 +130,23 @@ def build_control_plane(
         },
         default_zone=zone,
     )
+    hosts.on_change(placement.sync_host)
     conductor.on_server_report(compute.on_server_report)
     conductor.on_inventory(compute.on_inventory)
-
-    from cumulet.services.compute.api import build_api as compute_api
-    from cumulet.services.identity.api import build_api as identity_api
-    from cumulet.services.image.api import build_api as image_api
-
-    apis = [identity_api(identity), image_api(image), compute_api(compute)]
-    policy = PolicyOverrides(Path(settings.identity.policy_file)) if settings.identity.policy_file else None
+    operator = OperatorService(
+        db=db,
+        sagas=sagas,
+        hosts=hosts,
+        desired=desired,
+        find_server=compute_store.server,
+        ask=conductor.ask,
+        reconcilers=lambda tx: [],
+        bus_kind="local" if settings.bus.url.startswith("local") else "rabbitmq",
+    )
+    apis = _apis(
+        identity=identity, image=image, placement=placement, compute=compute, network=network, operator=operator
+    )
+    policy = PolicyOverrides(Path(settings.identity.policy_file).parent) if settings.identity.policy_file else None
     http = HttpApp(
         apis,
         authenticate=identity.authenticate,
@@ -156,6 +172,16 @@ def build_control_plane(
         apis=apis,
         http=http,
     )
+
+
+def _apis(**services: Any) -> list[ServiceApi]:
+    """Each service's table of routes."""
+    found = []
+    for name, service in services.items():
+        module = importlib.import_module(f"cumulet.services.{name}.api")
+        if hasattr(module, "build_api"):
+            found.append(module.build_api(service))
+    return found
 
 
 def build_agent(
@@ -184,14 +210,78 @@ def build_agent(
 
 
 def build_drivers(settings: Settings) -> list[Driver]:
+    """The drivers of this host, in the order in which they start: what servers stand on comes first."""
+    roles = settings.host.roles
+    unknown = set(roles) - {"compute", "network", "storage"}
+    if unknown:
+        raise SettingsError(f"host.roles: there is no role {', '.join(sorted(unknown))}")
     if settings.compute.driver == "fake":
         from cumulet.agent.fake import FakeHost
 
-        host = FakeHost(
+        return FakeHost(
             settings.host_name,
             path=settings.state_dir / "agent" / f"{settings.host_name}.world.json",
-            roles=tuple(settings.host.roles),
+            roles=tuple(roles),
             bridge_mappings=settings.network.bridge_mappings,
-        )
-        return host.drivers
-    raise NotImplementedError
+        ).drivers
+    drivers: list[Driver] = []
+    if "storage" in roles:
+        drivers.append(_storage_driver(settings))
+    if "network" in roles or "compute" in roles:
+        network = _network_driver(settings)
+        drivers.append(network)
+        if "compute" in roles:
+            from cumulet.agent.compute.driver import ComputeConfig, ComputeDriver
+
+            config = ComputeConfig(
+                state=settings.state_dir / "compute",
+                run=settings.run_dir / "compute",
+                virt_type=settings.compute.virt_type,
+                libvirt_uri=settings.compute.libvirt_uri,
+            )
+            drivers.append(ComputeDriver(config, network.ports))
+    return drivers
+
+
+def _storage_driver(settings: Settings) -> Driver:
+    from cumulet.agent.image.cache import ImageCache
+    from cumulet.agent.volume.driver import build
+
+    alone = settings.host.ip.startswith("127.")  # nobody else could reach a TCP export
+    return build(
+        settings.storage.driver,
+        root=settings.volume_dir,
+        run_dir=settings.run_dir / "volume",
+        cache=ImageCache(settings.volume_dir / "images"),
+        listen=None if alone else f"{settings.host.ip}:10809",
+    )
+
+
+def _network_driver(settings: Settings) -> "NetworkDriver":
+    from cumulet.agent.network.config import NetworkConfig
+    from cumulet.agent.network.driver import NetworkDriver
+
+    config = NetworkConfig(
+        state_dir=settings.state_dir / "network",
+        run_dir=settings.run_dir / "network",
+        tunnel_ip=settings.host.tunnel_ip or settings.host.ip,
+        mechanism=settings.network.mechanism,
+        bridge_mappings=settings.network.bridge_mappings,
+        dns_servers=settings.network.dns_servers,
+    )
+    return NetworkDriver(config, role="network" if "network" in settings.host.roles else "")
+
+
+def prepare_host(settings: Settings, drivers: list[Driver]) -> list[dict[str, str]]:
+    """The embedded cloud's external network: the bridge of its range on this host. Warnings (code, message, cure)."""
+    cidr = settings.network.external_cidr
+    if cidr is None or "network" not in settings.host.roles or settings.network.driver == "fake":
+        return []
+    network = ipaddress.ip_network(cidr)
+    gateway = f"{network.network_address + 1}/{network.prefixlen}"
+    warnings: list[dict[str, str]] = []
+    for driver in drivers:
+        ensure = getattr(driver, "ensure_external_bridge", None)
+        if ensure is not None:
+            warnings += ensure(next(iter(settings.network.bridge_mappings.values())), [gateway]).warnings
+    return warnings

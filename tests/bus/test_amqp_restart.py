@@ -18,6 +18,9 @@ def test_calls_work_again_within_a_second_of_the_brokers_return(own_rabbit: Rabb
     server, client = AmqpBus(own_rabbit.url), AmqpBus(own_rabbit.url)
     server.serve("agent.restart", lambda m: Accepted(op_id=m.op_id))
     assert client.call("agent.restart", AskOutcome(op_id="before")).op_id == "before"
+    # RabbitMQ 3.10 never finds a leader again for a quorum queue whose node is killed in the first moments of its life
+    time.sleep(2)
+    assert client.call("agent.restart", AskOutcome(op_id="settled")).op_id == "settled"
     own_rabbit.kill()
     started = time.monotonic()
     with pytest.raises(Unavailable):

@@ -306,7 +306,7 @@ class Agent:
         return Inventory(
             host=self.settings.host,
             servers=servers,
-            ports=[port for one in found for port in one.ports],
+            ports=list(dict.fromkeys(port for one in found for port in one.ports)),
             volumes=[volume for one in found for volume in one.volumes],
             exports=[export for one in found for export in one.exports],
         )
