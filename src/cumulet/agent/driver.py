@@ -112,6 +112,3 @@ class Driver:
     def cleanup_all(self) -> None:
         """``cumulet destroy``: remove from the host all that this driver ever made, guests and data included. Called
         without ``start``; done twice, nothing more happens."""
-
-    def cleanup_all(self) -> None:
-        """Remove everything of ours from this host, servers and data included (``cumulet destroy``). Not started."""

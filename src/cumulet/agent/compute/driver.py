@@ -340,6 +340,25 @@ class ComputeDriver(Driver):
             except OSError:
                 LOG.exception("housekeeping failed; it will be tried again")
 
+    # -- cumulet destroy --------------------------------------------------------------------------------------------
+
+    def cleanup_all(self) -> None:
+        """Every domain of ours with its files, the image cache, and the private libvirtd; others' domains stay."""
+        private = private_libvirtd(self.config)
+        uri = self.config.libvirt_uri or (private.uri if private.running() else "qemu:///system")
+        if self.config.libvirt_uri or private.running() or _system_answers():
+            ensure_event_loop()
+            self.hypervisor = Hypervisor(uri, on_event=lambda event: None, on_connected=lambda: None)
+            self.hypervisor.start()
+            try:
+                for server in self._hv.call("list", self._list):
+                    self._remove_domain(server.server_id)
+            finally:
+                self.hypervisor.stop()
+        private.stop()
+        for path in (self.config.state, self.config.run):
+            shutil.rmtree(path, ignore_errors=True)
+
 
 def _system_answers() -> bool:
     if not any(Path(socket).exists() for socket in _SYSTEM_SOCKETS):

@@ -5,6 +5,7 @@ the storage daemon, which has it open; any other by ``qemu-img``. Reading an exp
 goes through a snapshot made for it and removed after it.
 """
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,8 @@ class VolumeProvider(Protocol):
     def facts(self) -> Facts: ...
 
     def remove_absent(self, absent: c.Absent) -> None: ...
+
+    def cleanup_all(self) -> None: ...
 
     def start(self) -> None: ...
 
@@ -254,6 +257,12 @@ class FileProvider:
         for volume_id, attachment_id in absent.exports:
             self.exports.remove(volume_id, attachment_id)
 
+    def cleanup_all(self) -> None:
+        """End the storage daemon and remove every volume, snapshot and backup."""
+        self.daemon.stop()
+        shutil.rmtree(self.root, ignore_errors=True)
+        shutil.rmtree(self.daemon.run_dir, ignore_errors=True)
+
     def facts(self) -> Facts:
         total, free = self.volumes.space()
         return Facts(resources={"volume_total_gb": total / GIB, "volume_free_gb": free / GIB})
@@ -282,6 +291,9 @@ class StorageDriver(Driver):
 
     def remove_absent(self, absent: c.Absent) -> None:
         self.provider.remove_absent(absent)
+
+    def cleanup_all(self) -> None:
+        self.provider.cleanup_all()
 
 
 def build(name: str, **settings: Any) -> StorageDriver:
