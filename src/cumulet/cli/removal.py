@@ -22,6 +22,9 @@ def remove_everything(settings: Settings, say: Callable[[str], None], *, purge: 
             name = type(driver).__name__
             try:
                 driver.cleanup_all()
+                undo = getattr(driver, "remove_host_changes", None)  # the network driver's book of changes
+                for change in undo() if undo is not None else []:
+                    say(f"  {change}")
                 say(f"  {name}: removed what it made")
             except Exception as error:  # noqa: BLE001 - each part is tried; what failed is told
                 left.append(f"{name}: {error}")
