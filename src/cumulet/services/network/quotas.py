@@ -25,7 +25,7 @@ _COUNTS = {
     for name, table in _TABLES.items()
 }
 _LIMITS = select(t.QUOTAS.c.resource, t.QUOTAS.c.limit).where(t.QUOTAS.c.project_id == bindparam("project_id"))
-_PROJECTS = select(t.QUOTAS.c.project_id.distinct())
+_PROJECTS = select(t.QUOTAS.c.project_id).distinct()
 _SET = (
     update(t.QUOTAS)
     .where(t.QUOTAS.c.project_id == bindparam("_project"), t.QUOTAS.c.resource == bindparam("_resource"))
