@@ -204,8 +204,8 @@ def insert_saga(tx: Tx, row: SagaRow) -> None:
     tx.insert(SAGAS, {name: getattr(row, name) for name in SagaRow.__struct_fields__})
 
 
-def insert_step(tx: Tx, row: StepRow) -> None:
-    tx.insert(SAGA_STEPS, {name: getattr(row, name) for name in StepRow.__struct_fields__})
+def insert_steps(tx: Tx, rows: list[StepRow]) -> None:
+    tx.insert(SAGA_STEPS, [msgspec.structs.asdict(row) for row in rows])
 
 
 def save(tx: Tx, row: SagaRow) -> None:

@@ -65,9 +65,14 @@ class Flight:
     row: SagaRow
     steps: dict[int, StepRow]
     params: Any
+    unwritten: list[StepRow] = field(default_factory=list)
 
     def copy(self) -> "Flight":
-        return replace(self, row=msgspec.structs.replace(self.row), steps=dict(self.steps))
+        return replace(self, row=msgspec.structs.replace(self.row), steps=dict(self.steps), unwritten=[])
+
+    def end_step(self, ended: StepRow) -> None:
+        self.steps[self.row.position] = ended
+        self.unwritten.append(ended)
 
     @property
     def step(self) -> Step:
@@ -153,8 +158,7 @@ class Stepper:
             row.id, row.position, flight.step.name, state, row.op_host, msgspec.to_builtins(output), error,
             row.step_started_at, tx.now, None,
         )  # fmt: skip
-        journal.insert_step(tx, ended)
-        flight.steps[row.position] = ended
+        flight.end_step(ended)
         if row.position + 1 == len(flight.saga.steps):
             return self._end(tx, flight, "finished")
         row.position += 1
@@ -341,8 +345,7 @@ class Stepper:
             row.id, row.position, flight.step.name, "failed", host, None, error,
             row.step_started_at, tx.now, None,
         )  # fmt: skip
-        journal.insert_step(tx, failed)
-        flight.steps[row.position] = failed
+        flight.end_step(failed)
         row.error, row.error_code, row.error_details = error, code, details
         return self._begin_unwinding(tx, flight)
 
@@ -467,5 +470,8 @@ class Stepper:
             flight.saga.settle(tx, flight.run(), step)
 
     def _save(self, tx: Tx, flight: Flight, after: After) -> After:
-        journal.save(tx, flight.row)
+        journal.save(tx, flight.row)  # first: it finds out whether the flight is still ours
+        if flight.unwritten:
+            journal.insert_steps(tx, flight.unwritten)
+            flight.unwritten = []
         return after
