@@ -183,7 +183,7 @@ def _load(call: Call, rule: str) -> LimitRow:
             return None, {}
         project = store.projects.get(tx, row.project_id)
         target: dict[str, Any] = {"project_id": row.project_id}
-        if project is not None:
+        if project is not None and project.domain_id is not None:
             target["project"] = {"domain_id": project.domain_id}
         if row.domain_id is not None:
             target["domain"] = {"id": row.domain_id}

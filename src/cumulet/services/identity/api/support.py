@@ -32,7 +32,8 @@ def enforce(call: Call, rule: str, **targets: Mapping[str, Any] | None) -> None:
     for noun, values in targets.items():
         if noun == "target":
             for name, value in (values or {}).items():
-                target[f"target.{name}"] = value
+                if value is not None:  # a caller without a domain is not "in the domain None"
+                    target[f"target.{name}"] = value
         else:
             _flatten(target, f"target.{noun}", values or {})
     if not call.api.engine.allows(rule, target, credentials(call)):
