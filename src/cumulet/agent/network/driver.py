@@ -6,8 +6,8 @@ metadata. Everything works from documents; an agent that starts again compares a
 
 import shutil
 
-from cumulet.agent.contract import Absent, Operation, PlugPorts, UnplugPorts
-from cumulet.agent.driver import DocumentApplier, Driver, Facts, Found, Hooks, OperationBody
+from cumulet.agent.contract import Absent
+from cumulet.agent.driver import DocumentApplier, Driver, Facts, Found, Hooks
 from cumulet.agent.network import daemons, external
 from cumulet.agent.network.config import NetworkConfig
 from cumulet.agent.network.dhcp import DhcpServers
@@ -23,10 +23,12 @@ from cumulet.agent.network.wiring import Wiring
 
 
 class NetworkDriver(Driver):
-    role = "network"
+    """``role`` is "" on a host that only plugs guests' ports (compute without DHCP servers and routers). The compute
+    driver does the operations PlugPorts and UnplugPorts with `ports`."""
 
-    def __init__(self, config: NetworkConfig) -> None:
+    def __init__(self, config: NetworkConfig, role: str = "network") -> None:
         self.config = config
+        self.role = role
         for directory in (config.state_dir, config.run_dir):
             directory.mkdir(parents=True, exist_ok=True)
         store = DocumentStore(config.documents_dir)
@@ -60,9 +62,6 @@ class NetworkDriver(Driver):
 
     def stop(self) -> None:
         self._wiring.metadata.close()
-
-    def operations(self) -> dict[type[Operation], OperationBody]:
-        return {PlugPorts: self.ports.plug_ports, UnplugPorts: self.ports.unplug_ports}
 
     def documents(self) -> dict[str, DocumentApplier]:
         return {"port": self.ports, "network": self._networks, "router": self._routers, "metadata": self._metadata}

@@ -22,7 +22,7 @@ from cumulet.agent.network.shell import ip_batch, ip_json, nft, nft_json, write_
 
 
 class HostChange(msgspec.Struct, frozen=True):
-    """``what`` for people; ``undo``: sysctl (name, value), bridge (name), address (device, cidr), nft (family, name)."""
+    """``undo``: sysctl (name, former value), bridge (name), address (device, cidr) or nft (family, table)."""
 
     what: str
     undo: tuple[str, str, str]

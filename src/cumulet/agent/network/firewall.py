@@ -20,7 +20,7 @@ from cumulet.agent.contract import FirewallRule, PortDoc
 from cumulet.agent.errors import DriverError
 from cumulet.agent.network import links, names, rules
 from cumulet.agent.network.names import FILTER_TABLE, GUARD_TABLE, HOST_TABLES, TRACK_TABLE
-from cumulet.agent.network.shell import nft, nft_json, run, write_atomically
+from cumulet.agent.network.shell import CommandError, nft, nft_json, run, write_atomically
 
 _FIRST_ZONE = 20000
 _LAST_ZONE = 60000
@@ -72,19 +72,22 @@ class Firewall:
 
     # -- ports ------------------------------------------------------------------------------------------------------
 
-    def ensure_base(self) -> None:
-        """At start, or when a port's chains are found missing: the tables themselves may be gone."""
+    def ensure_base(self) -> bool:
+        """At start, or when nft refuses: the tables themselves may be gone. True if one was."""
         present = nft_json("-t", "list", "table", "bridge", FILTER_TABLE)
+        lost = present is None
         if present is None:
             self._groups.clear()
         for family, table in (("inet", TRACK_TABLE), ("netdev", GUARD_TABLE)):
             if nft_json("-t", "list", "table", family, table) is None:
+                lost = lost or self._written is not None
                 self._written = None
         nft(rules.base())
         for entry in present or []:
             if "set" in entry:
                 self._groups.setdefault(entry["set"]["name"], ["unknown"])
         self._base_known = True
+        return lost
 
     def apply(self, port: PortDoc, device: str, bridge: str, before: PortDoc | None) -> bool:
         """Filters of ``device`` as ``port`` wants them; True if anything changed. ``before`` is the document applied
@@ -95,19 +98,26 @@ class Firewall:
             self.ensure_base()
         sets = rules.groups(port)
         changed_sets = {name: members for name, members in sets.items() if self._groups.get(name) != members}
-        held = self._held_digest(device)
-        if held is None:
-            self.ensure_base()
-            changed_sets = {name: members for name, members in sets.items() if self._groups.get(name) != members}
-        script = "".join(rules.group(name, members) for name, members in changed_sets.items())
-        if held != rules.port_digest(port, device):
-            script += rules.port_chains(port, device)
+        chains = ""
+        if self._held_digest(device) != rules.port_digest(port, device):
+            chains = rules.port_chains(port, device)
+        script = self._with_sets(changed_sets, chains)
         if script:
-            nft(script)
+            try:
+                nft(script)
+            except CommandError:
+                if not self.ensure_base():
+                    raise
+                changed_sets = sets
+                nft(self._with_sets(sets, chains))
             self._groups.update(changed_sets)
         if before is not None and before != port:
             self._cut(before, port, self.zone(bridge))
         return bool(script)
+
+    @staticmethod
+    def _with_sets(sets: dict[str, list[str]], chains: str) -> str:
+        return "".join(rules.group(name, members) for name, members in sets.items()) + chains
 
     def remove(self, device: str) -> bool:
         if self._held_digest(device) is None:

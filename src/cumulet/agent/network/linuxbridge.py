@@ -66,6 +66,11 @@ class LinuxBridge:
                 self._set_peers(network_id, segment)
                 return
 
+    whole_checksums = False
+
+    def guarded(self) -> list[str]:
+        return [b for b in links.names("brq") if links.alias(b).startswith(f"{links.MARK}:network:")]
+
     def is_private(self, bridge: str) -> bool:
         return bridge.startswith("brq")
 

@@ -28,6 +28,15 @@ class Mechanism(Protocol):
         """Documents of this network changed or went: adjust tunnels to the peers they name."""
         ...
 
+    def guarded(self) -> list[str]:
+        """Devices from which nothing may reach the host's own network stack."""
+        ...
+
+    @property
+    def whole_checksums(self) -> bool:
+        """True if devices in namespaces must compute checksums themselves (a datapath in user space)."""
+        ...
+
     def is_private(self, bridge: str) -> bool:
         """True for a bridge made for one tenant network (or port), where the host itself has no business."""
         ...

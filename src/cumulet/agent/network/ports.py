@@ -5,8 +5,7 @@ nothing; plugging with an old one gives the newer. The tap carries the port's id
 read from the kernel, not from memory.
 """
 
-from cumulet.agent.contract import PlugPorts, PortDoc, Result, UnplugPorts
-from cumulet.agent.driver import Progress
+from cumulet.agent.contract import PortDoc
 from cumulet.agent.network import links, names, rules
 from cumulet.agent.network.wiring import Wiring
 
@@ -30,6 +29,7 @@ class Ports:
                 self._w.firewall.track(bridge, self._w.mechanism.is_private(bridge))
             self._w.sync_guard()
             self._w.firewall.apply(port, device, bridge, held)
+            self._w.sync_guard()  # again: tables found missing are known to be so now
             self._w.store.put(port)
             self._w.mechanism.plug(port, device)
             if held is not None and held.rules != port.rules:
@@ -72,20 +72,6 @@ class Ports:
 
     def list(self) -> list[str]:
         return self.plugged()
-
-    # -- operations -------------------------------------------------------------------------------------------------
-
-    def plug_ports(self, operation: PlugPorts, progress: Progress) -> Result | None:
-        for port in operation.ports:
-            self.plug(port)
-            progress()
-        return None
-
-    def unplug_ports(self, operation: UnplugPorts, progress: Progress) -> Result | None:
-        for port_id in operation.port_ids:
-            self.unplug(port_id)
-            progress()
-        return None
 
     def _sweep(self) -> None:
         used = {name for port in self._w.store.all(PortDoc) if rules.filtered(port) for name in rules.groups(port)}

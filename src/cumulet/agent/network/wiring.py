@@ -9,7 +9,8 @@ from cumulet.agent.network.firewall import Firewall
 from cumulet.agent.network.inside import Namespaces
 from cumulet.agent.network.mechanism import Mechanism
 from cumulet.agent.network.metadata_server import MetadataServer
-from cumulet.agent.network.shell import ip_json
+from cumulet.agent.network.offload import offloads_off
+from cumulet.agent.network.shell import in_namespace, ip_json
 from cumulet.agent.network.store import DocumentStore
 
 
@@ -38,15 +39,13 @@ class Wiring:
         plan.veth(outer, port.segment.mtu, inner, namespace, port.mac_address.lower())
         plan.mark(outer, "port", port.id)
         plan.run()
+        if self.mechanism.whole_checksums:
+            in_namespace(namespace, lambda: offloads_off(inner))
         self.mechanism.plug(port, outer)
         self.sync_guard()
 
     def sync_guard(self) -> None:
-        self.firewall.sync_bridges(
-            device
-            for device, (noun, _) in links.ours().items()
-            if noun == "network" and links.is_bridge(device) and self.mechanism.is_private(device)
-        )
+        self.firewall.sync_bridges(self.mechanism.guarded())
 
     def unplug_all_of(self, namespace: str, *prefixes: str) -> None:
         """Without a document: the inner devices' names say which ports hang in a namespace."""
