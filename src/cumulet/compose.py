@@ -222,6 +222,7 @@ def build_drivers(settings: Settings) -> list[Driver]:
             settings.host_name,
             path=settings.state_dir / "agent" / f"{settings.host_name}.world.json",
             roles=tuple(roles),
+            boot_seconds=settings.compute.fake_boot_seconds,
             bridge_mappings=settings.network.bridge_mappings,
         ).drivers
     drivers: list[Driver] = []

@@ -78,6 +78,7 @@ class Compute(_Section):
     ram_allocation_ratio: float = 1.5
     disk_allocation_ratio: float = 1.0
     reserved_memory_mb: int = 512
+    fake_boot_seconds: float = 0  # driver = "fake": how long its servers take to start
 
 
 class Network(_Section):

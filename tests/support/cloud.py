@@ -222,7 +222,12 @@ class Clients:
         options += ["--os-identity-api-version=3", "--os-region-name=RegionOne"]
         with _cli_lock:
             from openstackclient import shell
+            from openstackclient.common.clientmanager import ClientManager
+            from osc_lib.clientmanager import ClientCache
 
+            for kept in vars(ClientManager).values():
+                if isinstance(kept, ClientCache):  # kept on the class: another user's clients
+                    kept._handle = None
             out, err = io.StringIO(), io.StringIO()
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 try:

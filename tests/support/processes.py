@@ -1,0 +1,124 @@
+"""The roles as processes of their own, started by ``python -m cumulet serve``, killed at will."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cumulet.db import Database
+from cumulet.settings import Settings
+from tests.support.cloud import Clients, make_accounts, test_settings
+from tests.support.ports import free_ports
+
+
+def _toml(settings: Settings) -> str:
+    """Settings as the file that makes them."""
+    lines = []
+    for section, options in msgspec.to_builtins(settings).items():
+        lines.append(f"[{section}]")
+        for name, value in options.items():
+            if isinstance(value, dict):
+                inside = ", ".join(f"{json.dumps(key)} = {json.dumps(one)}" for key, one in value.items())
+                lines.append(f"{name} = {{{inside}}}")
+            elif value is not None:
+                lines.append(f"{name} = {json.dumps(value)}")
+    return "\n".join(lines) + "\n"
+
+
+class Processes(Clients):
+    """``start("api")`` returns when the role works."""
+
+    def __init__(self, directory: Path, *, database_url: str | None = None, bus_url: str = "local") -> None:
+        super().__init__()
+        self.directory = directory
+        self.settings = test_settings(directory, free_ports(1)[0])
+        self.settings.database.url = database_url
+        self.settings.bus.url = bus_url
+        self.settings.conductor.lease_seconds = 3
+        self.settings.conductor.host_timeout_seconds = 8
+        self.settings.host.heartbeat_seconds = 1
+        self.url = self.settings.public_url
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def write_settings(self) -> Path:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.settings.admin_password_file.write_text("secret-admin\n")
+        path = self.directory / "cumulet.toml"
+        path.write_text(_toml(self.settings))
+        return path
+
+    def start(self, *roles: str, seconds: float = 30) -> float:
+        """Start them together; how long until all work."""
+        began = time.monotonic()
+        path = self.write_settings()
+        for role in roles:
+            (self.settings.run_dir / f"{role}.ready").unlink(missing_ok=True)
+            with (self.directory / f"{role}.out").open("ab") as out:
+                self._running[role] = subprocess.Popen(
+                    [sys.executable, "-m", "cumulet", "serve", "--role", role, "--config", str(path)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=out,
+                    start_new_session=True,
+                    cwd="/",
+                )
+        for role in roles:
+            while not (self.settings.run_dir / f"{role}.ready").exists():
+                assert self._running[role].poll() is None, f"{role} ended:\n{self.output(role)}"
+                assert time.monotonic() - began < seconds, f"{role} does not start:\n{self.output(role)}"
+                time.sleep(0.01)
+        return time.monotonic() - began
+
+    def output(self, role: str) -> str:
+        log = self.settings.log_dir / f"{role}.json.log"
+        text = (self.directory / f"{role}.out").read_text(errors="replace")[-4000:]
+        return text + (log.read_text(errors="replace")[-4000:] if log.exists() else "")
+
+    def pid(self, role: str) -> int:
+        return self._running[role].pid
+
+    def kill(self, role: str) -> None:
+        """kill -9: no word to anyone."""
+        process = self._running.pop(role)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(10)
+
+    def terminate(self, role: str) -> int:
+        """SIGTERM; the exit status."""
+        process = self._running.pop(role)
+        process.terminate()
+        return process.wait(20)
+
+    def make_accounts(self) -> None:
+        db = Database(self.settings.database_url)
+
+        class Control:
+            pass
+
+        control: Any = Control()
+        control.db = db
+        make_accounts(control)
+        db.close()
+
+    def world(self) -> dict[str, Any]:
+        """What the fake host's file says exists there."""
+        path = self.settings.state_dir / "agent" / "fake-1.world.json"
+        return json.loads(path.read_bytes()) if path.exists() else {}
+
+    def stop(self) -> None:
+        for connection in self._connections.values():
+            connection.close()
+        for role in list(self._running):
+            self._running[role].terminate()
+        for role in list(self._running):
+            try:
+                self._running[role].wait(10)
+            except subprocess.TimeoutExpired:
+                self.kill(role)
+        self._running.clear()
