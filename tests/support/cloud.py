@@ -225,7 +225,7 @@ class Clients:
             from openstackclient.common.clientmanager import ClientManager
             from osc_lib.clientmanager import ClientCache
 
-            for kept in vars(ClientManager).values():
+            for kept in [kept for kind in ClientManager.__mro__ for kept in vars(kind).values()]:
                 if isinstance(kept, ClientCache):  # kept on the class: another user's clients
                     kept._handle = None
             out, err = io.StringIO(), io.StringIO()
