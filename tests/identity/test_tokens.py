@@ -64,6 +64,10 @@ def test_refused_scopes(identity: Identity, scope: Any, status: int) -> None:
         assert "www-authenticate" in reply.headers
 
 
+def by_password(user: dict[str, str]) -> Any:
+    return {"auth": {"identity": {"methods": ["password"], "password": {"user": user}}}}
+
+
 @pytest.mark.parametrize(
     "auth,status",
     [
@@ -74,8 +78,8 @@ def test_refused_scopes(identity: Identity, scope: Any, status: int) -> None:
         ({"auth": {"identity": {"methods": ["magic"]}}}, 401),
         ({"auth": {"identity": {"methods": ["token"], "token": {"id": "x" * 200}}}}, 401),
         ({"auth": {"identity": {"methods": ["token"], "token": {"id": "x" * 9000}}}}, 401),
-        ({"auth": {"identity": {"methods": ["password"], "password": {"user": {"name": "admin", "password": "x"}}}}}, 400),
-        ({"auth": {"identity": {"methods": ["password"], "password": {"user": {"id": "nobody", "password": "x"}}}}}, 401),
+        (by_password({"name": "admin", "password": "x"}), 400),
+        (by_password({"id": "nobody", "password": "x"}), 401),
         ({"auth": {"identity": {"methods": "password"}}}, 400),
     ],
 )  # fmt: skip
