@@ -87,6 +87,10 @@ class Conductor:
         """``fn(tx, inventory)`` -> what of it to remove for sure."""
         self._inventories.append(listener)
 
+    def on_message(self, kind: type[Any], handler: Callable[[Any], Any]) -> None:
+        """Let another part take messages of its own kind on this topic."""
+        self._handlers[kind] = handler
+
     # -- life -----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:

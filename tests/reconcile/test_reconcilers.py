@@ -1,0 +1,130 @@
+"""Periods, signals, leases, and what is seen of them."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cumulet.bus import LocalBus
+from cumulet.db import Database
+from cumulet.kernel.clock import FakeClock
+from cumulet.reconcile import Reconcilers
+
+
+def until(condition: Callable[[], Any], seconds: float = 5) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come true"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[Database]:
+    made = Database(f"sqlite:///{tmp_path / 'r.db'}", clock=FakeClock(), durable=False)
+    made.create_all()
+    yield made
+    made.close()
+
+
+def engine(db: Database, runs: list[str], name: str = "c1", period: float = 10) -> Reconcilers:
+    made = Reconcilers(db, LocalBus(), name=name)
+
+    def run() -> str:
+        runs.append(name)
+        return f"run {len(runs)}"
+
+    made.register("tidy", run, period_seconds=period)
+    return made
+
+
+def advance(db: Database, seconds: float) -> None:
+    assert isinstance(db.clock, FakeClock)
+    db.clock.advance(seconds)
+
+
+def test_it_runs_at_start_by_period_and_by_signal(db: Database) -> None:
+    runs: list[str] = []
+    one = engine(db, runs)
+    one.start()
+    until(lambda: len(runs) == 1)
+    time.sleep(0.05)
+    assert len(runs) == 1
+    advance(db, 11)
+    until(lambda: len(runs) == 2)
+    until(lambda: db.read(one.status)[0].status == "ok")
+    one.signal("tidy")
+    until(lambda: len(runs) == 3)
+    until(lambda: db.read(one.status)[0].runs == 3)
+    (row,) = db.read(one.status)
+    assert (row.name, row.status, row.summary, row.failures) == ("tidy", "ok", "run 3", 0)
+    one.stop()
+
+
+def test_an_error_is_seen_and_the_next_run_tries_again(db: Database) -> None:
+    made = Reconcilers(db, LocalBus())
+    broken = [True]
+
+    def run() -> None:
+        if broken:
+            raise RuntimeError("no way")
+
+    made.register("odd", run, period_seconds=1)
+    made.start()
+    until(lambda: db.read(made.status)[0].status == "error")
+    (row,) = db.read(made.status)
+    assert (row.error, row.failures) == ("RuntimeError: no way", 1)
+    broken.clear()
+    advance(db, 2)
+    until(lambda: db.read(made.status)[0].status == "ok")
+    assert db.read(made.status)[0].error is None
+    made.stop()
+
+
+def test_one_conductor_runs_it(db: Database) -> None:
+    runs: list[str] = []
+    first, second = engine(db, runs), engine(db, runs, "c2")
+    first.start()
+    until(lambda: db.read(first.status)[0].runs == 1)
+    second.start()
+    time.sleep(0.05)
+    assert runs == ["c1"]
+    assert not second.run_now("tidy")
+    first.stop()
+    advance(db, 11)
+    until(lambda: runs == ["c1", "c2"])
+    second.stop()
+
+
+def test_a_dead_conductors_lease_ends(db: Database) -> None:
+    runs: list[str] = []
+    first, second = engine(db, runs), engine(db, runs, "c2")
+    first._known["tidy"].run = lambda: (_ for _ in ()).throw(SystemExit)  # dies in the middle: nothing is written
+    first.db.write(lambda tx: [tx.run(first_declare(), {"name": "tidy"})])
+    with pytest.raises(SystemExit):
+        first.run_now("tidy")
+    assert not second.run_now("tidy")
+    advance(db, 301)
+    assert second.run_now("tidy")
+    assert runs == ["c2"]
+
+
+def first_declare() -> Any:
+    from cumulet.reconcile import engine as module
+
+    return module._DECLARE
+
+
+def test_a_process_that_runs_none_passes_the_signal_on(db: Database) -> None:
+    runs: list[str] = []
+    bus = LocalBus()
+    api = Reconcilers(db, bus)
+    worker = engine(db, runs)
+    service = bus.serve("conductor", lambda message: worker.on_signal(message))
+    worker.start()
+    until(lambda: len(runs) == 1)
+    api.signal("tidy")
+    until(lambda: len(runs) == 2)
+    worker.stop()
+    service.stop()
