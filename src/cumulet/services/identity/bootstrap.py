@@ -38,6 +38,7 @@ CATALOG = (
     CatalogEntry("network", "neutron", "/network"),
     CatalogEntry("block-storage", "cinder", "/volume/v3"),
     CatalogEntry("volumev3", "cinderv3", "/volume/v3/%(project_id)s"),
+    CatalogEntry("operator", "cumulet", "/operator"),
 )
 
 
