@@ -9,16 +9,22 @@ import logging
 import secrets
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from sqlalchemy import text
 
 from cumulet import logs
 from cumulet.agent.runtime import Agent
 from cumulet.bus import Bus, open_bus
 from cumulet.compose import ControlPlane, build_agent, build_control_plane, build_drivers, prepare_host
+from cumulet.db import Database
 from cumulet.server import HttpServer
 from cumulet.settings import Settings
 
 _log = logging.getLogger(__name__)
+_LOCK, _UNLOCK = text("SELECT pg_advisory_lock(20261123)"), text("SELECT pg_advisory_unlock(20261123)")
 ROLES = ("all", "api", "conductor", "agent")
 
 __all__ = ["ROLES", "Process", "bootstrap", "build_agent", "build_control_plane", "prepare_database", "serve"]
@@ -74,9 +80,24 @@ class Process:
 
 
 def prepare_database(control: ControlPlane) -> None:
-    """Bring the schema up to date, and what services keep in it from the first start."""
-    control.db.create_all()
-    control.image.start()
+    """Bring the schema up to date, and what services keep in it from the first start. Processes that start together
+    take turns."""
+    with _turn(control.db):
+        control.db.create_all()
+        control.image.start()
+
+
+@contextmanager
+def _turn(db: Database) -> Iterator[None]:
+    if not db.is_postgres:
+        yield
+        return
+    with db.engine.connect() as connection:
+        connection.execute(_LOCK)
+        try:
+            yield
+        finally:
+            connection.execute(_UNLOCK)
 
 
 def bootstrap(control: ControlPlane) -> None:

@@ -57,6 +57,9 @@ class HttpServer:
     def stop(self, seconds: float = 8.0) -> None:
         """Take no more requests and let those under way end."""
         self._server.should_exit = True
+        if self._thread.ident is None:  # never started
+            self._socket.close()
+            return
         self._thread.join(seconds)
         if self._thread.is_alive():
             _log.warning("requests were still under way when the server stopped")

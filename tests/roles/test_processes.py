@@ -39,6 +39,12 @@ def apart(postgres: PostgresServer, rabbit: RabbitServer) -> Iterator[Processes]
     shutil.rmtree(directory, ignore_errors=True)
 
 
+@pytest.fixture(scope="module")
+def servers(apart: Processes) -> "Servers":
+    eventually(apart.hosts_up)
+    return Servers(apart)
+
+
 def eventually(holds: Callable[[], Any], seconds: float = 30.0) -> Any:
     end = time.monotonic() + seconds
     while not (found := holds()):
@@ -136,11 +142,6 @@ def test_an_administrators_password_is_made_up_once(alone: Processes) -> None:
 @pytest.mark.postgres
 @pytest.mark.rabbit
 class TestApart:
-    @pytest.fixture(scope="class")
-    def servers(self, apart: Processes) -> Servers:
-        eventually(lambda: apart.api("admin").get("compute", "/os-hypervisors")["hypervisors"])
-        return Servers(apart)
-
     def test_create_and_delete(self, apart: Processes, servers: Servers) -> None:
         server_id = servers.create()
         eventually(lambda: servers.is_active(server_id))

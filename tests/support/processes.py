@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import requests
 
 from cumulet.db import Database
 from cumulet.settings import Settings
@@ -105,6 +106,11 @@ class Processes(Clients):
         control.db = db
         make_accounts(control)
         db.close()
+
+    def hosts_up(self) -> list[str]:
+        headers = {"X-Auth-Token": self.api("admin").token}
+        status = requests.get(self.url + "/operator/v1/status", headers=headers, timeout=10).json()
+        return [host["name"] for host in status["hosts"] if host["up"]]
 
     def world(self) -> dict[str, Any]:
         """What the fake host's file says exists there."""
