@@ -14,7 +14,7 @@ and transaction-scoped advisory locks.
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Executable, Table, create_engine, event, insert, text
@@ -102,6 +102,7 @@ class Database:
         self._write_lock = threading.Lock()
         self._local = threading.local()
         self._inserts: dict[str, Executable] = {}
+        self._glances: dict[Executable, tuple[str, tuple[str, ...]]] = {}
         self.statements = 0
         if self.is_postgres:
             self.engine = create_engine(
@@ -144,6 +145,30 @@ class Database:
                     raise
         tx.run_hooks()
         return result
+
+    def glance(self, statement: Executable, params: Mapping[str, Any]) -> Sequence[Any]:
+        """The rows of one SELECT on committed data, without a unit of work around it: a third of its cost. For checks
+        that every request makes; column types are not applied, and lists (IN) are not expanded."""
+        if self.in_memory:
+            return self.read(lambda tx: tx.rows(statement, params))
+        self.count_statement()
+        prepared = self._glances.get(statement)
+        if prepared is None:
+            compiled = statement.compile(dialect=self.engine.dialect)  # type: ignore[attr-defined]
+            prepared = self._glances[statement] = (str(compiled), tuple(compiled.positiontup or ()))
+        sql, order = prepared
+        values: Any = [params[name] for name in order] if order else dict(params)
+        try:
+            connection = self.engine.raw_connection()
+        except OperationalError as error:
+            raise Unavailable("The database cannot be reached. Try again later.") from error
+        try:
+            with self.gate or nullcontext():
+                cursor = connection.cursor()
+                cursor.execute(sql, values)
+                return cursor.fetchall()
+        finally:
+            connection.close()
 
     @contextmanager
     def _begin(self, *, writing: bool) -> Iterator[Tx]:
