@@ -17,9 +17,8 @@ from cumulet.services.identity.public import IdentityService
 
 
 class Identity:
-    def __init__(self, directory: Any) -> None:
-        self.url_of_database = f"sqlite:///{directory}/identity.db"
-        self.db = Database(self.url_of_database, durable=False)
+    def __init__(self, database_url: str) -> None:
+        self.db = Database(database_url, durable=False)
         self.db.create_all()
         self.service = self.another_process()
         self.http = HttpApp([build_api(self.service)], authenticate=self.service.authenticate)
@@ -72,8 +71,12 @@ class Identity:
 
 
 @pytest.fixture(scope="session")
-def identity(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Identity]:
-    started = Identity(tmp_path_factory.mktemp("identity"))
+def identity(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Identity]:
+    if request.config.getoption("--database") == "postgres":
+        url = request.getfixturevalue("postgres").new_database()
+    else:
+        url = f"sqlite:///{tmp_path_factory.mktemp('identity')}/identity.db"
+    started = Identity(url)
     yield started
     started.stop()
 

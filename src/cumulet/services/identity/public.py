@@ -14,7 +14,7 @@ from cumulet.services.identity.authn import Authenticator, Resolved, refused, re
 from cumulet.services.identity.bootstrap import Bootstrapped, CatalogEntry, bootstrap
 from cumulet.services.identity.passwords import Passwords
 from cumulet.services.identity.store import ProjectRow, UserRow
-from cumulet.services.identity.tokens import TOKEN_KEY_PERIOD, KeyRing, Payload, TokenCodec
+from cumulet.services.identity.tokens import TOKEN_KEY_PERIOD, KeyRing, TokenCodec
 
 _CACHED_TOKENS = 4096
 
@@ -23,8 +23,8 @@ class _Known(msgspec.Struct):
     """A token met before, with the epochs under which its context was computed."""
 
     context: RequestContext
-    keys: list[str]
-    epochs: dict[str, int]
+    user_key: str
+    epochs: list[tuple[str, int]]
 
 
 class IdentityService:
@@ -58,15 +58,14 @@ class IdentityService:
         if known is not None:
             expires_at = known.context.expires_at
             if expires_at is not None and expires_at > self.db.clock.now():
-                keys = known.keys
-                if self.db.read(lambda tx: store.epochs(tx, keys)) == known.epochs:
+                rows = self.db.glance(store.EPOCHS_OF, {"user": known.user_key})
+                if [tuple(row) for row in rows] == known.epochs:
                     return msgspec.structs.replace(known.context, request_id=request_id)
             self._known.pop(token, None)
         payload = self.authn.open(token)
-        keys = epoch_keys(payload)
 
-        def look(tx: Tx) -> tuple[dict[str, int], Resolved]:
-            epochs = store.epochs(tx, keys)  # before the facts: a change in between is seen at the next use
+        def look(tx: Tx) -> tuple[list[tuple[str, int]], Resolved]:
+            epochs = store.epochs(tx, payload.user_id)  # before the facts: a change in between is seen at the next use
             return epochs, resolve(tx, payload, tx.now)
 
         epochs, resolved = self.db.read(look)
@@ -74,7 +73,7 @@ class IdentityService:
         with self._known_lock:
             if len(self._known) >= _CACHED_TOKENS:
                 self._known.clear()
-            self._known[token] = _Known(context, keys, epochs)
+            self._known[token] = _Known(context, f"user:{payload.user_id}", epochs)
         return context
 
     def resolve(self, token: str) -> Resolved:
@@ -160,10 +159,6 @@ class IdentityService:
 
     def find_project(self, name: str, domain_id: str = "default") -> ProjectRow | None:
         return self.db.read(lambda tx: store.projects.one(tx, domain_id=domain_id, name=name, is_domain=False))
-
-
-def epoch_keys(payload: Payload) -> list[str]:
-    return ["all", f"user:{payload.user_id}"]
 
 
 def context_of(found: Resolved, token: str, request_id: str) -> RequestContext:

@@ -6,7 +6,7 @@ columns being compiled once. The writers of names take ``tx.lock("identity", "na
 from typing import Any, Generic, TypeVar
 
 import msgspec
-from sqlalchemy import Select, Table, bindparam, delete, or_, select, update
+from sqlalchemy import Select, Table, bindparam, delete, literal_column, or_, select, update
 
 from cumulet.db import Tx
 from cumulet.services.identity import tables as t
@@ -363,14 +363,17 @@ def remove_assignments_with(tx: Tx, role_id: str) -> None:
 
 # -- epochs and revocations --------------------------------------------------------------------------------
 
-_EPOCHS = select(t.EPOCHS.c.key, t.EPOCHS.c.value).where(t.EPOCHS.c.key.in_(bindparam("keys", expanding=True)))
+_E = t.EPOCHS.c
+EPOCHS_OF = (
+    select(_E.key, _E.value).where(or_(_E.key == literal_column("'all'"), _E.key == bindparam("user"))).order_by(_E.key)
+)
 _BUMP = update(t.EPOCHS).where(t.EPOCHS.c.key == bindparam("b_key")).values(value=t.EPOCHS.c.value + 1)
 _REVOKED = select(t.REVOCATIONS.c.audit_id).where(t.REVOCATIONS.c.audit_id == bindparam("audit_id"))
 _PURGE = delete(t.REVOCATIONS).where(t.REVOCATIONS.c.expires_at < bindparam("now"))
 
 
-def epochs(tx: Tx, keys: list[str]) -> dict[str, int]:
-    return {row[0]: row[1] for row in tx.rows(_EPOCHS, {"keys": keys})}
+def epochs(tx: Tx, user_id: str) -> list[tuple[str, int]]:
+    return [tuple(row) for row in tx.rows(EPOCHS_OF, {"user": f"user:{user_id}"})]
 
 
 def bump(tx: Tx, *keys: str) -> None:
