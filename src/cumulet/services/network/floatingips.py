@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 OWNER = "network:floatingip"
 _OF_PORTS = select(t.FLOATING_IPS).where(t.FLOATING_IPS.c.port_id.in_(bindparam("ids", expanding=True)))
+_IDLE = select(t.FLOATING_IPS).where(
+    t.FLOATING_IPS.c.floating_network_id == bindparam("network_id"), t.FLOATING_IPS.c.port_id.is_(None)
+)
 _ON_ADDRESS = select(t.FLOATING_IPS.c.id).where(
     t.FLOATING_IPS.c.port_id == bindparam("port_id"), t.FLOATING_IPS.c.fixed_ip_address == bindparam("address")
 )
@@ -141,6 +144,11 @@ class FloatingIps(Noun[t.FloatingIpRow]):
         port = self.service.ports.find(work.tx, row.floating_port_id)
         if port is not None:
             self.service.ports.delete_rows(work, [port])
+
+    def delete_idle(self, work: "Work", network_id: str) -> None:
+        """Floating IPs of an external network that goes are no reason to keep it, unless somebody uses them."""
+        for found in work.tx.rows(_IDLE, {"network_id": network_id}):
+            self.delete(work, t.FloatingIpRow(*found))
 
     # -- association -----------------------------------------------------------------------------------------------
 

@@ -38,8 +38,10 @@ _DROP_RULES = delete(t.SECURITY_GROUP_RULES).where(t.SECURITY_GROUP_RULES.c.secu
 _DROP_REFERRING = delete(t.SECURITY_GROUP_RULES).where(
     t.SECURITY_GROUP_RULES.c.remote_group_id == bindparam("group_id")
 )
-_REFERRING_GROUPS = select(t.SECURITY_GROUP_RULES.c.security_group_id).distinct().where(
-    t.SECURITY_GROUP_RULES.c.remote_group_id == bindparam("group_id")
+_REFERRING_GROUPS = (
+    select(t.SECURITY_GROUP_RULES.c.security_group_id)
+    .distinct()
+    .where(t.SECURITY_GROUP_RULES.c.remote_group_id == bindparam("group_id"))
 )
 
 

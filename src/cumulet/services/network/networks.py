@@ -151,12 +151,13 @@ class Networks(Noun[t.NetworkRow]):
 
     def delete(self, work: "Work", row: t.NetworkRow) -> None:
         tx = work.tx
+        self.service.floating_ips.delete_idle(work, row.id)
         users = tx.rows(_PORTS_IN_THE_WAY, {"network_id": row.id})
         if users:
             what = ", ".join(f"{u.id} ({u.device_owner or 'no owner'} {u.device_id})".rstrip() for u in users)
             raise conflict(
                 "NetworkInUse",
-                f"Unable to complete operation on network {row.id}. There are ports on it: {what}.",
+                f"Network {row.id} is in use. There are one or more ports still in use on the network: {what}.",
                 ports=[u.id for u in users],
             )
         work.drop_network(row.id)

@@ -209,7 +209,7 @@ def _number(name: str, value: Any) -> int | None:
             raise ValueError
         return int(value)
     except (TypeError, ValueError):
-        raise bad(f"Not a valid port: {value!r}.", "SecurityGroupInvalidPortValue") from None
+        raise bad(f"Invalid value for port {value!r}.", "SecurityGroupInvalidPortValue") from None
 
 
 def _ports(given: Given, protocol: str | None) -> tuple[int | None, int | None]:
@@ -219,23 +219,27 @@ def _ports(given: Given, protocol: str | None) -> tuple[int | None, int | None]:
     if protocol in _ICMP:
         for what, value in (("type", low), ("code", high)):
             if value is not None and not 0 <= value <= 255:
-                raise bad(f"The ICMP {what} {value} is not between 0 and 255.", "SecurityGroupInvalidIcmpValue")
+                raise bad(
+                    f"Invalid value for ICMP {what}: {value} is not between 0 and 255.", "SecurityGroupInvalidIcmpValue"
+                )
         if low is None:
-            raise bad("An ICMP code needs an ICMP type.", "SecurityGroupMissingIcmpType")
+            raise bad(
+                "There is an ICMP code, and the ICMP type (port-range-min) is missing.", "SecurityGroupMissingIcmpType"
+            )
         return low, high
     if protocol is None:
         raise bad("A port range needs a protocol.", "SecurityGroupProtocolRequiredWithPorts")
     for value in (low, high):
         if value is not None and not 0 <= value <= 65535:
-            raise bad(f"Not a valid port: {value}.", "SecurityGroupInvalidPortValue")
+            raise bad(f"Invalid value for port {value}.", "SecurityGroupInvalidPortValue")
     if protocol not in _WITH_PORTS and _NUMBERS.get(protocol) not in _WITH_PORTS:
         raise bad(f"Protocol {protocol} has no ports.", "SecurityGroupInvalidProtocolForPort")
     if low is None or high is None or low > high:
         raise bad(
-            "port_range_min must not be above port_range_max, and both are needed.", "SecurityGroupInvalidPortRange"
+            "The port range needs both ends, port_range_min must be <= port_range_max", "SecurityGroupInvalidPortRange"
         )
     if low == 0 and (protocol in ("tcp", "udp", "6", "17")):
-        raise bad("Not a valid port: 0.", "SecurityGroupInvalidPortValue")
+        raise bad("Invalid value for port 0.", "SecurityGroupInvalidPortValue")
     return low, high
 
 

@@ -121,7 +121,7 @@ class Subnets(Noun[t.SubnetRow]):
         for other in self.of_networks(tx, [given["network_id"]]):
             if ipam.network_of(other).overlaps(network):
                 raise invalid(
-                    f"The cidr {network} overlaps with subnet {other.id} ({other.cidr}) of network {other.network_id}."
+                    f"The cidr {network} overlaps with another subnet: {other.id} ({other.cidr}) of the same network."
                 )
         gateway = self._gateway(network, given)
         if given.has("allocation_pools"):

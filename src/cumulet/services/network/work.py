@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 _DHCP_ON = select(t.DHCP_HOSTS.c.host, t.DHCP_HOSTS.c.network_id).where(
     t.DHCP_HOSTS.c.network_id.in_(bindparam("ids", expanding=True))
 )
-_ROUTERS_WITH_LEG = select(t.PORTS.c.device_id).distinct().where(
-    t.PORTS.c.network_id.in_(bindparam("ids", expanding=True)), t.PORTS.c.device_owner == "network:router_interface"
+_ROUTERS_WITH_LEG = (
+    select(t.PORTS.c.device_id)
+    .distinct()
+    .where(
+        t.PORTS.c.network_id.in_(bindparam("ids", expanding=True)), t.PORTS.c.device_owner == "network:router_interface"
+    )
 )
 _ROUTERS_OUT = select(t.ROUTERS.c.id).where(t.ROUTERS.c.gateway_network_id.in_(bindparam("ids", expanding=True)))
 _ROUTERS_ON = select(t.ROUTER_HOSTS.c.host, t.ROUTER_HOSTS.c.router_id).where(
@@ -42,8 +46,10 @@ _PORTS_OF_GROUPS = (
     .join(t.PORT_GROUPS, t.PORT_GROUPS.c.port_id == t.PORTS.c.id)
     .where(t.PORT_GROUPS.c.security_group_id.in_(bindparam("ids", expanding=True)), *_MADE)
 )
-_GROUPS_LOOKING_AT = select(t.SECURITY_GROUP_RULES.c.security_group_id).distinct().where(
-    t.SECURITY_GROUP_RULES.c.remote_group_id.in_(bindparam("ids", expanding=True))
+_GROUPS_LOOKING_AT = (
+    select(t.SECURITY_GROUP_RULES.c.security_group_id)
+    .distinct()
+    .where(t.SECURITY_GROUP_RULES.c.remote_group_id.in_(bindparam("ids", expanding=True)))
 )
 _OTHERS_THERE = select(func.count()).where(
     t.PORTS.c.network_id == bindparam("network_id"),

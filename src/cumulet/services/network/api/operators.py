@@ -38,7 +38,7 @@ def in_memory(call: Call, views: list[dict[str, Any]], filters: Sequence[str]) -
 def _matches(value: Any, wanted: set[str]) -> bool:
     if isinstance(value, bool):
         return value in {to_boolean(text) for text in wanted}
-    return str(value) in wanted or (value is None and "" in wanted)
+    return str(value).lower() in {text.lower() for text in wanted} or (value is None and "" in wanted)
 
 
 def unit(call: Call, tx: Tx) -> Work:
@@ -49,14 +49,23 @@ def unit(call: Call, tx: Tx) -> Work:
 
 
 def list_agents(call: Call) -> Any:
-    return {"agents": in_memory(call, call.service.db.read(call.service.agents.views), _AGENT_FILTERS)}
+    views = call.service.db.read(call.service.agents.views) if call.allowed("get_agent", {}) else []
+    return {"agents": in_memory(call, views, _AGENT_FILTERS)}
+
+
+def _sees_agent(call: Call) -> None:
+    if not call.allowed("get_agent", {}):
+        raise missing("AgentNotFound", "Agent", call.params["id"])
 
 
 def show_agent(call: Call) -> Any:
+    _sees_agent(call)
     return {"agent": call.service.db.read(lambda tx: call.service.agents.get(tx, call.params["id"]))}
 
 
 def update_agent(call: Call) -> Any:
+    _sees_agent(call)
+    call.authorize("update_agent", {})
     inner = call.body.get("agent")
     if not isinstance(inner, dict):
         raise bad("The body must hold an agent.")
@@ -200,7 +209,10 @@ def delete_quota(call: Call) -> None:
 
 
 def ip_availabilities(call: Call) -> Any:
-    views = call.service.db.read(lambda tx: availability.views(tx, call.service, call.query.get("ip_version")))
+    views: list[dict[str, Any]] = []
+    if call.allowed("get_network_ip_availability", {}):
+        version = call.query.get("ip_version")
+        views = call.service.db.read(lambda tx: availability.views(tx, call.service, version))
     filters = ("network_id", "network_name", "tenant_id", "project_id")
     for name in call.query:
         if name not in _CONTROLS and name not in (*filters, "ip_version"):
@@ -214,7 +226,7 @@ def ip_availabilities(call: Call) -> Any:
 
 def ip_availability(call: Call) -> Any:
     views = call.service.db.read(lambda tx: availability.views(tx, call.service, None, call.params["id"]))
-    if not views:
+    if not views or not call.allowed("get_network_ip_availability", {}):
         raise missing("NetworkNotFound", "Network", call.params["id"])
     return {"network_ip_availability": views[0]}
 
@@ -222,13 +234,12 @@ def ip_availability(call: Call) -> Any:
 def routes() -> list[Route]:
     agent = "/agents/{agent_id}"
     return [
-        Route(method="GET", path="/agents", handler=list_agents, policy="get_agent", summary="List network agents"),
-        Route(method="GET", path="/agents/{id}", handler=show_agent, policy="get_agent", summary="Show an agent"),
+        Route(method="GET", path="/agents", handler=list_agents, summary="List network agents"),
+        Route(method="GET", path="/agents/{id}", handler=show_agent, summary="Show an agent"),
         Route(
             method="PUT",
             path="/agents/{id}",
             handler=update_agent,
-            policy="update_agent",
             body=_BODY,
             summary="Change an agent",
         ),
@@ -327,14 +338,12 @@ def routes() -> list[Route]:
             method="GET",
             path="/network-ip-availabilities",
             handler=ip_availabilities,
-            policy="get_network_ip_availability",
             summary="Use of addresses by network",
         ),
         Route(
             method="GET",
             path="/network-ip-availabilities/{id}",
             handler=ip_availability,
-            policy="get_network_ip_availability",
             summary="Use of addresses of a network",
         ),
     ]
