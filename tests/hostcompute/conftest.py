@@ -103,8 +103,8 @@ class Host:
         (self.config.state / "libvirt" / "cache").symlink_to(cache)
         self.daemon = private_libvirtd(self.config)
         self.taps, self.reports = Taps(), Reports()
-        self._new: Callable[[], Any] = lambda: ComputeDriver(self.config, self.taps)
-        self.driver = self._new()
+        self.new_driver: Callable[[], Any] = lambda: ComputeDriver(self.config, self.taps)
+        self.driver = self.new_driver()
         self.driver.start(self.reports)
         self.image = self.make_image("boot", boot_sector_qcow2())
         self.deaf_image = self.make_image("deaf", boot_sector_qcow2("deaf", cooperative=False))
@@ -118,7 +118,7 @@ class Host:
         """As if the agent's process had ended and begun again."""
         self.driver.stop()
         self.reports = Reports()
-        self.driver = self._new()
+        self.driver = self.new_driver()
         self.driver.start(self.reports)
 
     def do(self, operation: c.Operation) -> Any:
@@ -203,13 +203,18 @@ def port(**changes: Any) -> c.PortDoc:
     return c.PortDoc(**(fields | changes))
 
 
+def libvirt_cache(config: pytest.Config) -> Path:
+    assert config.cache is not None
+    return Path(config.cache.mkdir("hostcompute-libvirt"))
+
+
 @pytest.fixture(scope="package")
 def host(own_network: None, pytestconfig: pytest.Config) -> Iterator[Host]:
     if os.geteuid() != 0:
         pytest.skip("needs root")
     directory = Path(tempfile.mkdtemp(prefix="hc-"))  # short: sockets live in it
     directory.chmod(0o755)
-    cache = Path(pytestconfig.cache.mkdir("hostcompute-libvirt")) if pytestconfig.cache else directory / "cache"
+    cache = libvirt_cache(pytestconfig)
     try:
         host = Host(directory, cache)
         yield host

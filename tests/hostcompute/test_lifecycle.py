@@ -1,8 +1,11 @@
 """Servers on a real libvirt: made, found, stopped, killed, deleted. Boot sectors: they need no operating system."""
 
 import os
+import shutil
 import signal
+import tempfile
 import time
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -10,7 +13,7 @@ import pytest
 from cumulet.agent import contract as c
 from cumulet.kernel.ids import new_uuid
 
-from .conftest import Host, code_of, port
+from .conftest import Host, code_of, kill, libvirt_cache, port
 
 pytestmark = pytest.mark.host
 
@@ -111,15 +114,14 @@ def test_guests_survive_the_agent_and_are_adopted(host: Host, server: c.ServerSp
     assert host.qemu_pid(server) == pid
 
 
-def test_a_restarted_libvirtd_is_found_again(host: Host, server: c.ServerSpec) -> None:
-    pid, daemon = host.qemu_pid(server), host.daemon.pid()
-    host.daemon.stop()
-    assert not host.daemon.running()
-    assert host.daemon.pid() is None
-    host.reports.seen.clear()
-    host.daemon.start()
-    assert host.daemon.pid() not in (None, daemon)
+def test_a_libvirtd_that_dies_is_started_and_found_again(host: Host, server: c.ServerSpec) -> None:
     host.reports.wait_for(server.server_id, 1)
+    pid, daemon = host.qemu_pid(server), host.daemon.pid()
+    assert daemon is not None
+    host.reports.seen.clear()
+    os.kill(daemon, signal.SIGKILL)
+    host.reports.wait_for(server.server_id, 1, seconds=60)
+    assert host.daemon.pid() not in (None, daemon)
     assert host.qemu_pid(server) == pid
     host.daemon.start()  # it runs: nothing to do
     host.power(server, "pause")
@@ -166,3 +168,26 @@ def test_what_is_told_of_the_host(host: Host) -> None:
     begun = time.monotonic()
     host.driver.facts()
     assert time.monotonic() - begun < 0.05, "it is called at every heartbeat"
+
+
+def test_destroying_all_leaves_nothing(own_network: None, pytestconfig: pytest.Config) -> None:
+    directory = Path(tempfile.mkdtemp(prefix="hc-"))
+    other = Host(directory, libvirt_cache(pytestconfig))
+    running, stopped = other.create(), other.create()
+    other.power(stopped, "stop", grace_seconds=0)
+    guest, daemon = other.qemu_pid(running), other.daemon.pid()
+    assert daemon is not None
+    other.driver.stop()
+    os.kill(daemon, signal.SIGKILL)  # the worst case: guests without their daemon
+    try:
+        for _ in range(2):
+            other.new_driver().cleanup_all()
+        for pid in (guest, daemon):
+            assert not Path(f"/proc/{pid}/cmdline").exists() or not Path(f"/proc/{pid}/cmdline").read_bytes(), (
+                "a zombie"
+            )
+        assert not other.config.state.exists()
+        assert not other.config.run.exists()
+    finally:
+        kill(guest)
+        shutil.rmtree(directory)

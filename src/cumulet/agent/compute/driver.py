@@ -9,6 +9,7 @@ left alone.
 import logging
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,8 @@ class ComputeDriver(Driver):
         self._warnings = self._verdict.warnings()
         for warning in self._warnings:
             LOG.warning("%s", warning["message"])
-        self.hypervisor = Hypervisor(self._find_libvirtd(), on_event=self._event, on_connected=self._report_all)
+        uri, prepare = self._find_libvirtd()
+        self.hypervisor = Hypervisor(uri, on_event=self._event, on_connected=self._report_all, prepare=prepare)
         self.hypervisor.start()
         self._hypervisor_version = self.hypervisor.call("version", lambda connection: connection.getVersion())
         self._cpu_info = host.cpu_info()
@@ -116,15 +118,15 @@ class ComputeDriver(Driver):
         if self.hypervisor is not None:
             self.hypervisor.stop()
 
-    def _find_libvirtd(self) -> str:
+    def _find_libvirtd(self) -> tuple[str, Callable[[], None]]:
+        """The URI, and what to do before connecting: a private daemon is started whenever it does not run."""
         if self.config.libvirt_uri is not None:
-            return self.config.libvirt_uri
+            return self.config.libvirt_uri, lambda: None
         private = private_libvirtd(self.config)
         if not private.running() and _system_answers():
-            return "qemu:///system"
-        private.start()
+            return "qemu:///system", lambda: None
         self._warnings += private.warnings()
-        return private.uri
+        return private.uri, private.start
 
     @property
     def _hv(self) -> Hypervisor:
@@ -185,6 +187,8 @@ class ComputeDriver(Driver):
         for server_id in absent.servers:
             self._remove_domain(server_id)
             self.instances.delete(server_id)
+        for port_id in absent.ports:
+            self._plugger.unplug(port_id)
 
     # -- disks and ports ----------------------------------------------------------------------------------------
 
@@ -344,11 +348,13 @@ class ComputeDriver(Driver):
 
     def cleanup_all(self) -> None:
         """Every domain of ours with its files, the image cache, and the private libvirtd; others' domains stay."""
+        ensure_event_loop()
         private = private_libvirtd(self.config)
+        if any((private.run / "qemu").glob("*.pid")):
+            private.start()  # it was killed and left guests behind: only it can end them in good order
         uri = self.config.libvirt_uri or (private.uri if private.running() else "qemu:///system")
         if self.config.libvirt_uri or private.running() or _system_answers():
-            ensure_event_loop()
-            self.hypervisor = Hypervisor(uri, on_event=lambda event: None, on_connected=lambda: None)
+            self.hypervisor = Hypervisor(uri)
             self.hypervisor.start()
             try:
                 for server in self._hv.call("list", self._list):

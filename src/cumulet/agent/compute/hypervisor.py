@@ -3,7 +3,8 @@
 Owns: a thread that runs libvirt's event loop (registered before the first connection, as libvirt requires), the
 connection, and a small pool in which calls run so that a daemon that hangs costs the caller its patience and no more.
 Callbacks only put into a queue; one worker thread takes from it. When the connection breaks it is made anew at the
-next call, or within seconds, and ``on_connected`` is told to list everything, since events were missed.
+next call, or within seconds, and ``on_connected`` is told to list everything, since events were missed; ``prepare``
+runs before each attempt and may start the daemon.
 Fails with `DriverError`: ``not-found``, ``timeout``, ``hypervisor``.
 """
 
@@ -79,10 +80,11 @@ class Hypervisor:
         *,
         on_event: Callable[[Event], None] = lambda event: None,
         on_connected: Callable[[], None] = lambda: None,
+        prepare: Callable[[], None] = lambda: None,
         workers: int = 12,
     ) -> None:
         self.uri = uri
-        self._on_event, self._on_connected = on_event, on_connected
+        self._on_event, self._on_connected, self._prepare = on_event, on_connected, prepare
         self._guard = threading.Lock()
         self._connection: Any = None
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="libvirt-call")
@@ -93,7 +95,15 @@ class Hypervisor:
 
     def start(self) -> None:
         ensure_event_loop()
-        self.call("connect", lambda connection: connection.getLibVersion(), seconds=120)
+        for attempts_left in (4, 3, 2, 1, 0):
+            try:
+                self.call("connect", lambda connection: connection.getLibVersion(), seconds=120)
+                break
+            except DriverError as error:  # a daemon may be on its way down or up
+                if not attempts_left:
+                    raise
+                LOG.info("libvirt at %s cannot be reached yet: %s", self.uri, error.message)
+                time.sleep(1)
         for target, name in ((self._work, "libvirt-work"), (self._keep, "libvirt-keep")):
             thread = threading.Thread(target=target, name=name, daemon=True)
             thread.start()
@@ -148,6 +158,7 @@ class Hypervisor:
                 return self._connection
             if self._stopping.is_set():
                 raise DriverError("hypervisor", "the driver is stopping")
+            self._prepare()
             connection = libvirt.open(self.uri)
             # a daemon that is silent for 5 x 3 s is taken as gone, and calls that wait for it fail
             with contextlib.suppress(libvirt.libvirtError):  # not every driver has it

@@ -90,7 +90,9 @@ class PrivateLibvirtd:
         ]
 
     def running(self) -> bool:
-        """True if the daemon takes connections."""
+        """True if the daemon lives and takes connections."""
+        if self.pid() is None:
+            return False
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(2)
             try:
