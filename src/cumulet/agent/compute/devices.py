@@ -1,5 +1,6 @@
 """The XML of one disk, one NIC, one console: the same at define and at hot-plug. Pure functions."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -10,6 +11,7 @@ from cumulet.agent.errors import DriverError
 
 _PREFIX = {"virtio": "vd", "scsi": "sd", "sata": "sd", "usb": "sd", "ide": "hd", "fdc": "fd"}
 _VIF_MODELS = {"virtio", "e1000", "e1000e", "ne2k_pci", "pcnet", "rtl8139", "vmxnet3", "igb"}
+_WANTED = re.compile(r"(?:/dev/)?(?:xvd|[vsh]d)([a-z]{1,2})")
 _NBD_RECONNECT_SECONDS = 30
 _IOTUNE = (
     "total_bytes_sec", "read_bytes_sec", "write_bytes_sec", "total_iops_sec", "read_iops_sec", "write_iops_sec",
@@ -40,13 +42,11 @@ class DeviceNames:
     def take(self, bus: str, wanted: str | None = None) -> str:
         prefix = _prefix(bus)
         names = [prefix + _letters(n) for n in range(702)]
-        if wanted:
-            letters = wanted.removeprefix("/dev/").lstrip("/")
-            letters = letters[2:] if letters[:2] in ("vd", "sd", "hd", "xv") else letters
-            name = prefix + letters.removeprefix("d")
-            if name in names and name not in self.used:
-                self.used.add(name)
-                return name
+        letters = _WANTED.fullmatch(wanted or "")
+        if letters is not None and prefix + letters[1] not in self.used:
+            name = prefix + letters[1]
+            self.used.add(name)
+            return name
         name = next(n for n in names if n not in self.used)
         self.used.add(name)
         return name
