@@ -1,0 +1,1 @@
+"""Volume service (Cinder v3)."""

@@ -1,0 +1,64 @@
+"""Which storage host takes a volume: the one of its source, else the one with the most room left."""
+
+from typing import Any
+
+from cumulet.db import Tx
+from cumulet.kernel.errors import NoValidHost
+from cumulet.services.volume import store
+from cumulet.services.volume.store import VolumeRow
+
+BACKEND = "file"
+
+
+def backend_name(host: str) -> str:
+    """As cinder names a pool: host@backend#pool."""
+    return f"{host}@{BACKEND}#{BACKEND}"
+
+
+def host_of(backend: str) -> str:
+    return backend.partition("@")[0].partition("#")[0]
+
+
+def storage_hosts(tx: Tx, hosts: Any) -> list[Any]:
+    return list(hosts.list(tx, "storage"))
+
+
+def choose(tx: Tx, hosts: Any, volume: VolumeRow, backup_id: str | None = None) -> str:
+    """Raises NoValidHost with how many hosts each rule removed."""
+    source = _home_of_source(tx, volume, backup_id)
+    promised = {host: size for host, (size, _) in store.placed(tx).items()}
+    reasons: dict[str, int] = {}
+    best: tuple[float, str] | None = None
+    for host in storage_hosts(tx, hosts):
+        why = None
+        if not host.up:
+            why = "down"
+        elif "storage" in host.disabled_roles:
+            why = "disabled"
+        elif source is not None and host.name != source:
+            why = "not the host of the source"
+        elif host.resources.volume_free_gb < volume.size_gb:
+            why = "too little room"
+        if why is not None:
+            reasons[why] = reasons.get(why, 0) + 1
+            continue
+        room = host.resources.volume_total_gb - promised.get(host.name, 0)
+        if best is None or room > best[0]:
+            best = (room, host.name)
+    if best is None:
+        raise NoValidHost("No valid backend was found. No weighed backends available", reasons=reasons)
+    return best[1]
+
+
+def _home_of_source(tx: Tx, volume: VolumeRow, backup_id: str | None) -> str | None:
+    if backup_id is not None:
+        backup = store.BACKUPS.find(tx, backup_id)
+        return backup.host if backup is not None else None
+    source_id = volume.source_volid
+    if volume.snapshot_id is not None:
+        snapshot = store.SNAPSHOTS.find(tx, volume.snapshot_id)
+        source_id = snapshot.volume_id if snapshot is not None else None
+    if source_id is None:
+        return None
+    source = store.VOLUMES.find(tx, source_id)
+    return source.host if source is not None else None

@@ -1,0 +1,147 @@
+"""`VolumeService`: the volume service's parts put together, and what other services may ask of it (``tx`` first)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from cumulet.agent.contract import ExportVolume, UnexportVolume
+from cumulet.db import Database, Tx
+from cumulet.kernel.clock import Clock
+from cumulet.kernel.context import RequestContext, system_context
+from cumulet.kernel.errors import BadInput, NotFound
+from cumulet.saga.model import HostCall
+from cumulet.services.volume import attachments, state, store, types
+from cumulet.services.volume.creation import CreateVolumeRequest, create_volume
+from cumulet.services.volume.store import VolumeRow
+from cumulet.services.volume.workflows.attachments import AttachmentWorkflows
+from cumulet.services.volume.workflows.backups import BackupWorkflows
+from cumulet.services.volume.workflows.snapshots import SnapshotWorkflows
+from cumulet.services.volume.workflows.volumes import DeleteParams, VolumeWorkflows
+
+
+class VolumeSettings(msgspec.Struct, frozen=True, kw_only=True):
+    availability_zone: str = "nova"
+    page_max: int = 1000
+
+
+class VolumeService:
+    def __init__(
+        self,
+        *,
+        db: Database,
+        clock: Clock,
+        sagas: Any,
+        hosts: Any,
+        image: Any,
+        settings: VolumeSettings | None = None,
+    ) -> None:
+        self.db = db
+        self.clock = clock
+        self.sagas = sagas
+        self.hosts = hosts
+        self.image = image
+        self.settings = settings or VolumeSettings()
+        self.snapshot_workflows = SnapshotWorkflows(self)
+        self.volume_workflows = VolumeWorkflows(self, self.snapshot_workflows.delete)
+        self.backup_workflows = BackupWorkflows(self)
+        self.attachment_workflows = AttachmentWorkflows(self)
+        # Set by the composition root: how the server that has a volume learns of its new size; and who wants to know
+        # that a volume became ready, failed or is gone.
+        self.resize_attached: Callable[[Tx, str, str, int], HostCall | None] = lambda tx, server, volume, size: None
+        # Does a server use this attachment (then only compute ends it)? Set by the composition root.
+        self.server_uses: Callable[[Tx, str], bool] = lambda tx, attachment_id: False
+        self.listeners: list[Callable[[Tx, str], object]] = []
+        sagas.register(*self.volume_workflows.sagas(), *self.snapshot_workflows.sagas(), *self.backup_workflows.sagas())
+
+    def start(self) -> None:
+        """Once the tables exist: the default volume type."""
+        if self.db.read(lambda tx: store.type_named(tx, types.DEFAULT_NAME)) is None:
+            self.db.write(types.ensure_default)
+
+    # -- for other services --------------------------------------------------------------------------------------
+
+    def get(self, tx: Tx, ctx: RequestContext, volume_id: str) -> VolumeRow:
+        """The volume if it is the caller's (or the caller is an administrator), else NotFound."""
+        row = store.VOLUMES.find(tx, volume_id)
+        if row is None or not (ctx.is_admin or row.project_id == ctx.project_id):
+            raise store.VOLUMES.missing(volume_id)
+        return row
+
+    def reserve_attachment(
+        self, tx: Tx, ctx: RequestContext, volume_id: str, server_id: str, device: str | None
+    ) -> str:
+        return attachments.reserve(tx, ctx, self.get(tx, ctx, volume_id), server_id, device).id
+
+    def ready(self, tx: Tx, attachment_id: str) -> bool:
+        """Is the volume made? Raises Conflict if it never will be (for a wait before `export_operation`)."""
+        attachment = store.ATTACHMENTS.get(tx, attachment_id)
+        volume = store.VOLUMES.get(tx, attachment.volume_id)
+        if volume.base == "error":
+            raise BadInput(f"Volume {volume.id} did not finish being created: its status is {volume.status}.")
+        return volume.base == "ready"
+
+    def export_operation(self, tx: Tx, attachment_id: str, host: str) -> tuple[str, ExportVolume]:
+        return attachments.export(tx, attachment_id, host)
+
+    def unexport_operation(self, tx: Tx, attachment_id: str) -> tuple[str, UnexportVolume] | None:
+        return attachments.unexport(tx, attachment_id)
+
+    def attachment_connected(self, tx: Tx, attachment_id: str, host: str | None, device: str | None) -> None:
+        attachments.connected(tx, attachment_id, host, device)
+
+    def begin_detaching(self, tx: Tx, attachment_id: str) -> None:
+        attachments.begin_detaching(tx, attachment_id)
+
+    def drop_attachment(self, tx: Tx, attachment_id: str) -> None:
+        attachments.drop(tx, attachment_id)
+
+    def create_for_server(
+        self,
+        tx: Tx,
+        ctx: RequestContext,
+        *,
+        size_gb: int | None,
+        source: str,
+        source_id: str | None,
+        server_id: str,
+        volume_type: str | None = None,
+        name: str | None = None,
+    ) -> str:
+        """A volume for a server that is being made. ``source``: image, snapshot, volume or blank."""
+        request = CreateVolumeRequest(
+            size_gb=size_gb,
+            name=name,
+            volume_type=volume_type,
+            image_id=source_id if source == "image" else None,
+            snapshot_id=source_id if source == "snapshot" else None,
+            source_volid=source_id if source == "volume" else None,
+            server_id=server_id,
+        )
+        return create_volume(self, tx, ctx, request).id
+
+    def delete_on_termination(self, tx: Tx, volume_id: str) -> None:
+        """Its server is gone and wanted it to go too. Doing it twice is no error; snapshots keep it."""
+        row = store.VOLUMES.find(tx, volume_id)
+        if row is None or row.busy == "deleting" or store.snapshots_of(tx, volume_id):
+            return
+        if store.attachments_of(tx, volume_id):
+            return
+        ctx = msgspec.structs.replace(system_context("volume"), project_id=row.project_id, user_id=row.user_id)
+        self.begin_delete(tx, ctx, row, cascade=False)
+
+    # -- inside the service ----------------------------------------------------------------------------------------
+
+    def begin_delete(self, tx: Tx, ctx: RequestContext, row: VolumeRow, *, cascade: bool) -> None:
+        state.change(tx, row.id, busy="deleting")
+        self.sagas.start(tx, self.volume_workflows.delete, row.id, DeleteParams(cascade=cascade), ctx)
+
+    def changed(self, tx: Tx, volume_id: str) -> None:
+        for listener in self.listeners:
+            listener(tx, volume_id)
+
+    def host_named(self, tx: Tx, name: str) -> Any:
+        for host in self.hosts.list(tx, "storage"):
+            if host.name == name:
+                return host
+        raise NotFound(f"Service {name} could not be found.")

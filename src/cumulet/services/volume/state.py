@@ -1,0 +1,57 @@
+"""What the API shows of a volume, computed from what is known of it."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from cumulet.db import Tx
+from cumulet.services.volume import store
+from cumulet.services.volume.store import AttachmentRow, VolumeRow
+
+# While a saga does this, it is what the volume is; other things can be said of a volume that only "ready" lacks.
+_DONE = "ready"
+
+
+def status_of(volume: VolumeRow, attachments: Sequence[AttachmentRow]) -> str:
+    """Pure. An administrator's word stands until something happens; then work in progress, errors, ownership moves,
+    and attachments, in that order."""
+    if volume.override is not None:
+        return volume.override
+    if volume.busy is not None:
+        return volume.busy
+    if volume.base != _DONE:
+        return volume.base
+    if volume.transfer:
+        return "awaiting-transfer"
+    if volume.legacy is not None:
+        return volume.legacy
+    states = {attachment.status for attachment in attachments}
+    for state, status in (
+        ("detaching", "detaching"),
+        ("reserved", "reserved"),
+        ("attaching", "attaching"),
+        ("attached", "in-use"),
+    ):
+        if state in states:
+            return status
+    return "available"
+
+
+def settle(tx: Tx, volume_id: str, *, event: bool = True) -> None:
+    """Write the status. ``event``: something happened to the volume, so an override ends."""
+    volume = store.VOLUMES.find(tx, volume_id)
+    if volume is None:
+        return
+    values: dict[str, object] = {}
+    if event and volume.override is not None:
+        values["override"] = None
+        volume = msgspec.structs.replace(volume, override=None)
+    status = status_of(volume, store.attachments_of(tx, volume_id))
+    if status != volume.status or values:
+        store.VOLUMES.change(tx, volume_id, status=status, **values)
+
+
+def change(tx: Tx, volume_id: str, **values: object) -> None:
+    """Change inputs of the status, and settle it."""
+    store.VOLUMES.change(tx, volume_id, **values)
+    settle(tx, volume_id)
