@@ -19,12 +19,14 @@ from cumulet import logs
 from cumulet.agent.runtime import Agent
 from cumulet.bus import Bus, open_bus
 from cumulet.compose import ControlPlane, build_agent, build_control_plane, build_drivers, prepare_host
-from cumulet.db import Database
+from cumulet.db import Database, Tx, migrate
 from cumulet.server import HttpServer
 from cumulet.settings import Settings
 
 _log = logging.getLogger(__name__)
 _LOCK, _UNLOCK = text("SELECT pg_advisory_lock(20261123)"), text("SELECT pg_advisory_unlock(20261123)")
+_VERSION_TABLE = text("CREATE TABLE IF NOT EXISTS alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+_STAMP = text("INSERT INTO alembic_version (version_num) VALUES (:head)")
 ROLES = ("all", "api", "conductor", "agent")
 
 __all__ = ["ROLES", "Process", "bootstrap", "build_agent", "build_control_plane", "prepare_database", "serve"]
@@ -57,6 +59,7 @@ class Process:
             bootstrap(control)
             if self.role in ("all", "conductor"):
                 control.conductor.start()
+                control.reconcilers.start()
         if self.server is not None:
             self.server.start()
             _log.info("the API answers on %s", settings.public_url)
@@ -73,6 +76,7 @@ class Process:
             self.agent.close()
         if self.control is not None:
             if self.role in ("all", "conductor"):
+                self.control.reconcilers.stop()
                 self.control.conductor.stop()
             self.control.close()
         else:
@@ -82,9 +86,20 @@ class Process:
 def prepare_database(control: ControlPlane) -> None:
     """Bring the schema up to date, and what services keep in it from the first start. Processes that start together
     take turns."""
-    with _turn(control.db):
-        control.db.create_all()
+    db = control.db
+    with _turn(db):
+        if migrate.current(db) is None:  # new: made at once from the tables, which the migrations are proved equal to
+            db.create_all()
+            db.write(_stamp)
+        else:
+            migrate.upgrade(db)
         control.image.start()
+        control.volume.start()
+
+
+def _stamp(tx: Tx) -> None:
+    tx.run(_VERSION_TABLE)
+    tx.run(_STAMP, {"head": migrate.HEAD})
 
 
 @contextmanager

@@ -8,27 +8,36 @@ import importlib
 import ipaddress
 import socket
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from cumulet.agent.contract import ResizeAttachedVolume
 from cumulet.agent.driver import Driver
 from cumulet.agent.runtime import Agent, AgentSettings
 from cumulet.agent.runtime.store import AgentStore
 from cumulet.bus import Bus, open_bus
 from cumulet.conductor import Conductor, Desired, HostRegistry
-from cumulet.db import Database
+from cumulet.db import Database, Tx
 from cumulet.http import HttpApp, PolicyOverrides, ServiceApi
 from cumulet.kernel.clock import Clock, SystemClock
+from cumulet.reconcile import Reconcilers, SignalReconciler
 from cumulet.saga import SagaEngine
+from cumulet.saga.model import HostCall
 from cumulet.services.compute import store as compute_store
 from cumulet.services.compute.public import ComputeService
 from cumulet.services.compute.scheduler import Scheduler
 from cumulet.services.identity.passwords import Passwords
 from cumulet.services.identity.public import IdentityService
 from cumulet.services.image.public import ImageService
+from cumulet.services.image.reconcilers.files import reconcile_files
 from cumulet.services.network.public import NetworkService
 from cumulet.services.operator.public import OperatorService
 from cumulet.services.placement.public import PlacementService
+from cumulet.services.volume import store as volume_store
+from cumulet.services.volume.public import VolumeService, VolumeSettings
 from cumulet.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -52,7 +61,10 @@ class ControlPlane:
     image: ImageService
     placement: PlacementService
     network: NetworkService
+    volume: VolumeService
     compute: ComputeService
+    operator: OperatorService
+    reconcilers: Reconcilers
     apis: list[ServiceApi]
     http: HttpApp
 
@@ -109,7 +121,9 @@ def build_control_plane(
     network = NetworkService(
         db, hosts=hosts, desired=desired, settings=settings.network, quota=settings.quota, availability_zone=zone
     )
-    volume = None
+    volume = VolumeService(
+        db=db, clock=clock, sagas=sagas, hosts=hosts, image=image, settings=VolumeSettings(availability_zone=zone)
+    )
     compute = ComputeService(
         db=db,
         clock=clock,
@@ -133,6 +147,13 @@ def build_control_plane(
     hosts.on_change(placement.sync_host)
     conductor.on_server_report(compute.on_server_report)
     conductor.on_inventory(compute.on_inventory)
+    volume.resize_attached = _resize_attached
+    volume.listeners.append(lambda tx, volume_id: _wake_servers(tx, sagas, volume_id))
+    reconcilers = Reconcilers(db, bus, name=name)
+    conductor.on_message(SignalReconciler, reconcilers.on_signal)
+    reconcilers.register("identity.keys", identity.maintain, period_seconds=3600)
+    reconcilers.register("image.files", lambda: reconcile_files(image), period_seconds=600)
+    reconcilers.register("conductor.absent_documents", lambda: _purge(db, desired), period_seconds=3600)
     operator = OperatorService(
         db=db,
         sagas=sagas,
@@ -140,11 +161,17 @@ def build_control_plane(
         desired=desired,
         find_server=compute_store.server,
         ask=conductor.ask,
-        reconcilers=lambda tx: [],
+        reconcilers=lambda tx: [msgspec.to_builtins(row) for row in reconcilers.status(tx)],
         bus_kind="local" if settings.bus.url.startswith("local") else "rabbitmq",
     )
     apis = _apis(
-        identity=identity, image=image, placement=placement, compute=compute, network=network, operator=operator
+        identity=identity,
+        image=image,
+        placement=placement,
+        compute=compute,
+        network=network,
+        volume=volume,
+        operator=operator,
     )
     policy = PolicyOverrides(Path(settings.identity.policy_file).parent) if settings.identity.policy_file else None
     http = HttpApp(
@@ -168,10 +195,34 @@ def build_control_plane(
         image=image,
         placement=placement,
         network=network,
+        volume=volume,
         compute=compute,
+        operator=operator,
+        reconcilers=reconcilers,
         apis=apis,
         http=http,
     )
+
+
+def _resize_attached(tx: Tx, server_id: str, volume_id: str, size_gb: int) -> HostCall | None:
+    """How the server that has a volume learns of its new size."""
+    server = compute_store.server(tx, server_id)
+    if server is None or server.host is None:
+        return None
+    return server.host, ResizeAttachedVolume(
+        server_id=server_id, instance_name=server.instance_name, volume_id=volume_id, size_gb=size_gb
+    )
+
+
+def _wake_servers(tx: Tx, sagas: SagaEngine, volume_id: str) -> None:
+    """A volume became ready, failed or is gone: servers that wait for it look again."""
+    for attachment in volume_store.attachments_of(tx, volume_id):
+        if attachment.server_id is not None:
+            tx.after_commit(partial(sagas.wake, "server", attachment.server_id))
+
+
+def _purge(db: Database, desired: Desired) -> str:
+    return f"{db.write(desired.purge)} forgotten"
 
 
 def _apis(**services: Any) -> list[ServiceApi]:

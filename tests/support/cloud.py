@@ -302,6 +302,7 @@ class Cloud(Clients):
         bootstrap(self.control)
         make_accounts(self.control)
         self.control.conductor.start()
+        self.control.reconcilers.start()
         self.server.start()
         for number in range(1, self._first_hosts + 1):
             self.add_host(f"fake-{number}")
@@ -340,6 +341,7 @@ class Cloud(Clients):
         for host in self.hosts.values():
             host.fake.faults.clear()
             host.lose()
+        self.control.reconcilers.stop()
         self.control.conductor.stop()
         self.control.close()
 
