@@ -10,4 +10,4 @@ from tests.compute.helpers import Nova
 
 @pytest.fixture(scope="session")
 def nova(cloud: Any) -> Iterator[Nova]:
-    yield Nova(cloud)
+    return Nova(cloud)

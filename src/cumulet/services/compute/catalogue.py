@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import bindparam, delete, func, or_, select, update
 
 from cumulet.db import Tx
+from cumulet.kernel.context import RequestContext
 from cumulet.kernel.ids import new_uuid
 from cumulet.services.compute.rows import AggregateRow, FlavorRow, GroupRow, KeypairRow
 from cumulet.services.compute.tables import (
@@ -39,6 +40,11 @@ _DELETE_ACCESS_OF = _DELETE_ACCESS.where(FLAVOR_ACCESS.c.project_id == bindparam
 def flavor(tx: Tx, flavor_id: str) -> FlavorRow | None:
     row = tx.first(_FLAVOR, {"id": flavor_id})
     return FlavorRow(*row) if row is not None else None
+
+
+def may_use(tx: Tx, row: FlavorRow, ctx: RequestContext) -> bool:
+    """Public flavors are everybody's, private ones those projects' that were given access."""
+    return row.is_public or ctx.is_admin or ctx.project_id in flavor_access(tx, row.id)
 
 
 def flavor_named(tx: Tx, name: str) -> FlavorRow | None:

@@ -1,7 +1,7 @@
 """POST /servers: everything that is judged before the 202, and the one transaction that makes the servers.
 
-In that transaction: quota, server rows, placement claims, ports, volumes, sagas. That no host can take a server does not
-fail the request: the server shows ERROR with the reason, as upstream.
+In that transaction: quota, server rows, placement claims, ports, volumes, sagas. That no host can take a server does
+not fail the request: the server shows ERROR with the reason, as upstream.
 """
 
 import secrets
@@ -19,8 +19,8 @@ from cumulet.services.compute import catalogue, rules, store
 from cumulet.services.compute.parts import Parts
 from cumulet.services.compute.quotas import Quotas
 from cumulet.services.compute.rows import ActionRow, FlavorRow
-from cumulet.services.compute.schema import DeviceV2, Hints, NetworkRequest, ServerCreate, truth
 from cumulet.services.compute.scheduling import Scheduling
+from cumulet.services.compute.schema import DeviceV2, Hints, NetworkRequest, ServerCreate, truth
 from cumulet.services.compute.workflows.create import CreateParams, CreateWorkflows
 
 _ALPHABET = string.ascii_letters + string.digits
@@ -119,7 +119,10 @@ class Intake:
             )
             saga_id = self.parts.sagas.start(tx, self.create_workflow.create, row["id"], params, ctx)
             store.insert_action(
-                tx, ActionRow(saga_id, row["id"], ctx.request_id, "create", user_id, project_id, tx.now, None)
+                tx,
+                ActionRow(
+                    saga_id, row["id"], ctx.request_id, "create", user_id, project_id, tx.now, "server", row["id"]
+                ),
             )
         return Created(ids, reservation, password, names)
 
@@ -127,10 +130,7 @@ class Intake:
 
     def _flavor(self, tx: Tx, ctx: RequestContext, body: ServerCreate) -> FlavorRow:
         flavor = catalogue.flavor(tx, rules.reference_id(body.flavorRef))
-        if flavor is not None and not flavor.is_public and not ctx.is_admin:
-            if ctx.project_id not in catalogue.flavor_access(tx, flavor.id):
-                flavor = None
-        if flavor is None:
+        if flavor is None or not catalogue.may_use(tx, flavor, ctx):
             raise BadInput("Invalid flavorRef provided.")
         return flavor
 
@@ -208,9 +208,7 @@ class Intake:
             if count > 1:
                 raise BadInput("Unable to launch multiple instances with a single configured port ID.")
             if item.fixed_ip is not None:
-                raise BadInput(
-                    f"Specified Fixed IP '{item.fixed_ip}' cannot be used with port '{item.port}': the two cannot be specified together."
-                )  # noqa: E501
+                raise BadInput(f"Specified Fixed IP '{item.fixed_ip}' cannot be used with port '{item.port}'.")
             return
         if item.uuid is None:
             raise BadInput("Bad networks format: network uuid is not in proper format (None)")
@@ -368,8 +366,9 @@ class Intake:
             return None
         if source in ("blank", "image") and not device.volume_size:
             raise BadInput(
-                "Block Device Mapping is Invalid: Images with destination_type 'volume' need to have a non-zero size specified"
-            )  # noqa: E501
+                "Block Device Mapping is Invalid: Images with destination_type 'volume' need to have a non-zero size"
+                " specified"
+            )
         if source == "volume":
             try:
                 volume = self.parts.volumes.get(tx, ctx, reference)
@@ -377,7 +376,7 @@ class Intake:
                 raise BadInput(f"Block Device Mapping is Invalid: failed to get volume {reference}.") from None
             if volume.status not in ("available", "in-use") or (volume.status == "in-use" and not volume.multiattach):
                 raise BadInput(
-                    f"Block Device Mapping is Invalid: volume {reference} is in status {volume.status}, it must be available."
+                    f"Block Device Mapping is Invalid: volume {reference} must be available, it is {volume.status}."
                 )
         return {
             "source": source,

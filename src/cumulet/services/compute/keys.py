@@ -69,7 +69,7 @@ def _x509_fingerprint(text: str) -> str:
         certificate = x509.load_pem_x509_certificate(text.encode())
     except ValueError:
         raise BadInput("Keypair data is invalid: failed to generate X509 fingerprint.") from None
-    return _colons(certificate.fingerprint(hashes.SHA1()).hex())  # noqa: S303 - a name, not a proof
+    return _colons(certificate.fingerprint(hashes.SHA1()).hex())
 
 
 def _certificate(key: rsa.RSAPrivateKey, user_id: str) -> str:

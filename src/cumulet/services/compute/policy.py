@@ -1,4 +1,4 @@
-"""Nova's policy rules: names and default check strings, as upstream registers them (checked on a project-scoped token)."""
+"""Nova's policy rules: names and default check strings, as upstream registers them."""
 
 RULES: dict[str, str] = {
     "context_is_admin": "role:admin",

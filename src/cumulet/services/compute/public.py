@@ -5,17 +5,18 @@ take ``tx`` first. Owns no state of its own but the wiring.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
 
-from cumulet.agent.contract import Absent, Inventory, MetadataDoc, ServerReport
+from cumulet.agent.contract import Absent, Inventory, MetadataDoc, ResizeAttachedVolume, ServerReport
 from cumulet.db import Database, Tx
 from cumulet.kernel.clock import Clock
 from cumulet.kernel.context import RequestContext, system_context
 from cumulet.kernel.errors import Conflict, NotFound
 from cumulet.kernel.ids import new_uuid
-from cumulet.saga.model import Saga
+from cumulet.saga.model import HostCall, Saga
 from cumulet.services.compute import rules, state, store
 from cumulet.services.compute.intake import Created, Intake, May
 from cumulet.services.compute.parts import Parts
@@ -27,6 +28,8 @@ from cumulet.services.compute.specs import Specs
 from cumulet.services.compute.state import Power
 from cumulet.services.compute.workflows.create import CreateWorkflows
 from cumulet.services.compute.workflows.delete import DeleteParams, DeleteWorkflow
+from cumulet.services.compute.workflows.guest import GuestWorkflows
+from cumulet.services.compute.workflows.interfaces import InterfaceWorkflows
 from cumulet.services.compute.workflows.power import PowerParams, PowerWorkflows
 from cumulet.services.compute.workflows.volumes import VolumeWorkflows
 
@@ -73,6 +76,8 @@ class ComputeService:
         self.create_workflows = CreateWorkflows(self.parts, self.specs, self.volume_workflows, self.scheduling)
         self.delete_workflow = DeleteWorkflow(self.parts, self.specs, self.volume_workflows)
         self.power = PowerWorkflows(self.parts, self.specs)
+        self.guest = GuestWorkflows(self.parts, self.specs)
+        self.interfaces = InterfaceWorkflows(self.parts, self.specs)
         self.intake = Intake(self.parts, self.quotas, self.scheduling, self.create_workflows)
         sagas.register(*self.all_sagas())
         desired.register(
@@ -85,12 +90,28 @@ class ComputeService:
             *self.create_workflows.sagas(),
             *self.delete_workflow.sagas(),
             *self.power.sagas(),
+            *self.guest.sagas(),
+            *self.interfaces.sagas(),
         ]
 
     # -- for other services ----------------------------------------------------------------------------------------
 
     def metadata_doc(self, tx: Tx, server_id: str, generation: int) -> MetadataDoc | None:
         return self.specs.metadata_doc(tx, server_id, generation)
+
+    def volume_changed(self, tx: Tx, volume_id: str) -> None:
+        """A volume became ready, failed or is gone: who waits for it looks again."""
+        for disk in store.disks_of_volume(tx, volume_id):
+            tx.after_commit(partial(self.parts.sagas.wake, "attachment", disk.id))
+
+    def resize_attached(self, tx: Tx, server_id: str, volume_id: str, size_gb: int) -> HostCall | None:
+        """How the host of a running server learns of a volume's new size; None if no host has to."""
+        server = store.server(tx, server_id)
+        if server is None or server.host is None or server.deleted_at is not None:
+            return None
+        return server.host, ResizeAttachedVolume(
+            server_id=server.id, instance_name=server.instance_name, volume_id=volume_id, size_gb=size_gb
+        )
 
     def image_in_use(self, tx: Tx, image_id: str) -> str | None:
         """Images of servers may be deleted, as upstream allows it."""
@@ -187,7 +208,7 @@ class ComputeService:
     ) -> str:
         """Start a saga on something of the server (an attachment, an interface)."""
         saga_id: str = self.parts.sagas.start(tx, saga, object_id, params, ctx)
-        self.note(tx, server.id, saga.action or saga.kind, ctx, saga_id)
+        self.note(tx, server.id, saga.action or saga.kind, ctx, saga_id, (saga.object_kind, object_id))
         return saga_id
 
     def note(
@@ -197,17 +218,24 @@ class ComputeService:
         action: str,
         ctx: RequestContext,
         saga_id: str | None = None,
-        message: str | None = None,
+        thing: tuple[str, str] | None = None,
     ) -> None:
-        """Record an instance action; without a saga it is done already."""
+        """Record an instance action; without a saga it is done already. ``thing``: what the saga works on."""
         if saga_id is not None and any(row.saga_id == saga_id for row in store.actions(tx, server_id)):
             return
-        store.insert_action(
-            tx,
-            ActionRow(
-                saga_id or new_uuid(), server_id, ctx.request_id, action, ctx.user_id, ctx.project_id, tx.now, message
-            ),
+        kind, object_id = thing or ("server", server_id)
+        row = ActionRow(
+            saga_id or new_uuid(),
+            server_id,
+            ctx.request_id,
+            action,
+            ctx.user_id,
+            ctx.project_id,
+            tx.now,
+            kind,
+            object_id,
         )
+        store.insert_action(tx, row)
 
     def power_action(self, tx: Tx, ctx: RequestContext, server: ServerRow, name: str) -> None:
         rules.check_state(server, name, {"soft_reboot": "reboot", "hard_reboot": "reboot"}.get(name))

@@ -154,4 +154,5 @@ class ActionRow(msgspec.Struct):
     user_id: str | None
     project_id: str | None
     started_at: int
-    message: str | None
+    object_kind: str
+    object_id: str

@@ -118,14 +118,14 @@ class GroupName(Body):
 
 class ServerCreate(Body):
     name: Name
-    flavorRef: str | int  # noqa: N815 - as on the wire
-    imageRef: ImageRef = ""  # noqa: N815
-    adminPass: str | None = None  # noqa: N815
+    flavorRef: str | int
+    imageRef: ImageRef = ""
+    adminPass: str | None = None
     metadata: Metadata = {}
     networks: list[NetworkRequest] | Literal["auto", "none"] | UnsetType = UNSET
     disk_config: DiskConfig | UnsetType = field(name="OS-DCF:diskConfig", default=UNSET)
-    accessIPv4: str | None = None  # noqa: N815
-    accessIPv6: str | None = None  # noqa: N815
+    accessIPv4: str | None = None
+    accessIPv6: str | None = None
     personality: Annotated[list[FileRequest], Until("2.56")] | UnsetType = UNSET
     availability_zone: Annotated[str, Meta(min_length=1, max_length=255)] | None = None
     block_device_mapping: list[DeviceV1] = []
@@ -167,8 +167,8 @@ class ServerCreateRequest(Body):
 class ServerUpdate(Body):
     name: Name | UnsetType = UNSET
     disk_config: DiskConfig | UnsetType = field(name="OS-DCF:diskConfig", default=UNSET)
-    accessIPv4: str | UnsetType = UNSET  # noqa: N815
-    accessIPv6: str | UnsetType = UNSET  # noqa: N815
+    accessIPv4: str | UnsetType = UNSET
+    accessIPv6: str | UnsetType = UNSET
     description: Annotated[Text255 | None, Since("2.19")] | UnsetType = UNSET
     hostname: Annotated[HostName63, Since("2.90")] | UnsetType = UNSET
 
@@ -183,7 +183,7 @@ class CreateImage(Body):
 
 
 class ChangePassword(Body):
-    adminPass: str  # noqa: N815
+    adminPass: str
 
 
 class ConsoleOutput(Body):
@@ -203,19 +203,19 @@ class Lock(Body):
 
 
 class Resize(Body):
-    flavorRef: str | int  # noqa: N815
+    flavorRef: str | int
     disk_config: DiskConfig | UnsetType = field(name="OS-DCF:diskConfig", default=UNSET)
 
 
 class Rebuild(Body):
-    imageRef: UuidText  # noqa: N815
+    imageRef: UuidText
     name: Name | UnsetType = UNSET
-    adminPass: str | None = None  # noqa: N815
+    adminPass: str | None = None
     metadata: Metadata | UnsetType = UNSET
     preserve_ephemeral: BoolLike = False
     disk_config: DiskConfig | UnsetType = field(name="OS-DCF:diskConfig", default=UNSET)
-    accessIPv4: str | UnsetType = UNSET  # noqa: N815
-    accessIPv6: str | UnsetType = UNSET  # noqa: N815
+    accessIPv4: str | UnsetType = UNSET
+    accessIPv6: str | UnsetType = UNSET
     personality: Annotated[list[FileRequest], Until("2.56")] | UnsetType = UNSET
     description: Annotated[Text255 | None, Since("2.19")] | UnsetType = UNSET
     key_name: Annotated[Name | None, Since("2.54")] | UnsetType = UNSET
@@ -225,7 +225,7 @@ class Rebuild(Body):
 
 
 class Rescue(Body):
-    adminPass: str | None = None  # noqa: N815
+    adminPass: str | None = None
     rescue_image_ref: UuidText | None = None
 
 
@@ -253,11 +253,11 @@ class InterfaceCreate(Body):
 
 
 class InterfaceRequest(Body):
-    interfaceAttachment: InterfaceCreate = field(default_factory=InterfaceCreate)  # noqa: N815
+    interfaceAttachment: InterfaceCreate = field(default_factory=InterfaceCreate)
 
 
 class AttachmentCreate(Body):
-    volumeId: UuidText  # noqa: N815
+    volumeId: UuidText
     device: (
         Annotated[str, Meta(min_length=1, max_length=255, pattern=r"(^/dev/x{0,1}[a-z]{0,1}d{0,1})([a-z]+)[0-9]*$")]
         | None
@@ -267,11 +267,11 @@ class AttachmentCreate(Body):
 
 
 class AttachmentUpdate(Body):
-    volumeId: UuidText  # noqa: N815
+    volumeId: UuidText
     device: Annotated[str | None, Since("2.85")] = None
     tag: Annotated[Tag, Since("2.85")] | None = None
     delete_on_termination: Annotated[BoolLike, Since("2.85")] | UnsetType = UNSET
-    serverId: Annotated[UuidText, Since("2.85")] | None = None  # noqa: N815
+    serverId: Annotated[UuidText, Since("2.85")] | None = None
     id: Annotated[UuidText, Since("2.85")] | None = None
 
 
@@ -343,7 +343,7 @@ class AggregateCreate(Body):
 
 class AggregateUpdate(Body):
     name: Name | UnsetType = UNSET
-    availability_zone: ZoneName | None | UnsetType = UNSET
+    availability_zone: ZoneName | UnsetType | None = UNSET
 
 
 class AggregateHost(Body):

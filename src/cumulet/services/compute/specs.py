@@ -181,7 +181,8 @@ def _devices(ports: list[PortDoc], tags: dict[str, str | None], disks: list[Bloc
 
 
 def _network_data(ports: list[PortDoc]) -> dict[str, Any]:
-    links, networks = [], []
+    links: list[dict[str, Any]] = []
+    networks: list[dict[str, Any]] = []
     for port in ports:
         links.append(
             {

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, bindparam, delete, exists, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, delete, exists, func, literal, select, update
 
 from cumulet.db import Tx
 from cumulet.http.paging import ordered
@@ -246,6 +246,7 @@ _DISKS = (
     .order_by(BLOCK_DEVICES.c.created_at, BLOCK_DEVICES.c.boot_index, BLOCK_DEVICES.c.id)
 )
 _DISK = select(*BLOCK_DEVICES.c).where(BLOCK_DEVICES.c.id == bindparam("id"))
+_OF_VOLUME = select(*BLOCK_DEVICES.c).where(BLOCK_DEVICES.c.volume_id == bindparam("volume_id"))
 _DELETE_DISK = delete(BLOCK_DEVICES).where(BLOCK_DEVICES.c.id == bindparam("id"))
 
 
@@ -264,6 +265,10 @@ def disks(tx: Tx, ids: Sequence[str]) -> dict[str, list[BlockDeviceRow]]:
 def disk(tx: Tx, disk_id: str) -> BlockDeviceRow | None:
     row = tx.first(_DISK, {"id": disk_id})
     return BlockDeviceRow(*row) if row is not None else None
+
+
+def disks_of_volume(tx: Tx, volume_id: str) -> list[BlockDeviceRow]:
+    return [BlockDeviceRow(*row) for row in tx.rows(_OF_VOLUME, {"volume_id": volume_id})]
 
 
 def update_disk(tx: Tx, disk_id: str, **values: Any) -> None:
@@ -372,7 +377,3 @@ def insert_action(tx: Tx, row: ActionRow) -> None:
 
 def actions(tx: Tx, server_id: str) -> list[ActionRow]:
     return [ActionRow(*row) for row in tx.rows(_ACTIONS, {"id": server_id})]
-
-
-def any_of(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
-    return or_(*conditions)

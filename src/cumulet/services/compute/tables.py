@@ -225,5 +225,6 @@ SERVER_ACTIONS = Table(
     Column("user_id", Id),
     Column("project_id", Id),
     Column("started_at", Time, nullable=False),
-    Column("message", String(255)),
+    Column("object_kind", String(32), nullable=False),  # what the saga works on: the server, an attachment, a port
+    Column("object_id", Id, nullable=False),
 )

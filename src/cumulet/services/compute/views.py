@@ -41,48 +41,48 @@ class ServerView(msgspec.Struct, kw_only=True):
     tenant_id: str
     user_id: str
     metadata: dict[str, str]
-    hostId: str  # noqa: N815
+    hostId: str
     image: Any
     flavor: dict[str, Any]
     created: str | None
     updated: str | None
     addresses: dict[str, list[dict[str, Any]]]
-    accessIPv4: str  # noqa: N815
-    accessIPv6: str  # noqa: N815
+    accessIPv4: str
+    accessIPv6: str
     links: list[Link]
     disk_config: str = field(name="OS-DCF:diskConfig")
     progress: int | Maybe = UNSET
     fault: dict[str, Any] | Maybe = UNSET
     zone: str | Maybe = field(name="OS-EXT-AZ:availability_zone", default=UNSET)
     config_drive: str | Maybe = UNSET
-    key_name: str | None | Maybe = UNSET
-    launched_at: str | None | Maybe = field(name="OS-SRV-USG:launched_at", default=UNSET)
-    terminated_at: str | None | Maybe = field(name="OS-SRV-USG:terminated_at", default=UNSET)
-    host: str | None | Maybe = field(name="OS-EXT-SRV-ATTR:host", default=UNSET)
+    key_name: str | Maybe | None = UNSET
+    launched_at: str | Maybe | None = field(name="OS-SRV-USG:launched_at", default=UNSET)
+    terminated_at: str | Maybe | None = field(name="OS-SRV-USG:terminated_at", default=UNSET)
+    host: str | Maybe | None = field(name="OS-EXT-SRV-ATTR:host", default=UNSET)
     instance_name: str | Maybe = field(name="OS-EXT-SRV-ATTR:instance_name", default=UNSET)
-    hypervisor_hostname: str | None | Maybe = field(name="OS-EXT-SRV-ATTR:hypervisor_hostname", default=UNSET)
+    hypervisor_hostname: str | Maybe | None = field(name="OS-EXT-SRV-ATTR:hypervisor_hostname", default=UNSET)
     reservation_id: str | Maybe = field(name="OS-EXT-SRV-ATTR:reservation_id", default=UNSET)
     launch_index: int | Maybe = field(name="OS-EXT-SRV-ATTR:launch_index", default=UNSET)
     hostname: str | Maybe = field(name="OS-EXT-SRV-ATTR:hostname", default=UNSET)
     kernel_id: str | Maybe = field(name="OS-EXT-SRV-ATTR:kernel_id", default=UNSET)
     ramdisk_id: str | Maybe = field(name="OS-EXT-SRV-ATTR:ramdisk_id", default=UNSET)
-    root_device_name: str | None | Maybe = field(name="OS-EXT-SRV-ATTR:root_device_name", default=UNSET)
-    shown_user_data: str | None | Maybe = field(name="OS-EXT-SRV-ATTR:user_data", default=UNSET)
-    task_state: str | None | Maybe = field(name="OS-EXT-STS:task_state", default=UNSET)
+    root_device_name: str | Maybe | None = field(name="OS-EXT-SRV-ATTR:root_device_name", default=UNSET)
+    shown_user_data: str | Maybe | None = field(name="OS-EXT-SRV-ATTR:user_data", default=UNSET)
+    task_state: str | Maybe | None = field(name="OS-EXT-STS:task_state", default=UNSET)
     vm_state: str | Maybe = field(name="OS-EXT-STS:vm_state", default=UNSET)
     power_state: int | Maybe = field(name="OS-EXT-STS:power_state", default=UNSET)
     volumes_attached: list[dict[str, Any]] | Maybe = field(name="os-extended-volumes:volumes_attached", default=UNSET)
     security_groups: list[dict[str, str]] | Maybe = UNSET
     host_status: str | Maybe = UNSET
     locked: bool | Maybe = UNSET
-    locked_reason: str | None | Maybe = UNSET
-    description: str | None | Maybe = UNSET
+    locked_reason: str | Maybe | None = UNSET
+    description: str | Maybe | None = UNSET
     tags: list[str] | Maybe = UNSET
-    trusted_image_certificates: list[str] | None | Maybe = UNSET
+    trusted_image_certificates: list[str] | Maybe | None = UNSET
     server_groups: list[str] | Maybe = UNSET
-    pinned_availability_zone: str | None | Maybe = UNSET
-    adminPass: str | Maybe = UNSET  # noqa: N815
-    user_data: str | None | Maybe = UNSET
+    pinned_availability_zone: str | Maybe | None = UNSET
+    adminPass: str | Maybe = UNSET
+    user_data: str | Maybe | None = UNSET
 
 
 @lru_cache(maxsize=4096)

@@ -1,12 +1,38 @@
 """The compute API: one table of routes."""
 
 from cumulet.http import NovaFaults, ServiceApi
-from cumulet.services.compute.api import flavors, keypairs, servers, versions
+from cumulet.services.compute.api import (
+    actions,
+    aggregates,
+    details,
+    devices,
+    extensions,
+    flavors,
+    groups,
+    hosts,
+    keypairs,
+    quotas,
+    servers,
+    versions,
+)
 from cumulet.services.compute.policy import RULES
 from cumulet.services.compute.public import ComputeService
 from cumulet.services.compute.versions import MICROVERSIONS
 
-TABLES = (versions, servers, flavors, keypairs)
+TABLES = (
+    versions,
+    servers,
+    actions,
+    details,
+    devices,
+    flavors,
+    keypairs,
+    groups,
+    quotas,
+    hosts,
+    aggregates,
+    extensions,
+)
 
 
 def build_api(service: ComputeService) -> ServiceApi:

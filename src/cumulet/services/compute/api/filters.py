@@ -125,7 +125,8 @@ def query_of(call: Call, tx: Tx, form: str) -> tuple[ServerQuery, Page]:
 
 
 def _scope(call: Call, query: ServerQuery, given: dict[str, list[str]], form: str) -> None:
-    project = (given.get("project_id") or given.get("tenant_id") or [None])[-1]
+    named = given.get("project_id") or given.get("tenant_id")
+    project = named[-1] if named else None
     everyone = boolean(call.query.get("all_tenants"), name="all_tenants")
     if "tenant_id" in given and "all_tenants" not in given and given["tenant_id"][-1] != call.ctx.project_id:
         everyone = True
@@ -205,9 +206,9 @@ def _columns(query: ServerQuery, given: dict[str, list[str]]) -> None:
                 raise BadInput(f"Invalid input for query parameters {name}. Value: {values[-1]}.") from None
         elif name == "config_drive":
             query.where.append(SERVERS.c.config_drive.is_(boolean(values[-1], name=name, empty=False)))
-        elif name == "progress" and values[-1] not in ("", "0"):
-            raise Nothing
-        elif name in ("kernel_id", "ramdisk_id") and values[-1]:
+        elif (name == "progress" and values[-1] not in ("", "0")) or (
+            name in ("kernel_id", "ramdisk_id") and values[-1]
+        ):
             raise Nothing
 
 
@@ -232,17 +233,17 @@ _REPEATS = (_constants.MAX_REPEAT, _constants.MIN_REPEAT, _constants.POSSESSIVE_
 
 
 def _nested(tree: Any, *, inside: bool) -> bool:
-    for code, argument in tree:
-        if code in _REPEATS:
-            if inside or _nested(argument[2], inside=True):
-                return True
-        elif code in (_constants.GROUPREF, _constants.ASSERT, _constants.ASSERT_NOT):
-            return True
-        elif code is _constants.SUBPATTERN and _nested(argument[3], inside=inside):
-            return True
-        elif code is _constants.BRANCH and any(_nested(part, inside=inside) for part in argument[1]):
-            return True
-    return False
+    return any(_complex(code, argument, inside=inside) for code, argument in tree)
+
+
+def _complex(code: Any, argument: Any, *, inside: bool) -> bool:
+    if code in _REPEATS:
+        return inside or _nested(argument[2], inside=True)
+    if code is _constants.SUBPATTERN:
+        return _nested(argument[3], inside=inside)
+    if code is _constants.BRANCH:
+        return any(_nested(part, inside=inside) for part in argument[1])
+    return code in (_constants.GROUPREF, _constants.ASSERT, _constants.ASSERT_NOT)
 
 
 def _tags(given: dict[str, list[str]], name: str) -> list[str]:
@@ -256,7 +257,7 @@ def _sort(call: Call, query: ServerQuery, version: tuple[int, int]) -> None:
             raise BadInput("Unknown sort direction, must be one of: asc, desc")
     found = []
     for position, key in enumerate(keys):
-        if key not in SORTABLE and key not in _IGNORED_SORT or (key == "locked" and version < (2, 73)):
+        if (key not in SORTABLE and key not in _IGNORED_SORT) or (key == "locked" and version < (2, 73)):
             raise BadInput(f"Invalid input for query parameters sort_key. Value: {key}. {key!r} is not one of the keys")
         if key in _IGNORED_SORT:
             continue

@@ -62,10 +62,7 @@ def _view(call: Call, row: FlavorRow, *, whole: bool = True) -> dict[str, Any]:
 
 def visible(call: Call, tx: Tx, flavor_id: str) -> FlavorRow:
     row = catalogue.flavor(tx, flavor_id)
-    if row is not None and not row.is_public and not call.ctx.is_admin:
-        if call.ctx.project_id not in catalogue.flavor_access(tx, row.id):
-            row = None
-    if row is None:
+    if row is None or not catalogue.may_use(tx, row, call.ctx):
         raise NotFound(f"Flavor {flavor_id} could not be found.", type_name="FlavorNotFound")
     return row
 

@@ -75,7 +75,7 @@ def create(call: Call) -> Reply:
         extra = "@._- " if version >= (2, 92) else "_- "
         raise BadInput(
             f"Keypair data is invalid: Keypair name contains unsafe characters (allowed: letters, digits and {extra!r})"
-        )  # noqa: E501
+        )
     if name != name.strip():
         raise BadInput(f"Invalid input for field/attribute name. Value: {name}. Can not start or end with whitespace.")
     if version >= (2, 92) and body.public_key is None:

@@ -153,7 +153,7 @@ class CreateWorkflows(Workflow):
         ended = [child for n in (1, 2, 3) for child in run.outputs.get(f"build_{n}") or []]
         if any(child["status"] == "finished" for child in ended):
             return
-        last = ended[-1] if ended else {"error": "No host could be tried.", "error_code": None, "error_details": None}
+        last: dict[str, Any] = ended[-1] if ended else {"error": "No host could be tried.", "error_code": None, "error_details": None}
         details = {**(last["error_details"] or {}), "code": last["error_code"] or "build-failed"}
         if len(ended) > 1:
             message = f"Exceeded maximum number of retries. Exhausted all hosts available for retrying build failures for instance {run.object_id}."  # noqa: E501

@@ -62,7 +62,7 @@ class PowerWorkflows(Workflow):
     def __init__(self, parts: Any, specs: Any) -> None:
         super().__init__(parts, specs)
         self.by_name: dict[str, Saga] = {action.name: self._saga(action) for action in ACTIONS}
-        self.actions = {action.name: action for action in ACTIONS}
+        self.actions: dict[str, PowerAction] = {action.name: action for action in ACTIONS}
 
     def sagas(self) -> Sequence[Saga]:
         return tuple(self.by_name.values())

@@ -1,7 +1,7 @@
 """Volumes of a server. Each works on one attachment (object kind ``attachment``, id of the block device row), so
 that several go on side by side; what a server's build or delete needs they start as children.
 
-| server_volume.connect (build) | export to the host, remember the connection | unexport |
+| server_volume.connect (build) | wait until the volume is made, export it to the host | unexport |
 | server_volume.attach | export, add the disk to the running server | detach, unexport, free the volume |
 | server_volume.detach | remove the disk, unexport, free the volume | - (only forward) |
 | server_volume.disconnect (unwinding a build) | unexport | - |
@@ -15,7 +15,8 @@ import msgspec
 
 from cumulet.agent.contract import AttachVolume, DetachVolume
 from cumulet.db import Tx
-from cumulet.saga.model import Call, HostCall, Run, Saga, Transact, nothing_to_undo
+from cumulet.kernel.errors import CloudError
+from cumulet.saga.model import Call, HostCall, Run, Saga, Transact, Wait, nothing_to_undo
 from cumulet.services.compute import store
 from cumulet.services.compute.rows import BlockDeviceRow, ServerRow
 from cumulet.services.compute.specs import attachment
@@ -33,12 +34,14 @@ class VolumeWorkflows(Workflow):
     def __init__(self, parts: Any, specs: Any) -> None:
         super().__init__(parts, specs)
         attach, detach = "compute_attach_volume", "compute_detach_volume"
+        made = Wait("made", self._made, deadline_seconds=600, event=attach)
         export = Call(
             "export", self._export, self._unexport, done=self._exported, undone=self._unexported, event=attach
         )
         unexport = Call("unexport", self._unexport, FORWARD, done=self._gone, if_host_down="skip", event=detach)
         self.connect = self._saga(
             "server_volume.connect",
+            made,
             export,
             Transact("connected", self._connected, nothing_to_undo("the next connection replaces it")),
         )
@@ -87,6 +90,15 @@ class VolumeWorkflows(Workflow):
             return str(run.params.host)
         server = self._owner(tx, run)
         return server.host if server is not None else None
+
+    def _made(self, tx: Tx, run: Run) -> bool | None:
+        disk = self._disk(tx, run)
+        if disk is None:
+            raise CloudError("The volume is not the server's any more.", code="volume-error")
+        try:
+            return True if self.parts.volumes.ready(tx, disk.attachment_id) else None
+        except CloudError as error:
+            raise CloudError(error.message, code="volume-error") from error
 
     def _export(self, tx: Tx, run: Run) -> HostCall | None:
         disk, host = self._disk(tx, run), self._host(tx, run)
