@@ -12,7 +12,8 @@ from pathlib import Path
 
 from cumulet.agent.contract import NetworkDoc, PortDoc
 from cumulet.agent.network import daemons, dhcp_files, inside, names
-from cumulet.agent.network.shell import write_atomically
+from cumulet.agent.network.offload import offloads_off
+from cumulet.agent.network.shell import in_namespace, write_atomically
 from cumulet.agent.network.wiring import Wiring
 
 _SYSCTLS = {"net/ipv6/conf/default/accept_ra": "0", "net/ipv6/conf/all/accept_ra": "0"}
@@ -58,6 +59,8 @@ class DhcpServers:
         self._w.mechanism.prepare(port)
         fresh = self._w.namespaces.ensure(namespace, _SYSCTLS)
         self._w.plug_veth(port, device, namespace)
+        # some DHCP clients check the checksum that the kernel leaves to the device
+        in_namespace(namespace, lambda: offloads_off(device))
         by_id = {s.id: s for s in doc.subnets}
         addresses = [
             f"{f.ip_address}/{ipaddress.ip_network(by_id[f.subnet_id].cidr).prefixlen}"

@@ -4,10 +4,13 @@
 metadata. Everything works from documents; an agent that starts again compares and changes nothing.
 """
 
+import logging
 import shutil
+import threading
 
 from cumulet.agent.contract import Absent
 from cumulet.agent.driver import DocumentApplier, Driver, Facts, Found, Hooks
+from cumulet.agent.errors import DriverError
 from cumulet.agent.network import daemons, external
 from cumulet.agent.network.config import NetworkConfig
 from cumulet.agent.network.dhcp import DhcpServers
@@ -20,6 +23,9 @@ from cumulet.agent.network.router import Routers
 from cumulet.agent.network.select import choose
 from cumulet.agent.network.store import DocumentStore
 from cumulet.agent.network.wiring import Wiring
+
+_log = logging.getLogger(__name__)
+_WATCH_SECONDS = 0.2
 
 
 class NetworkDriver(Driver):
@@ -46,6 +52,7 @@ class NetworkDriver(Driver):
         self._routers = Routers(self._wiring)
         self._metadata = MetadataDocs(store)
         self._warnings: list[dict[str, str]] = []
+        self._stopping = threading.Event()
 
     @property
     def mechanism(self) -> str:
@@ -58,9 +65,12 @@ class NetworkDriver(Driver):
         with self._wiring.lock:
             self._wiring.sync_guard()
         self._wiring.metadata.start()
+        if self.mechanism == "openvswitch":
+            threading.Thread(target=self._watch, name="ovs-watch", daemon=True).start()
         self._warnings = self._look_around()
 
     def stop(self) -> None:
+        self._stopping.set()
         self._wiring.metadata.close()
 
     def documents(self) -> dict[str, DocumentApplier]:
@@ -84,7 +94,9 @@ class NetworkDriver(Driver):
     # -- the single machine -------------------------------------------------------------------------------------------
 
     def ensure_external_bridge(self, name: str, gateway_cidrs: list[str], masquerade: bool = True) -> ExternalBridge:
-        return external.ensure_external_bridge(self.config.state_dir, name, gateway_cidrs, masquerade)
+        return external.ensure_external_bridge(
+            self.config.state_dir, name, gateway_cidrs, masquerade, ovs=self._wiring.mechanism.ovs_datapath
+        )
 
     def remove_host_changes(self) -> list[str]:
         return external.remove_host_changes(self.config.state_dir)
@@ -111,6 +123,17 @@ class NetworkDriver(Driver):
             w.store.clear()
             for name in ("dhcp", "router", "namespaces"):
                 shutil.rmtree(self.config.run_dir / name, ignore_errors=True)
+
+    def _watch(self) -> None:
+        """A restarted ovs-vswitchd has no flows: give them back at once."""
+        while not self._stopping.wait(_WATCH_SECONDS):
+            try:
+                if self._wiring.mechanism.lost():
+                    with self._wiring.lock:
+                        self._wiring.mechanism.recover()
+                    _log.warning("ovs-vswitchd restarted: flows installed again")
+            except DriverError as error:
+                _log.warning("ovs-vswitchd restarted and flows could not be installed: %s", error.message)
 
     def _look_around(self) -> list[dict[str, str]]:
         return [

@@ -18,11 +18,11 @@ import msgspec
 from cumulet.agent.errors import DriverError
 from cumulet.agent.network import links, names
 from cumulet.agent.network.firewall import foreign_forward_drops
-from cumulet.agent.network.shell import ip_batch, ip_json, nft, nft_json, write_atomically, write_sysctls
+from cumulet.agent.network.shell import ip_batch, ip_json, nft, nft_json, run, write_atomically, write_sysctls
 
 
 class HostChange(msgspec.Struct, frozen=True):
-    """``undo``: sysctl (name, former value), bridge (name), address (device, cidr) or nft (family, table)."""
+    """``undo``: sysctl (name, former value), bridge, ovs-bridge (name), address (device, cidr), nft (family, table)."""
 
     what: str
     undo: tuple[str, str, str]
@@ -34,14 +34,26 @@ class ExternalBridge(msgspec.Struct, frozen=True):
 
 
 def ensure_external_bridge(
-    state_dir: Path, name: str, gateway_cidrs: list[str], masquerade: bool = True, mtu: int = 1500
+    state_dir: Path,
+    name: str,
+    gateway_cidrs: list[str],
+    masquerade: bool = True,
+    mtu: int = 1500,
+    ovs: str | None = None,
 ) -> ExternalBridge:
-    """``gateway_cidrs``: addresses with length, e.g. 172.24.4.1/24. Idempotent."""
+    """``gateway_cidrs``: addresses with length, e.g. 172.24.4.1/24. ``ovs``: make it an Open vSwitch bridge with this
+    datapath. Idempotent."""
     book = _Book(state_dir)
-    if links.exists(name) and not links.is_bridge(name):
-        raise DriverError("conflict", f"{name} exists on this host and is not a Linux bridge")
+    if links.exists(name) and links.is_bridge(name) == bool(ovs):
+        kind = "an Open vSwitch" if ovs else "a Linux"
+        raise DriverError("conflict", f"{name} exists on this host and is not {kind} bridge")
     plan = links.Plan()
-    if not links.exists(name):
+    if ovs and not links.exists(name):
+        book.note(f"Open vSwitch bridge {name} made", ("ovs-bridge", name, ""))
+        run(["ovs-vsctl", "--timeout=20", "--may-exist", "add-br", name, "--", "set", "Bridge", name,
+             f"datapath_type={ovs}", f'other_config:hwaddr="{names.fixed_mac(f"{name} {_machine()}")}"',
+             "external_ids:cumulet=external"])  # fmt: skip
+    elif not links.exists(name):
         book.note(f"bridge {name} made", ("bridge", name, ""))
         plan.bridge(name, mtu, names.fixed_mac(f"{name} {_machine()}"))
         plan.mark(name, "external", name)
@@ -93,6 +105,9 @@ def remove_host_changes(state_dir: Path) -> list[str]:
             ):
                 ip_batch([f"addr del {second} dev {first}"])
                 done.append(f"removed {change.what}")
+        elif kind == "ovs-bridge":
+            run(["ovs-vsctl", "--timeout=20", "--if-exists", "del-br", first])
+            done.append(f"removed Open vSwitch bridge {first}")
         elif kind == "bridge" and links.exists(first) and links.alias(first).startswith(links.MARK + ":external:"):
             links.delete(first)
             done.append(f"removed bridge {first}")

@@ -127,6 +127,8 @@ class Plan:
             inside = (f" netns {namespace}" if namespace else "") + (f" address {peer_mac}" if peer_mac else "")
             self.add(f"link add name {device} mtu {mtu_bytes} type veth peer name {peer} mtu {mtu_bytes}{inside}")
             self._no_ipv6(device)
+            if namespace is None:
+                self._no_ipv6(peer)
             self._new.add(device)
 
     def mark(self, device: str, noun: str, id: str) -> None:

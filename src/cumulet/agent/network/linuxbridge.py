@@ -24,6 +24,7 @@ _ANY_MAC = "00:00:00:00:00:00"
 
 class LinuxBridge:
     name = "linuxbridge"
+    ovs_datapath: str | None = None
 
     def __init__(self, config: NetworkConfig, store: DocumentStore) -> None:
         self._config = config
@@ -73,6 +74,12 @@ class LinuxBridge:
 
     def is_private(self, bridge: str) -> bool:
         return bridge.startswith("brq")
+
+    def lost(self) -> bool:
+        return False  # the kernel forgets only with a reboot
+
+    def recover(self) -> None:
+        """Nothing can be lost."""
 
     def cleanup(self) -> None:
         plan = links.Plan()

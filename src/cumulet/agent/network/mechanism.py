@@ -11,6 +11,7 @@ from cumulet.agent.contract import PortDoc
 
 class Mechanism(Protocol):
     name: str
+    ovs_datapath: str | None  # "system", "netdev"; None: not Open vSwitch
 
     def prepare(self, port: PortDoc) -> str:
         """Have the port's network on this host; the bridge on which its device's frames are filtered."""
@@ -39,6 +40,14 @@ class Mechanism(Protocol):
 
     def is_private(self, bridge: str) -> bool:
         """True for a bridge made for one tenant network (or port), where the host itself has no business."""
+        ...
+
+    def lost(self) -> bool:
+        """True after the host forgot the wiring (a restart of ovs-vswitchd), until `recover` succeeded."""
+        ...
+
+    def recover(self) -> None:
+        """Put back what was lost."""
         ...
 
     def cleanup(self) -> None:
