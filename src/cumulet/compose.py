@@ -12,8 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from cumulet.agent.contract import ResizeAttachedVolume
 from cumulet.agent.driver import Driver
 from cumulet.agent.runtime import Agent, AgentSettings
@@ -161,7 +159,7 @@ def build_control_plane(
         desired=desired,
         find_server=compute_store.server,
         ask=conductor.ask,
-        reconcilers=lambda tx: [msgspec.to_builtins(row) for row in reconcilers.status(tx)],
+        reconcilers=reconcilers.status,
         bus_kind="local" if settings.bus.url.startswith("local") else "rabbitmq",
     )
     apis = _apis(

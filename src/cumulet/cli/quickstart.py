@@ -3,6 +3,7 @@
 Every phase looks first, so that running it again is harmless and quick, and a killed run is taken up where it stood.
 """
 
+import json
 import os
 import secrets
 import sys
@@ -83,6 +84,7 @@ def write_settings(path: Path) -> None:
     text = (
         "# Cumulet on this machine. Every setting and its default: docs/settings.md\n"
         f'[network]\nexternal_cidr = "{seed.free_external_range()}"\n'
+        f"dns_servers = {json.dumps(seed.resolvers())}\n"
     )
     clouds.write_private(path, text)
 

@@ -44,6 +44,17 @@ def free_external_range() -> str:
     raise Problem("no free address range for the external network", "set [network] external_cidr in the settings")
 
 
+def resolvers() -> list[str]:
+    """The name servers that this machine asks, as far as its guests can ask them too."""
+    try:
+        lines = Path("/etc/resolv.conf").read_text().splitlines()
+    except OSError:
+        return []
+    words = [line.split() for line in lines]
+    asked = [word[1].partition("%")[0] for word in words if len(word) > 1 and word[0] == "nameserver"]
+    return [address for address in asked if not ipaddress.ip_address(address).is_loopback]
+
+
 def project_and_user(admin: Cloud, project: str, user: str, password: str) -> None:
     found = admin.find("identity", "projects", project)
     if found is None:

@@ -44,8 +44,8 @@ def status(config: Path | None, as_json: bool) -> None:
     table(sorted(cloud["sagas"].items()) or [("none", 0)])
     click.echo("\nReconcilers")
     table(
-        [(r["name"], r["last_run"], r["seconds"], r["error"] or "ok") for r in cloud["reconcilers"]],
-        ("name", "last run", "seconds", "outcome"),
+        [(r["name"], r["last_run"], r["seconds"], r["runs"], r["outcome"]) for r in cloud["reconcilers"]],
+        ("name", "last run", "seconds", "runs", "outcome"),
     )
 
 

@@ -23,9 +23,7 @@ def explain_server(call: Call) -> Any:
 
 ROUTES = [
     Route(method="GET", path="/status", handler=show_status, policy="operator:status", summary="State of the cloud"),
-    Route(
-        method="GET", path="/explain/servers/{server_id}", handler=explain_server, summary="Story of a server"
-    ),
+    Route(method="GET", path="/explain/servers/{server_id}", handler=explain_server, summary="Story of a server"),
 ]
 
 

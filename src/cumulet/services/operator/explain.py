@@ -6,6 +6,8 @@ from typing import Any
 from cumulet.kernel.clock import SECOND
 from cumulet.saga import SagaHistory
 
+_Children = dict[str | None, list[SagaHistory]]  # by parent saga
+_Notes = dict[str, str | None]  # by step name
 # what a step of a workflow is about, in the words of the notes: CPU, memory, disk, NIC, XML, image, start
 ABOUT = {
     "schedule": "choose a host; claim CPU, memory, disk",
@@ -21,15 +23,22 @@ ABOUT = {
 }
 
 
-def operations(history: Sequence[SagaHistory], *, hosts: bool) -> list[dict[str, Any]]:
-    """One entry per operation, newest first; the steps of its child sagas on the same object stand in their place."""
-    children: dict[str | None, list[SagaHistory]] = {}
+def operations(history: Sequence[SagaHistory], server: Any, *, hosts: bool) -> list[dict[str, Any]]:
+    """One entry per operation, newest first; the steps of its child sagas on the same object stand in their place.
+    ``server``: its row, for what the steps are about."""
+    children: _Children = {}
     for entry in history:
         children.setdefault(entry.saga.parent_id, []).append(entry)
-    return [_operation(entry, children, hosts) for entry in children.get(None, [])]
+    notes = {
+        "schedule": f"{server.vcpus} vCPU, {server.memory_mb} MiB, {server.root_gb} GiB",
+        "disks": f"root {server.root_gb} GiB"
+        + (f", ephemeral {server.ephemeral_gb} GiB" if server.ephemeral_gb else ""),
+        "define": server.instance_name if hosts else None,
+    }
+    return [_operation(entry, children, notes, hosts) for entry in children.get(None, [])]
 
 
-def _operation(entry: SagaHistory, children: dict[str | None, list[SagaHistory]], hosts: bool) -> dict[str, Any]:
+def _operation(entry: SagaHistory, children: _Children, notes: _Notes, hosts: bool) -> dict[str, Any]:
     saga = entry.saga
     return {
         "action": entry.action or saga.kind,
@@ -39,11 +48,11 @@ def _operation(entry: SagaHistory, children: dict[str | None, list[SagaHistory]]
         "error": saga.error,
         "started_at": saga.created_at,
         "seconds": _seconds(saga.created_at, saga.ended_at),
-        "steps": list(_steps(entry, children, saga.created_at, hosts)),
+        "steps": list(_steps(entry, children, notes, saga.created_at, hosts)),
     }
 
 
-def _steps(entry: SagaHistory, children: dict[str | None, list[SagaHistory]], began: int, hosts: bool) -> Any:
+def _steps(entry: SagaHistory, children: _Children, notes: _Notes, began: int, hosts: bool) -> Any:
     nested: dict[int | None, list[SagaHistory]] = {}
     for child in children.get(entry.saga.id, []):
         nested.setdefault(child.saga.parent_position, []).append(child)
@@ -51,7 +60,7 @@ def _steps(entry: SagaHistory, children: dict[str | None, list[SagaHistory]], be
         inside = nested.get(step.position)
         if inside:
             for child in inside:
-                yield from _steps(child, children, began, hosts)
+                yield from _steps(child, children, notes, began, hosts)
             continue
         if step.output == [] and step.host is None:
             continue  # a retry that was not needed
@@ -63,7 +72,7 @@ def _steps(entry: SagaHistory, children: dict[str | None, list[SagaHistory]], be
             "after": _seconds(began, step.started_at),
             "seconds": _seconds(step.started_at, step.ended_at or None),
             "error": step.error,
-            "note": _note(step.name, step.output),
+            "note": _note(step.name, step.output) or notes.get(step.name),
         }
 
 

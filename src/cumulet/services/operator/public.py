@@ -15,6 +15,7 @@ from cumulet.conductor import Desired, HostRegistry
 from cumulet.db import Database, Tx
 from cumulet.kernel.clock import SECOND, iso
 from cumulet.kernel.errors import NotFound, Unavailable
+from cumulet.reconcile import ReconcilerRow
 from cumulet.saga import SagaEngine
 from cumulet.saga.tables import SAGAS
 from cumulet.services.operator import explain
@@ -39,7 +40,7 @@ class OperatorService:
         desired: Desired,
         find_server: Callable[[Tx, str], Any],
         ask: Callable[[str, Query], Answer],
-        reconcilers: Callable[[Tx], list[dict[str, Any]]],
+        reconcilers: Callable[[Tx], list[ReconcilerRow]],
         bus_kind: str,
     ) -> None:
         self.db = db
@@ -86,7 +87,7 @@ class OperatorService:
             "bus": self.bus_kind,
             "hosts": hosts,
             "sagas": {row[0]: row[1] for row in tx.rows(_COUNTS)},
-            "reconcilers": self.reconcilers(tx),
+            "reconcilers": [_reconciler(row) for row in self.reconcilers(tx)],
             "overdue": overdue,
             "failing_documents": failing,
         }
@@ -117,7 +118,7 @@ class OperatorService:
                 "created_at": iso(row.created_at),
                 "deleted_at": iso(row.deleted_at),
             },
-            "operations": explain.operations(history, hosts=hosts),
+            "operations": explain.operations(history, row, hosts=hosts),
             "xml": None,
             "xml_error": None,
         }
@@ -128,3 +129,18 @@ class OperatorService:
             except Unavailable as error:
                 story["xml_error"] = error.message
         return story
+
+
+def _reconciler(row: ReconcilerRow) -> dict[str, Any]:
+    took = None
+    if row.started_at is not None and row.ended_at is not None and row.ended_at >= row.started_at:
+        took = (row.ended_at - row.started_at) / SECOND
+    return {
+        "name": row.name,
+        "last_run": iso(row.started_at),
+        "seconds": took,
+        "runs": row.runs,
+        "failures": row.failures,
+        "outcome": row.error or row.summary or row.status,
+        "error": row.error if row.status != "ok" else None,
+    }
