@@ -100,8 +100,10 @@ def targets_of(tx: Tx, user_id: str) -> set[Target]:
 
 
 def effective(tx: Tx, rows: Iterable[AssignmentRow]) -> list[Effective]:
-    """What the assignments amount to: groups replaced by their members, inheritance and inference carried out."""
+    """What the assignments amount to: groups replaced by their members, inheritance and inference carried out. Roles
+    of domains only imply others; they do not count themselves."""
     implied = store.implied_roles(tx)
+    of_domains = {role.id for role in store.roles.list(tx) if role.domain_id is not None}
     members: dict[str, list[str]] = {}
     found: dict[tuple[str, str, Target], Effective] = {}
     for row in rows:
@@ -114,7 +116,7 @@ def effective(tx: Tx, rows: Iterable[AssignmentRow]) -> list[Effective]:
         targets: list[Target] = [(row.target_kind, row.target_id)]
         if row.inherited:
             targets = [("project", below.id) for below in subtree(tx, row.target_id) if not below.is_domain]
-        for role_id in expand([row.role_id], implied):
+        for role_id in expand([row.role_id], implied).keys() - of_domains:
             prior = row.role_id if role_id != row.role_id else None
             for user_id in user_ids:
                 for target in targets:

@@ -323,6 +323,16 @@ class LimitChange(Struct, forbid_unknown_fields=True):
     description: ShortDescription | Maybe | None = UNSET
 
 
+class NewPolicy(Struct):
+    blob: Any
+    type: Type255
+
+
+class PolicyChange(Struct):
+    blob: Any = UNSET
+    type: Type255 | Maybe = UNSET
+
+
 class NewTrust(Struct):
     trustor_user_id: Id64
     trustee_user_id: Id64

@@ -155,6 +155,13 @@ class TrustRow(msgspec.Struct):
     deleted_at: int | None
 
 
+class PolicyRow(msgspec.Struct):
+    id: str
+    type: str
+    blob: Any
+    extra: dict[str, Any]
+
+
 class KeyRow(msgspec.Struct):
     id: str
     kind: str
@@ -229,6 +236,7 @@ access_rules = Entity(t.ACCESS_RULES, AccessRuleRow)
 registered_limits = Entity(t.REGISTERED_LIMITS, RegisteredLimitRow)
 limits = Entity(t.LIMITS, LimitRow)
 trusts = Entity(t.TRUSTS, TrustRow)
+policies = Entity(t.POLICIES, PolicyRow)
 keys = Entity(t.KEYS, KeyRow)
 
 

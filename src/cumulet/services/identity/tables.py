@@ -218,3 +218,12 @@ TRUSTS = Table(
     Column("roles", Json, nullable=False),
     Column("deleted_at", Time, nullable=True),
 )
+
+POLICIES = Table(
+    "identity_policies",
+    METADATA,
+    Column("id", Id, primary_key=True),
+    Column("type", Text, nullable=False),
+    Column("blob", Json, nullable=False),
+    Column("extra", Json, nullable=False),
+)

@@ -5,7 +5,7 @@ from typing import Any
 from msgspec import UNSET
 
 from cumulet.db import Tx
-from cumulet.kernel.errors import BadInput, Conflict
+from cumulet.kernel.errors import BadInput, Conflict, NotFound
 from cumulet.kernel.ids import new_hex
 from cumulet.services.identity import store
 from cumulet.services.identity.schema import GroupChange, NewGroup, NewUser, UserChange, changed_options, chosen
@@ -17,7 +17,7 @@ def domain_for(tx: Tx, domain_id: str | None, default: str | None) -> ProjectRow
     domain_id = domain_id or default
     domain = store.projects.get(tx, domain_id)
     if domain is None or not domain.is_domain:
-        raise BadInput(f"The domain {domain_id} does not exist.")
+        raise NotFound(f"Could not find domain: {domain_id}.")
     return domain
 
 

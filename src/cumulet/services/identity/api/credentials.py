@@ -100,8 +100,11 @@ def update_credential(call: Call) -> dict[str, Any]:
     enforce(call, "identity:update_credential", credential={"user_id": owner})
     service = service_of(call)
     kind = old.type if change.type is UNSET else change.type
-    if kind == "ec2" and change.blob is not UNSET and ec2_id(_ec2_blob(change.blob)["access"]) != old.id:
-        raise BadInput("The access key of an EC2 credential cannot be changed.")
+    project_id = old.project_id if change.project_id is UNSET else change.project_id
+    if kind == "ec2":
+        _ec2_blob(_opened(call, old) if change.blob is UNSET else change.blob)
+        if project_id is None:
+            raise BadInput("An EC2 credential needs a project_id.")
     sealed = None if change.blob is UNSET else service.credential_keys.seal(change.blob.encode())
 
     def work(tx: Tx) -> CredentialRow:
@@ -173,8 +176,9 @@ def _ec2(call: Call, rule: str) -> CredentialRow:
     row = service_of(call).db.read(lambda tx: store.credentials.get(tx, ec2_id(access)))
     if row is not None and (row.type != "ec2" or row.user_id != call.params["user_id"]):
         row = None
+    row = found(row, "credential", access)  # unlike other nouns, 404 comes before 403 here
     enforce(call, rule, credential=_target(row))
-    return found(row, "credential", access)
+    return row
 
 
 def get_ec2(call: Call) -> dict[str, Any]:

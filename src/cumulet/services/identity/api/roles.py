@@ -155,28 +155,16 @@ def create_implied(call: Call) -> dict[str, Any]:
     def work(tx: Any) -> None:
         store.lock(tx)
         known = store.implied_roles(tx)
-        if implied.options.get("immutable") and implied.name == "admin":
+        if implied.name == "admin" and implied.domain_id is None:
             raise Forbidden("No role implies admin.")
-        if _reaches(known, implied.id, prior.id):
-            raise Conflict("Roles cannot imply each other in a circle.")
+        if prior.domain_id is None and implied.domain_id is not None:
+            raise Forbidden("A global role cannot imply the role of a domain.")
         if implied.id not in known.get(prior.id, ()):
             store.imply(tx, prior.id, implied.id)
             store.bump(tx, "all")
 
     service_of(call).db.write(work)
     return _inference(call, prior, implied)
-
-
-def _reaches(known: dict[str, list[str]], start: str, goal: str) -> bool:
-    waiting, seen = [start], set()
-    while waiting:
-        at = waiting.pop()
-        if at == goal:
-            return True
-        if at not in seen:
-            seen.add(at)
-            waiting += known.get(at, [])
-    return False
 
 
 def delete_implied(call: Call) -> None:

@@ -82,30 +82,26 @@ def _subject(call: Call) -> tuple[str, Resolved]:
         raise NotFound("Failed to validate token") from None
 
 
-def _subject_or_forbidden(call: Call, rule: str) -> tuple[str, Resolved]:
-    """Ordinary callers are refused before they learn whether a token is valid."""
-    try:
-        token, found = _subject(call)
-    except NotFound:
-        enforce(call, rule)
-        raise
+def _admitted(call: Call, rule: str) -> tuple[str, Resolved]:
+    """A token that is not valid is a 404 for everybody."""
+    token, found = _subject(call)
     enforce(call, rule, token={"user_id": found.user.id})
     return token, found
 
 
 def validate(call: Call) -> Reply:
-    token, found = _subject_or_forbidden(call, "identity:validate_token")
+    token, found = _admitted(call, "identity:validate_token")
     body = token_view(call, found, with_catalog="nocatalog" not in call.query)
     return Reply(body, headers={"x-subject-token": token})
 
 
 def check(call: Call) -> Reply:
-    token, found = _subject_or_forbidden(call, "identity:check_token")
+    token, found = _admitted(call, "identity:check_token")
     return Reply(token_view(call, found, with_catalog=False), headers={"x-subject-token": token})
 
 
 def revoke(call: Call) -> None:
-    token, _ = _subject_or_forbidden(call, "identity:revoke_token")
+    token, _ = _admitted(call, "identity:revoke_token")
     service_of(call).revoke(token)
 
 

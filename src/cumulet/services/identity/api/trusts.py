@@ -45,15 +45,12 @@ def _alive(row: TrustRow | None, now: int) -> TrustRow | None:
     return row
 
 
-def _parties(row: TrustRow | None) -> dict[str, Any]:
-    return {} if row is None else {"trustor_user_id": row.trustor_user_id, "trustee_user_id": row.trustee_user_id}
-
-
 def _load(call: Call, rule: str) -> TrustRow:
     id = call.params["trust_id"]
     row = service_of(call).db.read(lambda tx: _alive(store.trusts.get(tx, id), tx.now))
-    enforce(call, rule, trust=_parties(row))
-    return found(row, "trust", id)
+    row = found(row, "trust", id)  # unlike other nouns, 404 comes before 403 here
+    enforce(call, rule, trust={"trustor_user_id": row.trustor_user_id, "trustee_user_id": row.trustee_user_id})
+    return row
 
 
 def listing(call: Call) -> dict[str, Any]:
