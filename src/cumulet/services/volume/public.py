@@ -52,7 +52,12 @@ class VolumeService:
         # Does a server use this attachment (then only compute ends it)? Set by the composition root.
         self.server_uses: Callable[[Tx, str], bool] = lambda tx, attachment_id: False
         self.listeners: list[Callable[[Tx, str], object]] = []
-        sagas.register(*self.volume_workflows.sagas(), *self.snapshot_workflows.sagas(), *self.backup_workflows.sagas())
+        sagas.register(
+            *self.volume_workflows.sagas(),
+            *self.snapshot_workflows.sagas(),
+            *self.backup_workflows.sagas(),
+            *self.attachment_workflows.sagas(),
+        )
 
     def start(self) -> None:
         """Once the tables exist: the default volume type."""

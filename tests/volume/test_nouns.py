@@ -1,0 +1,183 @@
+"""Backups, transfers, types, QoS, quotas, services: the volume service's other nouns."""
+
+import threading
+
+from tests.support.cloud import unique
+
+NOBODY = "00000000-0000-0000-0000-000000000000"
+
+
+def test_backups(volumes, admin):
+    volume = volumes.create()
+    made = volumes.ok("POST", "/backups", {"backup": {"volume_id": volume, "name": "b", "metadata": {"k": "v"}}})
+    backup = made["backup"]["id"]
+    shown = volumes.until(f"/backups/{backup}", "backup", "available")
+    assert (shown["size"], shown["is_incremental"], shown["metadata"]) == (1, False, {"k": "v"})
+    assert volumes.show(volume)["status"] == "available"
+    child = volumes.ok("POST", "/backups", {"backup": {"volume_id": volume, "incremental": True}})["backup"]["id"]
+    assert volumes.until(f"/backups/{child}", "backup", "available")["is_incremental"] is True
+    assert volumes.ok("GET", f"/backups/{backup}")["backup"]["has_dependent_backups"] is True
+    assert volumes.call("DELETE", f"/backups/{backup}").status == 400
+    restored = volumes.ok("POST", f"/backups/{backup}/restore", {"restore": {"name": "again"}})["restore"]
+    volumes.made.append(restored["volume_id"])
+    volumes.until(f"/volumes/{restored['volume_id']}", "volume", "available")
+    into = volumes.ok("POST", f"/backups/{backup}/restore", {"restore": {"volume_id": volume}})["restore"]
+    assert into["volume_id"] == volume
+    volumes.until(f"/volumes/{volume}", "volume", "available")
+    volumes.until(f"/backups/{backup}", "backup", "available")
+    copied = volumes.create(backup_id=child, size=None)
+    assert volumes.show(copied)["size"] == 1
+    assert volumes.ok("PUT", f"/backups/{child}", {"backup": {"name": "c"}})["backup"]["name"] == "c"
+    record = admin.ok("GET", f"/backups/{child}/export_record")["backup-record"]
+    assert volumes.call("GET", f"/backups/{child}/export_record").status == 403
+    for one in (child, backup):
+        assert volumes.call("DELETE", f"/backups/{one}").status == 202
+        volumes.gone(f"/backups/{one}")
+    again = admin.call("POST", "/backups/import_record", {"backup-record": record})
+    assert again.status == 201, again.text
+    assert admin.ok("GET", f"/backups/{child}")["backup"]["status"] == "available"
+    admin.call("DELETE", f"/backups/{child}")
+    admin.gone(f"/backups/{child}")
+    broken = {"backup-record": {**record, "backup_url": "eHh4"}}
+    assert admin.call("POST", "/backups/import_record", broken).status == 400
+
+
+def test_transfers(volumes, other):
+    volume = volumes.create()
+    made = volumes.ok("POST", "/volume-transfers", {"transfer": {"volume_id": volume, "name": "t"}})["transfer"]
+    assert volumes.show(volume)["status"] == "awaiting-transfer"
+    assert volumes.call("DELETE", f"/volumes/{volume}").status == 400
+    assert other.call("GET", f"/volume-transfers/{made['id']}").status == 404
+    accept = f"/os-volume-transfer/{made['id']}/accept"
+    assert other.call("POST", accept, {"accept": {"auth_key": "wrong"}}).status == 400
+    assert other.call("POST", accept, {"accept": {"auth_key": made["auth_key"]}}).status == 202
+    assert other.show(volume)["status"] == "available"
+    assert volumes.call("GET", f"/volumes/{volume}").status == 404
+    back = other.ok("POST", "/os-volume-transfer", {"transfer": {"volume_id": volume}})["transfer"]
+    assert back["id"] in [t["id"] for t in other.ok("GET", "/os-volume-transfer/detail")["transfers"]]
+    assert other.call("DELETE", f"/os-volume-transfer/{back['id']}").status == 202
+    assert other.show(volume)["status"] == "available"
+
+
+def test_types_and_access(volumes, admin):
+    name = unique("type")
+    body = {"volume_type": {"name": name, "os-volume-type-access:is_public": False, "extra_specs": {"a": "b"}}}
+    kind = admin.ok("POST", "/types", body)["volume_type"]
+    assert admin.call("POST", "/types", body).status == 409
+    assert volumes.call("POST", "/types", body).status == 403
+    path = f"/types/{kind['id']}"
+    assert volumes.call("GET", path).status == 404
+    project = volumes.api.project_id
+    assert admin.call("POST", path + "/action", {"addProjectAccess": {"project": project}}).status == 202
+    assert admin.call("POST", path + "/action", {"addProjectAccess": {"project": project}}).status == 409
+    assert admin.ok("GET", path + "/os-volume-type-access")["volume_type_access"][0]["project_id"] == project
+    assert volumes.ok("GET", path)["volume_type"]["extra_specs"] == {}
+    assert admin.ok("POST", path + "/extra_specs", {"extra_specs": {"c": "d"}}) == {"extra_specs": {"c": "d"}}
+    assert admin.ok("GET", path + "/extra_specs") == {"extra_specs": {"a": "b", "c": "d"}}
+    assert admin.ok("PUT", path + "/extra_specs/c", {"c": "e"}) == {"c": "e"}
+    assert admin.ok("GET", path + "/extra_specs/c") == {"c": "e"}
+    assert admin.call("DELETE", path + "/extra_specs/c").status == 202
+    assert admin.call("GET", path + "/extra_specs/c").status == 404
+    volume = volumes.create(volume_type=name)
+    assert volumes.show(volume)["volume_type"] == name
+    assert admin.call("DELETE", path).status == 400
+    assert volumes.action(volume, "os-retype", {"new_type": "__DEFAULT__"}).status == 202
+    assert volumes.show(volume)["volume_type"] == "__DEFAULT__"
+    assert admin.call("POST", path + "/action", {"removeProjectAccess": {"project": project}}).status == 202
+    assert admin.ok("PUT", path, {"volume_type": {"description": "new"}})["volume_type"]["description"] == "new"
+    assert admin.ok("PUT", f"/default-types/{project}", {"default_type": {"volume_type": kind["id"]}})
+    assert admin.call("DELETE", f"/default-types/{project}").status == 204
+    assert admin.call("DELETE", path).status == 202
+    assert admin.call("GET", path).status == 404
+
+
+def test_encryption_of_a_type(admin):
+    kind = admin.ok("POST", "/types", {"volume_type": {"name": unique("type")}})["volume_type"]["id"]
+    path = f"/types/{kind}/encryption"
+    made = admin.ok("POST", path, {"encryption": {"provider": "luks", "control_location": "front-end"}})["encryption"]
+    assert admin.call("POST", path, {"encryption": {"provider": "luks"}}).status == 400
+    assert admin.ok("GET", path)["provider"] == "luks"
+    assert admin.ok("PUT", f"{path}/{made['encryption_id']}", {"encryption": {"key_size": 256}})
+    assert admin.ok("GET", path + "/key_size") == {"key_size": 256}
+    assert admin.call("DELETE", f"{path}/{made['encryption_id']}").status == 202
+    assert admin.ok("GET", path) == {}
+    admin.call("DELETE", f"/types/{kind}")
+
+
+def test_qos(volumes, admin):
+    name = unique("qos")
+    made = admin.ok("POST", "/qos-specs", {"qos_specs": {"name": name, "consumer": "front-end", "iops": "5"}})
+    qos = made["qos_specs"]["id"]
+    assert admin.call("POST", "/qos-specs", {"qos_specs": {"name": name}}).status == 409
+    assert admin.ok("PUT", f"/qos-specs/{qos}", {"qos_specs": {"more": "1"}}) == {"qos_specs": {"more": "1"}}
+    assert admin.call("PUT", f"/qos-specs/{qos}/delete_keys", {"keys": ["more"]}).status == 202
+    assert admin.ok("GET", f"/qos-specs/{qos}")["qos_specs"]["specs"] == {"iops": "5"}
+    kind = admin.ok("POST", "/types", {"volume_type": {"name": unique("type")}})["volume_type"]["id"]
+    assert admin.call("GET", f"/qos-specs/{qos}/associate?vol_type_id={kind}").status == 202
+    assert [a["id"] for a in admin.ok("GET", f"/qos-specs/{qos}/associations")["qos_associations"]] == [kind]
+    assert admin.call("DELETE", f"/qos-specs/{qos}").status == 400
+    assert admin.call("GET", f"/qos-specs/{qos}/disassociate_all").status == 202
+    assert admin.call("DELETE", f"/qos-specs/{qos}").status == 202
+    assert volumes.call("GET", "/qos-specs").status == 403
+    admin.call("DELETE", f"/types/{kind}")
+
+
+def test_quotas(volumes, admin, other):
+    project = other.api.project_id
+    path = f"/os-quota-sets/{project}"
+    assert admin.ok("PUT", path, {"quota_set": {"volumes": 2, "gigabytes": "5"}})["quota_set"]["volumes"] == 2
+    assert admin.call("PUT", path, {"quota_set": {"volumes": -2}}).status == 400
+    assert admin.call("PUT", path, {"quota_set": {"horses": 2}}).status == 400
+    assert volumes.call("GET", path).status == 403
+    try:
+        first = other.create(size=3)
+        answer = other.call("POST", "/volumes", {"volume": {"size": 3}})
+        assert answer.status == 413
+        assert answer.body["overLimit"]["message"].startswith("Requested volume or snapshot exceeds allowed gigabytes")
+        usage = other.ok("GET", f"{path}?usage=true")["quota_set"]
+        assert usage["gigabytes"] == {"limit": 5, "in_use": 3, "reserved": 0, "allocated": 0}
+        assert other.action(first, "os-extend", {"new_size": 6}).status == 413
+        results = []
+
+        def create():
+            answer = other.cloud.api("other").post("volume", "/volumes", {"volume": {"size": 1}})
+            results.append(answer.status)
+            if answer.status == 202:
+                other.made.append(answer["volume"]["id"])
+
+        threads = [threading.Thread(target=create) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(results) == [202, 413, 413, 413, 413, 413]
+        absolute = other.ok("GET", "/limits")["limits"]["absolute"]
+        assert (absolute["maxTotalVolumes"], absolute["totalVolumesUsed"]) == (2, 2)
+    finally:
+        assert admin.call("DELETE", path).status == 200
+    assert admin.ok("GET", path)["quota_set"]["volumes"] == 10
+    classes = "/os-quota-class-sets/default"
+    assert admin.ok("GET", classes)["quota_class_set"]["volumes"] == 10
+    assert admin.ok("PUT", classes, {"quota_class_set": {"volumes": 11}})["quota_class_set"]["volumes"] == 11
+    assert admin.ok("GET", path + "/defaults")["quota_set"]["volumes"] == 11
+    admin.ok("PUT", classes, {"quota_class_set": {"volumes": 10}})
+
+
+def test_what_is_said_of_the_service(cloud, volumes, admin):
+    services = admin.ok("GET", "/os-services")["services"]
+    assert {row["binary"] for row in services} == {"cinder-scheduler", "cinder-volume", "cinder-backup"}
+    assert {row["state"] for row in services} == {"up"}
+    assert volumes.call("GET", "/os-services").status == 403
+    pools = admin.ok("GET", "/scheduler-stats/get_pools?detail=true")["pools"]
+    assert pools[0]["capabilities"]["total_capacity_gb"] > 0
+    host = pools[0]["name"]
+    assert admin.ok("GET", f"/capabilities/{host.partition('#')[0]}")["storage_protocol"] == "nbd"
+    assert admin.call("GET", "/capabilities/nowhere@x").status == 404
+    assert admin.ok("GET", "/os-hosts")["hosts"]
+    assert admin.ok("GET", f"/os-hosts/{host.partition('#')[0]}")["host"][0]["resource"]["project"] == "(total)"
+    assert volumes.ok("GET", "/os-availability-zone")["availabilityZoneInfo"][0]["zoneName"] == "nova"
+    assert volumes.ok("GET", "/extensions")["extensions"]
+    assert volumes.ok("GET", "/resource_filters?resource=volume")["resource_filters"][0]["resource"] == "volume"
+    root = volumes.api._session.get(f"{cloud.url}/volume/", timeout=10)
+    assert root.status_code == 300
+    assert root.json()["versions"][0]["version"] == "3.71"

@@ -1,0 +1,281 @@
+"""Volumes over HTTP on a whole cloud with fake hosts."""
+
+import pytest
+
+from tests.support.cloud import unique
+
+NOBODY = "00000000-0000-0000-0000-000000000000"
+
+
+def test_a_volume_lives(volumes):
+    name = unique("v")
+    volume = volumes.create(name=name, description="d", metadata={"a": "b"})
+    shown = volumes.show(volume)
+    assert (shown["name"], shown["size"], shown["status"], shown["bootable"]) == (name, 1, "available", "false")
+    assert shown["metadata"] == {"a": "b"}
+    assert shown["attachments"] == []
+    assert shown["volume_type"] == "__DEFAULT__"
+    assert shown["links"][0]["href"].endswith(f"/volumes/{volume}")
+    changed = volumes.ok("PUT", f"/volumes/{volume}", {"volume": {"name": "new", "description": None}})["volume"]
+    assert (changed["name"], changed["description"]) == ("new", None)
+    assert volumes.call("DELETE", f"/volumes/{volume}").status == 202
+    volumes.gone(f"/volumes/{volume}")
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({}, 400),
+        ({"size": 0}, 400),
+        ({"size": -3}, 400),
+        ({"size": "large"}, 400),
+        ({"size": 2**31}, 400),
+        ({"size": 1, "name": "x" * 256}, 400),
+        ({"size": 1, "colour": "red"}, 400),
+        ({"size": 1, "volume_type": "none-such"}, 404),
+        ({"size": 1, "snapshot_id": NOBODY}, 404),
+        ({"size": 1, "source_volid": NOBODY}, 404),
+        ({"size": 1, "snapshot_id": "x"}, 400),
+        ({"size": 1, "imageRef": NOBODY}, 400),
+        ({"size": 1, "availability_zone": "moon"}, 400),
+        ({"size": 1, "metadata": {"k": "x" * 256}}, 400),
+        ({"size": 1, "metadata": {"": "x"}}, 400),
+        ({"size": 1, "metadata": "x"}, 400),
+        ({"size": 5000}, 413),
+    ],
+)
+def test_what_create_refuses(volumes, body, status):
+    answer = volumes.call("POST", "/volumes", {"volume": body})
+    assert answer.status == status, answer.text
+    assert next(iter(answer.body.values()))["code"] == status
+
+
+def test_fields_belong_to_versions(volumes):
+    body = {"volume": {"size": 1, "backup_id": NOBODY}}
+    assert volumes.call("POST", "/volumes", body, version="3.46").status == 400
+    assert volumes.call("POST", "/volumes", body, version="3.47").status == 404
+    assert volumes.call("GET", "/attachments", version="3.26").status == 404
+    assert volumes.call("GET", "/volumes", version="3.99").status == 406
+    assert volumes.call("GET", "/volumes", version="x").status == 400
+
+
+def test_others_do_not_see_it(volumes, other, admin):
+    volume = volumes.create()
+    assert other.call("GET", f"/volumes/{volume}").status == 404
+    assert other.call("DELETE", f"/volumes/{volume}").status == 404
+    assert admin.show(volume)["os-vol-host-attr:host"].endswith("@file#file")
+    assert "os-vol-host-attr:host" not in volumes.show(volume)
+    ids = [v["id"] for v in admin.ok("GET", "/volumes/detail?all_tenants=1")["volumes"]]
+    assert volume in ids
+    assert volume not in [v["id"] for v in admin.ok("GET", "/volumes")["volumes"]]
+    assert volume not in [v["id"] for v in other.ok("GET", "/volumes?all_tenants=1")["volumes"]]
+
+
+def test_readers_only_read(cloud, volumes):
+    volume = volumes.create()
+    reader = cloud.api("reader")
+    assert reader.get("volume", f"/volumes/{volume}").status == 200
+    assert reader.post("volume", "/volumes", {"volume": {"size": 1}}).status == 403
+    assert reader.delete("volume", f"/volumes/{volume}").status == 403
+
+
+def test_lists_page_sort_and_filter(volumes):
+    stamp = unique("page")
+    made = [volumes.create(None, name=f"{stamp}-{n}", metadata={"run": stamp}) for n in range(3)]
+    for volume in made:
+        volumes.until(f"/volumes/{volume}", "volume", "available")
+    mine = f"name~={stamp}"
+    first = volumes.ok("GET", f"/volumes?{mine}&sort=name:asc&limit=2")
+    assert [v["id"] for v in first["volumes"]] == made[:2]
+    link = first["volumes_links"][0]["href"].partition("/v3")[2]
+    assert [v["id"] for v in volumes.ok("GET", link)["volumes"]] == made[2:]
+    counted = volumes.ok("GET", f"/volumes/detail?{mine}&with_count=true&limit=1")
+    assert counted["count"] == 3
+    assert [v["id"] for v in volumes.ok("GET", f"/volumes?{mine}&offset=1&sort=name:desc")["volumes"]] == [
+        made[1],
+        made[0],
+    ]
+    found = volumes.ok("GET", f"/volumes?metadata={{'run': '{stamp}'}}")["volumes"]
+    assert {v["id"] for v in found} == set(made)
+    assert volumes.ok("GET", f"/volumes?name={stamp}-1")["volumes"][0]["id"] == made[1]
+    assert volumes.call("GET", "/volumes?colour=red").status == 400
+    assert volumes.call("GET", "/volumes?colour=red", version="3.0").status == 200
+    assert volumes.call("GET", "/volumes?limit=x").status == 400
+    assert volumes.call("GET", f"/volumes?marker={NOBODY}").status == 404
+    assert volumes.call("GET", "/volumes?sort=colour").status == 400
+    summary = volumes.ok("GET", "/volumes/summary")["volume-summary"]
+    assert summary["total_count"] >= 3
+    assert stamp in summary["metadata"]["run"]
+
+
+def test_metadata(volumes):
+    volume = volumes.create(metadata={"a": "1"})
+    path = f"/volumes/{volume}/metadata"
+    assert volumes.ok("POST", path, {"metadata": {"b": "2"}}) == {"metadata": {"a": "1", "b": "2"}}
+    assert volumes.ok("PUT", path + "/b", {"meta": {"b": "3"}}) == {"meta": {"b": "3"}}
+    assert volumes.ok("GET", path + "/b") == {"meta": {"b": "3"}}
+    assert volumes.call("PUT", path + "/c", {"meta": {"b": "3"}}).status == 400
+    assert volumes.call("DELETE", path + "/b").status == 200
+    assert volumes.call("DELETE", path + "/b").status == 404
+    assert volumes.ok("PUT", path, {"metadata": {"z": "9"}}) == {"metadata": {"z": "9"}}
+    assert volumes.ok("GET", path) == {"metadata": {"z": "9"}}
+
+
+def test_a_volume_grows(volumes):
+    volume = volumes.create()
+    assert volumes.action(volume, "os-extend", {"new_size": 1}).status == 400
+    assert volumes.action(volume, "os-extend", {"new_size": "x"}).status == 400
+    assert volumes.action(volume, "os-extend", {"new_size": 100000}).status == 413
+    assert volumes.action(volume, "os-extend", {"new_size": "3"}).status == 202
+    assert volumes.until(f"/volumes/{volume}", "volume", "available")["size"] == 3
+
+
+def test_a_failed_create_is_an_error_with_a_message_and_can_be_deleted(cloud, volumes):
+    for host in cloud.hosts.values():
+        host.fake.faults.fail("CreateVolume")
+    try:
+        volume = volumes.create("error")
+    finally:
+        for host in cloud.hosts.values():
+            host.fake.faults.clear()
+    found = volumes.ok("GET", f"/messages?resource_uuid={volume}")["messages"]
+    assert [m["message_level"] for m in found] == ["ERROR"]
+    assert volumes.call("DELETE", f"/messages/{found[0]['id']}").status == 204
+    assert volumes.action(volume, "os-extend", {"new_size": 3}).status == 400
+    volumes.call("DELETE", f"/volumes/{volume}")
+    volumes.gone(f"/volumes/{volume}")
+
+
+def test_no_backend_is_an_error_volume(cloud, volumes, admin):
+    for name in cloud.hosts:
+        body = {"binary": "cinder-volume", "host": f"{name}@file", "disabled_reason": "test"}
+        assert admin.call("PUT", "/os-services/disable-log-reason", body).body["status"] == "disabled"
+    try:
+        volume = volumes.create("error")
+        assert "No valid" in volumes.ok("GET", f"/messages?resource_uuid={volume}")["messages"][0]["user_message"]
+    finally:
+        for name in cloud.hosts:
+            admin.ok("PUT", "/os-services/enable", {"binary": "cinder-volume", "host": f"{name}@file"})
+
+
+def test_snapshots(volumes):
+    volume = volumes.create()
+    snapshot = volumes.snapshot(volume, name="s", metadata={"k": "v"})
+    shown = volumes.ok("GET", f"/snapshots/{snapshot}")["snapshot"]
+    assert (shown["volume_id"], shown["size"], shown["metadata"]) == (volume, 1, {"k": "v"})
+    assert shown["os-extended-snapshot-attributes:progress"] == "100%"
+    assert volumes.call("DELETE", f"/volumes/{volume}").status == 400
+    copy = volumes.create(snapshot_id=snapshot, size=None)
+    assert volumes.show(copy)["snapshot_id"] == snapshot
+    assert volumes.call("POST", "/volumes", {"volume": {"snapshot_id": snapshot, "size": 0}}).status == 400
+    clone = volumes.create(source_volid=volume)
+    assert volumes.show(clone)["source_volid"] == volume
+    assert volumes.ok("PUT", f"/snapshots/{snapshot}", {"snapshot": {"name": "t"}})["snapshot"]["name"] == "t"
+    assert snapshot in [s["id"] for s in volumes.ok("GET", f"/snapshots?volume_id={volume}")["snapshots"]]
+    assert volumes.action(volume, "revert", {"snapshot_id": snapshot}).status == 202
+    volumes.until(f"/volumes/{volume}", "volume", "available")
+    assert volumes.call("DELETE", f"/snapshots/{snapshot}").status == 202
+    volumes.gone(f"/snapshots/{snapshot}")
+    assert volumes.call("GET", f"/snapshots/{NOBODY}").status == 404
+
+
+def test_cascade_takes_the_snapshots_too(cloud, volumes):
+    volume = volumes.create()
+    snapshots = [volumes.snapshot(volume) for _ in range(2)]
+    assert volumes.call("DELETE", f"/volumes/{volume}?cascade=true").status == 202
+    volumes.gone(f"/volumes/{volume}")
+    for snapshot in snapshots:
+        volumes.gone(f"/snapshots/{snapshot}")
+    for host in cloud.hosts.values():
+        assert volume not in host.fake.world.leftovers().get("volumes", [])
+
+
+def test_attaching_the_old_way(volumes, admin):
+    volume = volumes.create()
+    assert volumes.action(volume, "os-reserve").status == 202
+    assert volumes.show(volume)["status"] == "attaching"
+    assert volumes.call("DELETE", f"/volumes/{volume}").status == 400
+    assert volumes.action(volume, "os-unreserve").status == 202
+    assert volumes.show(volume)["status"] == "available"
+    body = {"instance_uuid": NOBODY, "mountpoint": "/dev/vdc"}
+    assert volumes.action(volume, "os-attach", body).status == 202
+    shown = volumes.show(volume)
+    assert shown["status"] == "in-use"
+    assert [(a["server_id"], a["device"]) for a in shown["attachments"]] == [(NOBODY, "/dev/vdc")]
+    assert volumes.call("DELETE", f"/volumes/{volume}").status == 400
+    assert volumes.action(volume, "os-attach", body).status == 400
+    assert volumes.action(volume, "os-begin_detaching").status == 202
+    assert volumes.show(volume)["status"] == "detaching"
+    assert volumes.action(volume, "os-roll_detaching").status == 202
+    assert volumes.show(volume)["status"] == "in-use"
+    assert volumes.action(volume, "os-detach", {}).status == 202
+    assert volumes.show(volume)["status"] == "available"
+
+
+def test_the_attachments_api_exports(cloud, volumes):
+    volume = volumes.create()
+    made = volumes.ok("POST", "/attachments", {"attachment": {"volume_uuid": volume, "instance_uuid": NOBODY}})
+    attachment = made["attachment"]
+    assert attachment["status"] == "reserved"
+    assert volumes.show(volume)["status"] == "reserved"
+    assert volumes.call("POST", "/attachments", {"attachment": {"volume_uuid": volume}}).status == 400
+    path = f"/attachments/{attachment['id']}"
+    body = {"attachment": {"connector": {"host": "client", "mountpoint": "/dev/vdb", "ip": "10.0.0.1"}}}
+    connected = volumes.ok("PUT", path, body)["attachment"]
+    assert connected["connection_info"]["driver_volume_type"] == "nbd"
+    assert connected["connection_info"]["export"].startswith("nbd")
+    assert volumes.show(volume)["status"] == "attaching"
+    assert volumes.call("POST", path + "/action", {"os-complete": {}}).status == 204
+    assert volumes.show(volume)["status"] == "in-use"
+    assert volumes.ok("GET", path)["attachment"]["status"] == "attached"
+    listed = volumes.ok("GET", f"/attachments?volume_id={volume}")["attachments"]
+    assert [a["id"] for a in listed] == [attachment["id"]]
+    assert volumes.call("DELETE", path).status == 200
+    volumes.until(f"/volumes/{volume}", "volume", "available")
+    for host in cloud.hosts.values():
+        assert attachment["id"] not in host.fake.world.leftovers().get("exports", [])
+
+
+def test_flags_and_resets(volumes, admin):
+    volume = volumes.create()
+    assert volumes.action(volume, "os-set_bootable", {"bootable": "true"}).status == 200
+    assert volumes.show(volume)["bootable"] == "true"
+    assert volumes.action(volume, "os-update_readonly_flag", {"readonly": True}).status == 202
+    assert volumes.show(volume)["metadata"]["readonly"] == "True"
+    assert volumes.action(volume, "os-reset_status", {"status": "error"}).status == 403
+    assert admin.action(volume, "os-reset_status", {"status": "error"}).status == 202
+    assert volumes.show(volume)["status"] == "error"
+    assert admin.action(volume, "os-reset_status", {"status": "merry"}).status == 400
+    assert admin.action(volume, "os-reset_status", {}).status == 400
+    assert volumes.action(volume, "os-dance").status == 400
+    assert volumes.call("POST", f"/volumes/{volume}/action", {}).status == 400
+    assert admin.action(volume, "os-force_delete").status == 202
+    volumes.gone(f"/volumes/{volume}")
+
+
+def test_a_volume_becomes_an_image_and_an_image_a_volume(cloud, volumes):
+    volume = volumes.create()
+    name = unique("image")
+    body = {"image_name": name, "disk_format": "qcow2", "visibility": "private", "protected": False}
+    answer = volumes.action(volume, "os-volume_upload_image", body)
+    assert answer.status == 202, answer.text
+    image = answer.body["os-volume_upload_image"]["image_id"]
+    volumes.until(f"/volumes/{volume}", "volume", "available")
+    shown = volumes.api.get("image", f"/images/{image}").body
+    assert (shown["status"], shown["name"], shown["disk_format"]) == ("active", name, "qcow2")
+    assert volumes.api.get("image", f"/images/{image}/file").status == 200
+    made = volumes.create(imageRef=image)
+    booted = volumes.show(made)
+    assert booted["bootable"] == "true"
+    assert booted["volume_image_metadata"]["image_id"] == image
+    assert volumes.call("POST", "/volumes", {"volume": {"imageRef": image}}).status == 400
+    assert volumes.api.delete("image", f"/images/{image}").status == 204
+
+
+def test_image_metadata(volumes):
+    volume = volumes.create()
+    assert volumes.action(volume, "os-set_image_metadata", {"metadata": {"os": "x"}}).body == {"metadata": {"os": "x"}}
+    assert volumes.show(volume)["volume_image_metadata"] == {"os": "x"}
+    assert volumes.action(volume, "os-show_image_metadata").body == {"metadata": {"os": "x"}}
+    assert volumes.action(volume, "os-unset_image_metadata", {"key": "os"}).status == 200
+    assert volumes.action(volume, "os-unset_image_metadata", {"key": "os"}).status == 404
