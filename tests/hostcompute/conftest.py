@@ -26,15 +26,33 @@ _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+_HOME = open("/proc/thread-self/ns/net")  # noqa: SIM115 - for as long as the process lives
+
+
+def _enter(namespace: Any) -> None:
+    if _libc.setns(namespace.fileno(), _CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns")
+
+
 @pytest.fixture(scope="package")
 def own_network() -> Iterator[None]:
     """This thread, and what it starts, in a network namespace that ends with it."""
-    with open("/proc/thread-self/ns/net") as before:
-        if _libc.unshare(_CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), "unshare")
-        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-        yield
-        assert _libc.setns(before.fileno(), _CLONE_NEWNET) == 0
+    if _libc.unshare(_CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "unshare")
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    yield
+    _enter(_HOME)
+
+
+@contextlib.contextmanager
+def outside() -> Iterator[None]:
+    """In the machine's own network for a while: for what fetches packages."""
+    with open("/proc/thread-self/ns/net") as here:
+        _enter(_HOME)
+        try:
+            yield
+        finally:
+            _enter(here)
 
 
 class Taps:

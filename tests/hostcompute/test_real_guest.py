@@ -1,0 +1,83 @@
+"""The tiny Linux on the compute driver, once: it boots, reads its config drive, mounts what it is given, lets a volume
+go, obeys the guest agent and the power button. Slow: one guest is booted, under a lock shared with other suites."""
+
+import base64
+import fcntl
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cumulet import guest
+from cumulet.agent import contract as c
+from cumulet.kernel.ids import new_uuid
+
+from .conftest import Host, outside
+
+pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
+
+USER_DATA = b"""#!/bin/sh
+echo "user data ran: $(lsblk | grep -c disk) disks"
+"""
+
+
+@pytest.fixture(scope="module")
+def one_guest_at_a_time() -> Iterator[None]:
+    with open(Path(tempfile.gettempdir()) / "guest.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture(scope="module")
+def image(pytestconfig: pytest.Config) -> c.ImageSource:
+    assert pytestconfig.cache is not None
+    with outside():
+        built = guest.build(pytestconfig.cache.mkdir("hostcompute-guest"))
+    size = built.disk.stat().st_size
+    return c.ImageSource(image_id=new_uuid(), disk_format="qcow2", size=size, path=str(built.disk))
+
+
+def test_a_linux_guest(one_guest_at_a_time: None, host: Host, image: c.ImageSource) -> None:
+    path = host.directory / "volume"
+    with path.open("wb") as file:
+        file.truncate(64 << 20)
+    volume = c.VolumeAttachment(
+        attachment_id=new_uuid(),
+        volume_id=new_uuid(),
+        device="/dev/vdb",
+        connection=c.DiskConnection(driver="file", path=str(path)),
+    )
+    metadata = c.MetadataDoc(
+        id="s",
+        generation=1,
+        meta_data={"uuid": new_uuid(), "hostname": "penguin.example", "name": "penguin"},
+        network_data={},
+        user_data=base64.b64encode(USER_DATA).decode(),
+    )
+    spec = host.create(image=image, memory_mb=128, config_drive=True, metadata=metadata, admin_password="first")
+    host.wait_for_console(spec, "metadata from config drive", 180)
+    host.wait_for_console(spec, "user data ran: 1 disks", 60)
+    log = host.wait_for_console(spec, "login:", 60)
+    assert "host=penguin" in log
+    names = {"server_id": spec.server_id, "instance_name": spec.instance_name}
+    host.wait_for_console(spec, "guest agent", 60)
+    host.do(c.SetAdminPassword(user="cirros", password="changed", **names))
+    host.do(c.AttachVolume(volume=volume, **names))
+    time.sleep(2)
+    host.do(c.DetachVolume(volume_id=volume.volume_id, **names))
+    begun = time.monotonic()
+    host.power(spec, "stop", grace_seconds=60)
+    assert time.monotonic() - begun < 45, "it heard the power button"
+    assert host.reports.wait_for(spec.server_id, 4) == "shutdown by the guest"
+    host.delete(spec)
+
+
+def test_the_image_is_the_same_each_time(image: c.ImageSource) -> None:
+    first = Path(image.path or "").read_bytes()
+    with tempfile.TemporaryDirectory() as folder, outside():
+        again = guest.build(folder)
+        assert again.built
+        assert again.disk.read_bytes() == first
+        assert not guest.build(folder).built
