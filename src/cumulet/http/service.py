@@ -45,7 +45,8 @@ class ServiceApi:
     engine: PolicyEngine = field(init=False)
 
     def __post_init__(self) -> None:
-        self.service_types = self.service_types or (self.name,)
+        if not self.service_types:
+            self.service_types = (self.name, *(self.microversions.names if self.microversions else ()))
         self.engine = PolicyEngine(self.rules, factories=self.policy_factories)
         self.project_regex = re.compile(self.project_pattern + r"\Z")
         unknown = {r.policy for r in (*self.routes, *self.root_routes) if r.policy and r.policy not in self.engine}

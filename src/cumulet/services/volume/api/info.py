@@ -363,8 +363,8 @@ def delete_message(call: Call) -> Reply:
 _P = "volume_extension:"
 ROOT_ROUTES = [
     Route(method="GET", path="/", handler=root, auth=False, success=300),
-    Route(method="GET", path="/v3/", handler=version, auth=False),
-    Route(method="GET", path="/v3", handler=version, auth=False),
+    Route(method="GET", path="/v3/", handler=version),
+    Route(method="GET", path="/v3", handler=version),
 ]
 ROUTES = [
     Route(method="GET", path="/extensions", handler=extensions),
