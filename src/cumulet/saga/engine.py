@@ -192,8 +192,10 @@ class SagaEngine:
             if row.kind == saga.kind:
                 return row.id
             decl = self.sagas.get((row.kind, row.version))
-            if row.id == next_id or (decl is not None and decl.preempts):
+            if decl is not None and decl.preempts >= saga.preempts:
                 raise Conflict(f"{saga.object_kind} {object_id} is being deleted.", code="owned")
+            if row.id == next_id:
+                journal.drop_queued(tx, saga.object_kind, object_id, row.id)
         assert owner_id is not None
         journal.request_cancel(tx, owner_id)
         if not journal.queue_behind(tx, saga.object_kind, object_id, owner_id, saga_id):

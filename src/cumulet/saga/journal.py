@@ -123,6 +123,28 @@ _SET_NEXT = (
     )
     .values(next_saga_id=bindparam("the_saga"))
 )
+_UNQUEUE = (
+    update(SAGA_OWNERS)
+    .where(
+        SAGA_OWNERS.c.object_kind == bindparam("the_kind"),
+        SAGA_OWNERS.c.object_id == bindparam("the_object"),
+        SAGA_OWNERS.c.next_saga_id == bindparam("the_saga"),
+    )
+    .values(next_saga_id=None)
+)
+_NEVER_BEGAN = (
+    update(SAGAS)
+    .where(SAGAS.c.id == bindparam("the_id"), SAGAS.c.status == "queued")
+    .values(
+        status="failed",
+        phase="ended",
+        cancelled=True,
+        error="Cancelled.",
+        error_code="cancelled",
+        updated_at=bindparam("the_time"),
+        ended_at=bindparam("the_time"),
+    )
+)
 _CANCEL = (
     update(SAGAS)
     .where(SAGAS.c.id == bindparam("the_id"), SAGAS.c.status.in_(ACTIVE))
@@ -249,6 +271,12 @@ def owner(tx: Tx, object_kind: str, object_id: str) -> tuple[str | None, str | N
 def queue_behind(tx: Tx, object_kind: str, object_id: str, owner_id: str, saga_id: str) -> bool:
     values = {"the_kind": object_kind, "the_object": object_id, "the_owner": owner_id, "the_saga": saga_id}
     return tx.run(_SET_NEXT, values) == 1
+
+
+def drop_queued(tx: Tx, object_kind: str, object_id: str, saga_id: str) -> None:
+    """A saga that waits for the owner to unwind gives its place to one that preempts more; it never began."""
+    tx.run(_UNQUEUE, {"the_kind": object_kind, "the_object": object_id, "the_saga": saga_id})
+    tx.run(_NEVER_BEGAN, {"the_id": saga_id, "the_time": tx.now})
 
 
 def request_cancel(tx: Tx, saga_id: str) -> None:

@@ -130,7 +130,8 @@ class Saga:
     finished: Callable[[Tx, Run], None] | None = None
     failed: Callable[[Tx, Run], None] | None = None
     version: int = 1
-    preempts: bool = False  # a delete: asks the owner to unwind, then runs
+    # Asks an owner that preempts less (1: a hard reboot, 2: a delete) to unwind, then runs. True is 1.
+    preempts: int = 0
     action: str | None = None  # instance action name (create, delete, reboot, ...): shown by os-instance-actions
 
 

@@ -102,7 +102,7 @@ class ComputeService:
     def volume_changed(self, tx: Tx, volume_id: str) -> None:
         """A volume became ready, failed or is gone: who waits for it looks again."""
         for disk in store.disks_of_volume(tx, volume_id):
-            tx.after_commit(partial(self.parts.sagas.wake, "attachment", disk.id))
+            tx.after_commit(partial(self.parts.sagas.wake, "block_device", disk.id))
 
     def resize_attached(self, tx: Tx, server_id: str, volume_id: str, size_gb: int) -> HostCall | None:
         """How the host of a running server learns of a volume's new size; None if no host has to."""

@@ -39,7 +39,7 @@ class DeleteWorkflow(Workflow):
             params=DeleteParams,
             settle=settle,
             failed=self._failed,
-            preempts=True,
+            preempts=2,
             action="delete",
             steps=(
                 Call("undefine", self.undefine, FORWARD, if_host_down="skip", task_state="deleting", event=EVENT),

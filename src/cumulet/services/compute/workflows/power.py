@@ -30,7 +30,7 @@ class PowerAction:
     action: str
     event: str
     redefine: bool = False  # plug and define first, as upstream does for start and hard reboot
-    preempts: bool = False
+    preempts: int = 0
 
 
 ACTIONS = (
@@ -45,7 +45,7 @@ ACTIONS = (
         "reboot",
         "compute_reboot_instance",
         redefine=True,
-        preempts=True,
+        preempts=1,
     ),
     PowerAction("pause", "paused", Power.PAUSED, "pausing", "pause", "compute_pause_instance"),
     PowerAction("unpause", "active", Power.RUNNING, "unpausing", "unpause", "compute_unpause_instance"),

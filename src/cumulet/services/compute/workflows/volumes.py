@@ -1,4 +1,4 @@
-"""Volumes of a server. Each works on one attachment (object kind ``attachment``, id of the block device row), so
+"""Volumes of a server. Each works on one attachment (object kind ``block_device``, id of the block device row), so
 that several go on side by side; what a server's build or delete needs they start as children.
 
 | server_volume.connect (build) | wait until the volume is made, export it to the host | unexport |
@@ -45,7 +45,7 @@ class VolumeWorkflows(Workflow):
             export,
             Transact("connected", self._connected, nothing_to_undo("the next connection replaces it")),
         )
-        self.disconnect = self._saga("server_volume.disconnect", unexport, preempts=True)
+        self.disconnect = self._saga("server_volume.disconnect", unexport, preempts=2)
         self.attach = self._saga(
             "server_volume.attach",
             export,
@@ -63,11 +63,11 @@ class VolumeWorkflows(Workflow):
             action="detach_volume",
         )
         self.release = self._saga(
-            "server_volume.release", unexport, Transact("free", self._free, FORWARD), preempts=True
+            "server_volume.release", unexport, Transact("free", self._free, FORWARD), preempts=2
         )
 
     def _saga(self, kind: str, *steps: Any, **more: Any) -> Saga:
-        return Saga(kind=kind, object_kind="attachment", params=ConnectParams, steps=steps, **more)
+        return Saga(kind=kind, object_kind="block_device", params=ConnectParams, steps=steps, **more)
 
     def sagas(self) -> Sequence[Saga]:
         return self.connect, self.disconnect, self.attach, self.detach, self.release

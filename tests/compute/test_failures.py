@@ -1,0 +1,171 @@
+"""Servers when things go wrong: deletes at any time, hosts that fail or are lost, races for quota."""
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from tests.compute.helpers import Nova
+
+
+@pytest.fixture
+def own(new_cloud: Any) -> Nova:
+    return Nova(new_cloud(hosts=2))
+
+
+def empty(nova: Nova) -> bool:
+    return all(host.fake.empty() for host in nova.cloud.hosts.values())
+
+
+def allocations(nova: Nova) -> int:
+    control = nova.cloud.control
+
+    def work(tx: Any) -> int:
+        usages = control.placement.all_usages(tx)
+        return sum(amount for used in usages.values() for amount in used.values())
+
+    total: int = control.db.read(work)
+    return total
+
+
+def test_delete_while_building(own: Nova) -> None:
+    own.image, own.flavor  # noqa: B018 - made before anything hangs
+    for operation in ("CacheImage", "CreateDisks", "DefineServer", "PowerServer"):
+        hosts = own.cloud.hosts.values()
+        events = [host.fake.faults.hang(operation) for host in hosts]
+        server = own.boot(wait=None)
+        own.cloud.wait(lambda: own.show(server)["OS-EXT-STS:task_state"] == "spawning")
+        time.sleep(0.05)
+        assert own.delete(f"/servers/{server}").status == 204
+        assert own.show(server)["OS-EXT-STS:task_state"] == "deleting"
+        assert own.delete(f"/servers/{server}").status == 204
+        for event in events:
+            event.set()
+        own.gone(server)
+        for host in hosts:
+            host.fake.faults.clear()
+    own.cloud.wait(lambda: empty(own) or not any(h.fake.world.leftovers().get("domains") for h in hosts))
+    assert allocations(own) == 0
+
+
+def test_another_host_is_tried(own: Nova) -> None:
+    own.image, own.flavor  # noqa: B018
+    for host in own.cloud.hosts.values():
+        host.fake.faults.fail("DefineServer", times=1)
+    first = own.boot(wait="ERROR")  # both hosts fail once
+    fault = own.show(first)["fault"]
+    assert "Exceeded maximum number of retries" in fault["message"]
+    assert "a fault was injected" in own.as_user("admin").show(first)["fault"]["details"]
+    assert own.show(first)["hostId"] == ""
+    next(iter(own.cloud.hosts.values())).fake.faults.fail("CreateDisks", times=1)
+    second = own.boot()
+    for server in (first, second):
+        own.remove(server)
+    assert allocations(own) == 0
+    own.cloud.wait(lambda: not any(h.fake.world.leftovers().get("domains") for h in own.cloud.hosts.values()))
+
+
+def test_a_bad_image_is_not_tried_elsewhere(own: Nova) -> None:
+    own.image, own.flavor  # noqa: B018
+    for host in own.cloud.hosts.values():
+        host.fake.faults.fail("CacheImage", times=None, code="image-invalid", message="not an image")
+    server = own.boot(wait="ERROR")
+    assert "aborted: not an image" in own.show(server)["fault"]["message"]
+    assert sum(host.fake.faults.count("CacheImage") for host in own.cloud.hosts.values()) == 1
+    own.remove(server)
+
+
+def test_delete_with_the_host_down(own: Nova) -> None:
+    server = own.boot()
+    host = own.as_user("admin").show(server)["OS-EXT-SRV-ATTR:host"]
+    own.cloud.hosts[host].lose()
+    admin = own.as_user("admin")
+    services = {s["host"]: s for s in admin.get("/os-services?binary=nova-compute")["services"]}
+    down = admin.put(f"/os-services/{services[host]['id']}", {"forced_down": True})
+    assert down.status == 200, down.text
+    assert down["service"]["state"] == "down"
+    own.remove(server)
+    assert own.cloud.hosts[host].fake.world.leftovers()
+    assert admin.put(f"/os-services/{services[host]['id']}", {"forced_down": False}).status == 200
+    own.cloud.hosts[host].start()
+    own.cloud.wait(lambda: not own.cloud.hosts[host].fake.world.leftovers().get("domains"))
+
+
+def test_hard_reboot_and_delete_preempt(own: Nova) -> None:
+    server = own.boot()
+    host = own.as_user("admin").show(server)["OS-EXT-SRV-ATTR:host"]
+    event = own.cloud.hosts[host].fake.faults.hang("PowerServer")
+    assert own.act(server, "reboot", {"type": "SOFT"}).status == 202
+    assert own.show(server)["status"] == "REBOOT"
+    assert own.act(server, "os-stop").status == 409
+    assert own.act(server, "reboot", {"type": "HARD"}).status == 202
+    event.set()
+    own.wait(server, "ACTIVE")
+    event = own.cloud.hosts[host].fake.faults.hang("PowerServer")
+    assert own.act(server, "reboot", {"type": "HARD"}).status == 202
+    assert own.delete(f"/servers/{server}").status == 204
+    event.set()
+    own.gone(server)
+    server = own.boot()
+    host = own.as_user("admin").show(server)["OS-EXT-SRV-ATTR:host"]
+    event = own.cloud.hosts[host].fake.faults.hang("PowerServer")
+    assert own.act(server, "reboot", {"type": "SOFT"}).status == 202
+    assert own.act(server, "reboot", {"type": "HARD"}).status == 202  # waits for the soft one to end
+    assert own.delete(f"/servers/{server}").status == 204
+    event.set()
+    own.gone(server)
+
+
+def test_quota_admits_exactly_ten(own: Nova) -> None:
+    body = own.server_body()
+    statuses: list[int] = []
+
+    def create() -> None:
+        statuses.append(own.post("/servers", {"server": body}).status)
+
+    threads = [threading.Thread(target=create) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(statuses) == [202] * 10 + [403] * 10
+    refused = own.post("/servers", {"server": body})
+    assert refused["forbidden"]["message"] == (
+        "Quota exceeded for instances: Requested 1, but already used 10 of 10 instances"
+    )
+    assert own.post("/servers", {"server": {**body, "min_count": 2}}).status == 403
+    used = own.get(f"/os-quota-sets/{own.cloud.api('demo').project_id}/detail")["quota_set"]["instances"]
+    assert used == {"limit": 10, "in_use": 10, "reserved": 0}
+
+
+def test_visible_states_are_what_settle_computes(own: Nova) -> None:
+    """Recompute every row from intent, reports and the owner's step."""
+    from cumulet.services.compute import state, store
+    from cumulet.services.compute.store import ServerQuery
+
+    servers = [own.boot(wait=None) for _ in range(3)]
+    own.act(servers[0], "os-stop")
+    engine, db = own.cloud.control.sagas, own.cloud.control.db
+
+    def check(tx: Any) -> int:
+        rows = ServerQuery().read(tx) or []
+        for row in rows:
+            owner = engine.owner(tx, "server", row.id)
+            task = row.task_state
+            if owner is None:
+                task = None
+            intent = state.Intent(row.goal, row.failed, row.deleting, row.launched_at, row.deleted_at)
+            seen = state.visible(intent, store.reported(tx, row.id, row.host), task)
+            assert (seen.vm_state, seen.task_state, seen.status) == (row.vm_state, row.task_state, row.status)
+            if row.deleted_at is None:
+                assert seen.power_state == row.power_state
+        return len(rows)
+
+    for step in range(30):
+        assert db.read(check) == 3
+        if step == 10:
+            own.delete(f"/servers/{servers[1]}")
+        if step == 15:
+            own.act(servers[2], "pause")
+        time.sleep(0.01)
