@@ -61,7 +61,11 @@ _SERVERS_OF_DHCP = (
 )
 _CLIENTS = (
     select(t.PORTS)
-    .where(t.PORTS.c.network_id == bindparam("network_id"), t.PORTS.c.device_owner != dhcp.OWNER)
+    .where(
+        t.PORTS.c.network_id == bindparam("network_id"),
+        t.PORTS.c.device_owner != dhcp.OWNER,
+        t.PORTS.c.host != "",  # nobody asks for the address of a port that is nowhere
+    )
     .order_by(t.PORTS.c.created_at, t.PORTS.c.id)
 )
 _METADATA = (

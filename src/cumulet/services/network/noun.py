@@ -5,12 +5,13 @@ a `work.Work` for changes, and never commits.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from sqlalchemy import Table, bindparam, delete, select, update
 
 from cumulet.db import Tx
-from cumulet.kernel.clock import iso
+from cumulet.kernel.clock import SECOND, iso
 from cumulet.kernel.context import RequestContext
 from cumulet.services.network import tables as t
 from cumulet.services.network.faults import missing
@@ -21,6 +22,12 @@ from cumulet.services.network.resources import Resource
 if TYPE_CHECKING:
     from cumulet.services.network.public import NetworkService
     from cumulet.services.network.work import Work
+
+
+@lru_cache(maxsize=4096)
+def _second(seconds: int) -> str | None:
+    return iso(seconds * SECOND)
+
 
 R = TypeVar("R", bound=t.Row)
 
@@ -115,16 +122,16 @@ class Noun(Generic[R]):
             "tenant_id": row.project_id,
             "project_id": row.project_id,
             "description": row.description,
-            "created_at": iso(row.created_at),
-            "updated_at": iso(row.updated_at),
+            "created_at": _second(row.created_at // SECOND),
+            "updated_at": _second(row.updated_at // SECOND),
             "revision_number": row.revision,
         }
 
     # -- changing ----------------------------------------------------------------------------------------------
 
-    def create_target(self, tx: Tx, given: Given) -> Mapping[str, Any]:
-        """What the create rule looks at."""
-        return given
+    def create_targets(self, tx: Tx, items: Sequence[Given]) -> Sequence[Mapping[str, Any]]:
+        """What the create rule looks at, for each."""
+        return items
 
     def create(self, work: "Work", items: list[Given]) -> list[R]:
         raise NotImplementedError

@@ -5,7 +5,7 @@ Targets handed to the rules hold the object's attributes and, where a rule looks
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cumulet.http.policy import Check, PolicyEngine
@@ -289,3 +289,24 @@ def service_roles_check(engine: PolicyEngine, match: str) -> Check:
 
 
 FACTORIES = {"field": field_check, "service_roles": service_roles_check}
+
+
+_REFERENCE = re.compile(r"%\(([^)]+)\)s|field:[^:\s]+:([^=\s]+)=|rule:([^\s()]+)")
+
+
+def looks_at(engine: PolicyEngine, rules: Iterable[str]) -> tuple[str, ...]:
+    """The attributes of a target on which these rules, with all that they refer to, depend."""
+    names: set[str] = set()
+    seen: set[str] = set()
+    todo = list(rules)
+    while todo:
+        rule = todo.pop()
+        if rule in seen:
+            continue
+        seen.add(rule)
+        for in_target, in_field, other in _REFERENCE.findall(engine.texts.get(rule, "")):
+            if other:
+                todo.append(other)
+            else:
+                names.add(in_target or in_field)
+    return tuple(sorted(names))

@@ -47,9 +47,9 @@ def host_name(name: str, address: str) -> str:
     """What DNS and DHCP call a port's address."""
     if name:
         return name.rstrip(".").split(".")[0]
-    parsed = ipaddress.ip_address(address)
-    text = str(parsed) if parsed.version == 4 else parsed.exploded
-    return "host-" + text.replace(".", "-").replace(":", "-")
+    if ":" in address:
+        address = ipaddress.ip_address(address).exploded.replace(":", "-")
+    return "host-" + address.replace(".", "-")
 
 
 def dns_assignment(name: str, addresses: Sequence[t.AddressRow], domain: str) -> list[dict[str, str]]:

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -110,10 +111,12 @@ class Ports(DhcpPorts):
 
     def targets(self, tx: Tx, views: Sequence[dict[str, Any]]) -> Sequence[Mapping[str, Any]]:
         networks = self.service.networks.many(tx, (view["network_id"] for view in views))
-        return [{**view, **_parent(networks[view["network_id"]])} for view in views]
+        parents = {id: _parent(network) for id, network in networks.items()}
+        return [ChainMap(view, parents[view["network_id"]]) for view in views]
 
-    def create_target(self, tx: Tx, given: Given) -> Mapping[str, Any]:
-        return {**given, **_parent(self.service.networks.get(tx, given["network_id"]))}
+    def create_targets(self, tx: Tx, items: Sequence[Given]) -> Sequence[Mapping[str, Any]]:
+        found = {id: self.service.networks.get(tx, id) for id in {given["network_id"] for given in items}}
+        return [ChainMap(given, _parent(found[given["network_id"]])) for given in items]
 
     # -- create --------------------------------------------------------------------------------------------------
 
@@ -378,6 +381,7 @@ def _parent(network: t.NetworkRow) -> dict[str, Any]:
         "network:project_id": network.project_id,
         "network:tenant_id": network.project_id,
         "shared": network.shared,
+        "router:external": network.external,
     }
 
 

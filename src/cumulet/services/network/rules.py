@@ -1,6 +1,7 @@
 """Security group rules: their checks, duplicates, and the rules a new group begins with."""
 
 import ipaddress
+from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -72,8 +73,9 @@ class SecurityGroupRules(Noun[t.SecurityGroupRuleRow]):
         groups = self.service.groups.many(tx, (view["security_group_id"] for view in views))
         return [{**view, **_parent(groups[view["security_group_id"]])} for view in views]
 
-    def create_target(self, tx: Tx, given: Given) -> Mapping[str, Any]:
-        return {**given, **_parent(self.service.groups.get(tx, given["security_group_id"]))}
+    def create_targets(self, tx: Tx, items: Sequence[Given]) -> Sequence[Mapping[str, Any]]:
+        found = {id: self.service.groups.get(tx, id) for id in {given["security_group_id"] for given in items}}
+        return [ChainMap(given, _parent(found[given["security_group_id"]])) for given in items]
 
     # -- rules that a group begins with ---------------------------------------------------------------------------
 

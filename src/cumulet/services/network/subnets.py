@@ -1,6 +1,7 @@
 """Subnets: their range, gateway, allocation pools and DHCP settings."""
 
 import ipaddress
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -96,8 +97,9 @@ class Subnets(Noun[t.SubnetRow]):
         networks = self.service.networks.many(tx, (view["network_id"] for view in views))
         return [{**view, **_parent(networks[view["network_id"]])} for view in views]
 
-    def create_target(self, tx: Tx, given: Given) -> Mapping[str, Any]:
-        return {**given, **_parent(self.service.networks.get(tx, given["network_id"]))}
+    def create_targets(self, tx: Tx, items: Sequence[Given]) -> Sequence[Mapping[str, Any]]:
+        found = {id: self.service.networks.get(tx, id) for id in {given["network_id"] for given in items}}
+        return [ChainMap(given, _parent(found[given["network_id"]])) for given in items]
 
     # -- create ------------------------------------------------------------------------------------------------
 

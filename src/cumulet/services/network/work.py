@@ -115,8 +115,8 @@ class Work:
         self._ports[row.id] = row
         if row.device_owner == "network:floatingip":
             return
-        self.networks.add(row.network_id)
-        if row.host:
+        if row.host:  # nobody asks for the address of a port that is nowhere
+            self.networks.add(row.network_id)
             self._bindings.setdefault((row.network_id, row.host), set()).add(row.id)
         if row.device_owner.startswith("network:router_"):
             self.routers.add(row.device_id)
@@ -126,8 +126,8 @@ class Work:
         self._ports.pop(row.id, None)
         if row.device_owner == "network:floatingip":
             return
-        self.networks.add(row.network_id)
         if row.host:
+            self.networks.add(row.network_id)
             self._bindings.setdefault((row.network_id, row.host), set()).add(row.id)
             if not row.device_owner.startswith("network:"):
                 self.gone.add((row.host, "port", row.id))

@@ -7,9 +7,10 @@ from cumulet.db import Tx
 from cumulet.http import Call, Route
 from cumulet.kernel.errors import StaleRevision
 from cumulet.services.network import intake, query
-from cumulet.services.network.faults import bad, forbidden
+from cumulet.services.network.faults import bad, forbidden, missing
 from cumulet.services.network.intake import Given
 from cumulet.services.network.noun import Noun
+from cumulet.services.network.policy import looks_at
 from cumulet.services.network.work import Work
 
 _VALUE = dict[str, Any]
@@ -33,18 +34,20 @@ class Crud:
         targets = self.noun.targets(tx, views)
         rule = f"get_{self.resource.name}"
         engine, creds = call.api.engine, call.ctx.credentials()
-        hidden = [
-            (name, sub)
-            for name in self.resource.attributes
-            if (sub := f"{rule}:{name}") in engine and not engine.allows(sub, {}, creds)
-        ]
+        guarded = [(name, sub) for name in self.resource.attributes if (sub := f"{rule}:{name}") in engine]
+        names = looks_at(engine, [rule, *(sub for _, sub in guarded)])
+        decided: dict[tuple[Any, ...], tuple[bool, list[str]]] = {}  # each kind of target is judged once
         found = []
         for view, target in zip(views, targets, strict=True):
-            if not engine.allows(rule, target, creds):
+            key = tuple([target.get(name) for name in names])
+            decision = decided.get(key)
+            if decision is None:
+                hidden = [name for name, sub in guarded if not engine.allows(sub, target, creds)]
+                decision = decided[key] = (engine.allows(rule, target, creds), hidden)
+            if not decision[0]:
                 continue
-            for name, sub in hidden:
-                if name in view and not engine.allows(sub, target, creds):
-                    view.pop(name)
+            for name in decision[1]:
+                view.pop(name, None)
             found.append(view)
         return found
 
@@ -86,6 +89,24 @@ class Crud:
     def _check(call: Call, rule: str, target: Mapping[str, Any]) -> None:
         if rule in call.api.engine and not call.allowed(rule, target):
             raise forbidden(rule)
+
+    @staticmethod
+    def _check_parent(call: Call, given: Given, target: Mapping[str, Any]) -> None:
+        """A network or group that the caller may not see is not there."""
+        if "network:project_id" in target:
+            owner = target["network:project_id"]
+            parent = {
+                "project_id": owner,
+                "tenant_id": owner,
+                "shared": target["shared"],
+                "router:external": target["router:external"],
+            }
+            if not call.allowed("get_network", parent):
+                raise missing("NetworkNotFound", "Network", given["network_id"])
+        if "security_group:project_id" in target:
+            owner = target["security_group:project_id"]
+            if not call.allowed("get_security_group", {"project_id": owner, "tenant_id": owner, "shared": False}):
+                raise missing("SecurityGroupNotFound", "Security group", given["security_group_id"])
 
     # -- handlers ----------------------------------------------------------------------------------------------------
 
@@ -133,8 +154,8 @@ class Crud:
         givens = [intake.for_create(self.resource, item, call.ctx, may_act_for_others) for item in items]
 
         def work(tx: Tx) -> list[dict[str, Any]]:
-            for given in givens:
-                target = self.noun.create_target(tx, given)
+            for given, target in zip(givens, self.noun.create_targets(tx, givens), strict=True):
+                self._check_parent(call, given, target)
                 self._check(call, f"create_{self.resource.name}", target)
                 self.check_attributes(call, "create", given, target, put=False)
             unit = Work(call.service, tx, call.ctx, sees_all=self.sees_all(call))
