@@ -100,7 +100,7 @@ class DhcpServers:
             directory.mkdir(parents=True)
             for path in (self._dir, directory):
                 path.chmod(0o755)  # dnsmasq reads its files as its own user
-        wanted = dhcp_files.build(doc, device, directory, self._w.config.dns_servers, self._w.config.dhcp_lease_seconds)
+        wanted = dhcp_files.build(doc, device, directory, self._w.config.resolvers(), self._w.config.dhcp_lease_seconds)
         pid_file = directory / "pid"
         changed = [
             write_atomically(directory / name, text)

@@ -1,7 +1,8 @@
 """Networks as Linux bridges, named as Neutron's linuxbridge agent names them.
 
-``brq<network>`` holds the taps of a network; a vxlan network adds ``vxlan-<vni>`` whose peers are unicast forwarding
-entries; flat and vlan networks use the host's bridge mapping. Mapped to a bridge (``br-ex``), the ports of a flat
+``brq<network>`` holds the taps of a network. A vxlan network that has peers adds ``vxlan-<vni>``, where they are unicast
+forwarding entries; without peers no UDP port is opened, and with them the underlay must be trusted, as VXLAN itself
+checks nothing. Flat and vlan networks use the host's bridge mapping: mapped to a bridge (``br-ex``), the ports of a flat
 network join that bridge itself; mapped to a NIC, the NIC (or its VLAN) joins ``brq``. A NIC that carries addresses is
 refused: taking it into a bridge would cut the host off.
 
@@ -38,7 +39,7 @@ class LinuxBridge:
         bridge = self._wire(plan, port.network_id, port.segment)
         plan.run()
         if port.segment.network_type == "vxlan":
-            self._set_peers(port.network_id, port.segment)
+            self._set_peers(port.network_id, port.segment, bridge)
         return bridge
 
     def plug(self, port: PortDoc, device: str) -> None:
@@ -64,7 +65,7 @@ class LinuxBridge:
             return
         for segment in segments_of(self._store, network_id):
             if segment.network_type == "vxlan":
-                self._set_peers(network_id, segment)
+                self._set_peers(network_id, segment, bridge)
                 return
 
     whole_checksums = False
@@ -126,17 +127,7 @@ class LinuxBridge:
             raise DriverError("unsupported-network-type", "gre networks need the openvswitch mechanism")
         plan.bridge(bridge, segment.mtu)
         plan.mark(bridge, "network", network_id)
-        if segment.network_type == "vxlan":
-            vni = segment.segmentation_id or 0
-            if not self._config.tunnel_ip:
-                raise DriverError("no-tunnel-address", "this host has no tunnel_ip, which vxlan networks need")
-            device = names.vxlan(vni)
-            if not links.exists(device):
-                self._peers.pop(device, None)
-            plan.vxlan(device, vni, self._config.tunnel_ip, self._config.vxlan_port, segment.mtu)
-            plan.mark(device, "network", network_id)
-            plan.enslave(device, bridge)
-        elif segment.network_type == "flat":
+        if segment.network_type == "flat":
             self._take(plan, self._physical(segment), bridge)
         elif segment.network_type == "vlan":
             self._vlan(plan, network_id, self._physical(segment), segment, bridge)
@@ -175,14 +166,21 @@ class LinuxBridge:
         plan.up(parent)
         plan.up(device)
 
-    def _set_peers(self, network_id: str, segment: Segment) -> None:
+    def _set_peers(self, network_id: str, segment: Segment, bridge: str) -> None:
         """Peers named by any document of the network: one that is behind must not cut a tunnel others use."""
         device = names.vxlan(segment.segmentation_id or 0)
         wanted = set(segment.peers)
         for other in segments_of(self._store, network_id):
             wanted.update(other.peers)
         wanted.discard(self._config.tunnel_ip or "")
-        if self._peers.get(device) == wanted:
+        plan = links.Plan()
+        if wanted:
+            self._tunnel(plan, network_id, segment, bridge)
+        else:
+            plan.delete(device)
+        if plan.run() or not wanted:
+            self._peers.pop(device, None)
+        if not wanted or self._peers.get(device) == wanted:
             return
         entries = json.loads(run(["bridge", "-j", "fdb", "show", "dev", device]) or "[]")
         present = {e["dst"] for e in entries if e.get("mac") == _ANY_MAC and "dst" in e}
@@ -191,6 +189,15 @@ class LinuxBridge:
         if script:
             run(["bridge", "-batch", "-"], script="\n".join(script) + "\n")
         self._peers[device] = frozenset(wanted)
+
+    def _tunnel(self, plan: links.Plan, network_id: str, segment: Segment, bridge: str) -> None:
+        if not self._config.tunnel_ip:
+            raise DriverError("no-tunnel-address", "this host has no tunnel_ip, which vxlan networks need")
+        vni = segment.segmentation_id or 0
+        device = names.vxlan(vni)
+        plan.vxlan(device, vni, self._config.tunnel_ip, self._config.vxlan_port, segment.mtu)
+        plan.mark(device, "network", network_id)
+        plan.enslave(device, bridge)
 
     def _release(self, bridge: str) -> bool:
         """Take a bridge of ours away if no port is left on it; True if it was."""

@@ -62,7 +62,8 @@ class Ports:
     # -- documents --------------------------------------------------------------------------------------------------
 
     def apply(self, doc: PortDoc) -> None:
-        self.plug(doc)
+        if not doc.device_owner.startswith("network:"):  # those come with their network's or router's document
+            self.plug(doc)
 
     def remove(self, object_id: str, generation: int) -> None:
         with self._w.lock:
