@@ -8,6 +8,7 @@ from cumulet.services.volume import store
 from cumulet.services.volume.store import VolumeRow
 
 BACKEND = "file"
+FROZEN = "frozen"  # why a host is disabled, when it also deletes nothing
 
 
 def backend_name(host: str) -> str:
@@ -21,6 +22,12 @@ def host_of(backend: str) -> str:
 
 def storage_hosts(tx: Tx, hosts: Any) -> list[Any]:
     return list(hosts.list(tx, "storage"))
+
+
+def frozen(tx: Tx, hosts: Any, host_name: str | None) -> bool:
+    return any(
+        host.name == host_name and host.disabled_roles.get("storage") == FROZEN for host in storage_hosts(tx, hosts)
+    )
 
 
 def choose(tx: Tx, hosts: Any, volume: VolumeRow, backup_id: str | None = None) -> str:

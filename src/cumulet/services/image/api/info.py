@@ -4,15 +4,16 @@ from typing import Any
 
 from cumulet.db import Tx
 from cumulet.http import Call, Reply, Route
-from cumulet.kernel.errors import BadInput, Forbidden, MethodNotAllowed, NotFound
+from cumulet.kernel.errors import BadInput, MethodNotAllowed, NotFound
 from cumulet.services.image import store, views
-from cumulet.services.image.api.access import require
+from cumulet.services.image.api.access import json_body, require
 from cumulet.services.image.api.images import parse_limit
 from cumulet.services.image.public import ImageService
 from cumulet.services.image.schemas import SCHEMAS
 
-# Minor versions of v2 that upstream lists without a cache or several stores; the newest is CURRENT.
-_VERSIONS = ("2.17", "2.16", "2.15", "2.9", "2.7", "2.6", "2.5", "2.4", "2.3", "2.2", "2.1", "2.0")
+# Minor versions of v2 that upstream lists without a cache or several stores, up to the last one before the location
+# API, which only a store of foreign URLs could serve. The newest is CURRENT.
+_VERSIONS = ("2.16", "2.15", "2.9", "2.7", "2.6", "2.5", "2.4", "2.3", "2.2", "2.1", "2.0")
 _TASK_SORT = ("created_at", "expires_at", "status", "type", "updated_at", "id")
 
 
@@ -115,7 +116,10 @@ def show_task(call: Call) -> dict[str, Any]:
 
 def create_task(call: Call) -> None:
     call.authorize("tasks_api_access")
-    raise Forbidden("Tasks are made by image import only.")
+    body = json_body(call)
+    if not isinstance(body, dict) or body.get("type") not in ("import", "api_image_import", "location_import"):
+        raise BadInput("Invalid task type.")
+    raise BadInput("Images are imported by the import call of the image; no import_from location is accepted.")
 
 
 def delete_task(call: Call) -> None:

@@ -125,7 +125,8 @@ def _services(call: Call, tx: Tx) -> list[dict[str, Any]]:
                 "disabled_reason": host.disabled_roles.get("storage") if off else None,
             }
             if binary == "cinder-volume":
-                one.update(replication_status="disabled", active_backend_id=None, frozen=False)
+                frozen = host.disabled_roles.get("storage") == placing.FROZEN
+                one.update(replication_status="disabled", active_backend_id=None, frozen=frozen)
                 if (call.version or (3, 0)) >= (3, 49):
                     one["backend_state"] = "up" if host.up else "down"
             if (call.version or (3, 0)) >= (3, 7):
@@ -194,6 +195,34 @@ def disable_service_for(call: Call) -> dict[str, Any]:
     return _set_service(call, True, reason)
 
 
+class FreezeHost(msgspec.Struct, forbid_unknown_fields=True):
+    host: Text255 | None = None
+    cluster: Text255 | None = None
+
+
+def _set_frozen(call: Call, frozen: bool) -> Reply:
+    """A frozen host takes no new volumes and deletes none (`placing.frozen`)."""
+    body: FreezeHost = call.body
+
+    def work(tx: Tx) -> None:
+        name = placing.host_of(body.host or "")
+        if not any(host.name == name for host in placing.storage_hosts(tx, call.service.hosts)):
+            raise BadInput(f"Invalid input received: No service found with host={body.host}")
+        reason = placing.FROZEN if frozen else None
+        call.service.hosts.set_disabled(tx, name, reason, disabled=frozen, role="storage")
+
+    call.service.db.write(work)
+    return Reply(status=200)
+
+
+def freeze(call: Call) -> Reply:
+    return _set_frozen(call, True)
+
+
+def thaw(call: Call) -> Reply:
+    return _set_frozen(call, False)
+
+
 def pools(call: Call) -> dict[str, Any]:
     full = (call.query.get("detail") or "").lower() in ("true", "1")
 
@@ -205,7 +234,7 @@ def pools(call: Call) -> dict[str, Any]:
             if full:
                 one["capabilities"] = {
                     "volume_backend_name": placing.BACKEND,
-                    "vendor_name": "Cumulet",
+                    "vendor_name": "Open Source",
                     "driver_version": "1.0",
                     "storage_protocol": "nbd",
                     "total_capacity_gb": round(host.resources.volume_total_gb, 2),
@@ -236,7 +265,7 @@ def capabilities(call: Call) -> dict[str, Any]:
     call.service.db.read(lambda tx: call.service.host_named(tx, host))
     return {
         "namespace": f"OS::Storage::Capabilities::{call.params['host']}",
-        "vendor_name": "Cumulet",
+        "vendor_name": "Open Source",
         "volume_backend_name": placing.BACKEND,
         "pool_name": placing.BACKEND,
         "driver_version": "1.0",
@@ -384,6 +413,10 @@ ROUTES = [
         method="PUT", path="/os-services/disable-log-reason", handler=disable_service_for,
         policy=_P + "services:update", body=ServiceChange,
     ),
+    Route(
+        method="PUT", path="/os-services/freeze", handler=freeze, policy="volume:freeze_host", body=FreezeHost
+    ),
+    Route(method="PUT", path="/os-services/thaw", handler=thaw, policy="volume:thaw_host", body=FreezeHost),
     Route(
         method="GET", path="/scheduler-stats/get_pools", handler=pools,
         policy="scheduler_extension:scheduler_stats:get_pools",

@@ -58,7 +58,7 @@ class DefaultType(msgspec.Struct):
     volume_type: Name
 
 
-def view(call: Call, row: TypeRow) -> dict[str, Any]:
+def view(call: Call, row: TypeRow, *, made: bool = False) -> dict[str, Any]:
     found: dict[str, Any] = {
         "id": row.id,
         "name": row.name,
@@ -70,7 +70,7 @@ def view(call: Call, row: TypeRow) -> dict[str, Any]:
         if not call.allowed("volume_extension:types_extra_specs:read_sensitive"):
             specs = {key: specs[key] for key in _VISIBLE_SPECS if key in specs}
         found["extra_specs"] = specs
-    if call.allowed("volume_extension:access_types_qos_specs_id"):
+    if not made and call.allowed("volume_extension:access_types_qos_specs_id"):
         found["qos_specs_id"] = row.qos_specs_id
     if call.allowed("volume_extension:volume_type_access"):
         found["os-volume-type-access:is_public"] = row.is_public
@@ -132,7 +132,7 @@ def create(call: Call) -> dict[str, Any]:
             tx, TypeRow(new_uuid(), name, body.description, body.is_public, specs, None, None, tx.now, tx.now)
         )
 
-    return {"volume_type": view(call, call.service.db.write(work))}
+    return {"volume_type": view(call, call.service.db.write(work), made=True)}
 
 
 def update(call: Call) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def update(call: Call) -> dict[str, Any]:
         store.TYPES.change(tx, row.id, **values)
         return store.TYPES.get(tx, row.id)
 
-    return {"volume_type": view(call, call.service.db.write(work))}
+    return {"volume_type": view(call, call.service.db.write(work), made=True)}
 
 
 def delete(call: Call) -> Reply:

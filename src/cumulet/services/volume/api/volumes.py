@@ -29,7 +29,7 @@ from cumulet.services.volume.api.common import (
     time_range,
 )
 from cumulet.services.volume.creation import CreateVolumeRequest, create_volume
-from cumulet.services.volume.placing import backend_name
+from cumulet.services.volume.placing import backend_name, frozen
 from cumulet.services.volume.store import AttachmentRow, VolumeRow
 from cumulet.services.volume.tables import VOLUMES
 
@@ -92,7 +92,15 @@ def attachment_view(call: Call, row: AttachmentRow) -> dict[str, Any]:
     }
 
 
-def view(call: Call, row: VolumeRow, attachments: list[AttachmentRow], type_names: dict[str, str]) -> dict[str, Any]:
+def view(
+    call: Call,
+    row: VolumeRow,
+    attachments: list[AttachmentRow],
+    type_names: dict[str, str],
+    *,
+    extended: bool = True,
+) -> dict[str, Any]:
+    """``extended``: with what upstream adds by extensions, when a volume is shown or listed but not when it is made."""
     version = call.version or (3, 0)
     found: dict[str, Any] = {
         "id": row.id,
@@ -120,13 +128,8 @@ def view(call: Call, row: VolumeRow, attachments: list[AttachmentRow], type_name
         found["metadata"] = {**row.metadata, **row.admin_metadata}
     if call.ctx.is_admin:
         found["migration_status"] = row.migration_status
-        found["os-vol-mig-status-attr:migstat"] = row.migration_status
-        found["os-vol-mig-status-attr:name_id"] = None
-        found["os-vol-host-attr:host"] = backend_name(row.host) if row.host else None
-    if call.allowed("volume_extension:volume_tenant_attribute", owned(row)):
-        found["os-vol-tenant-attr:tenant_id"] = row.project_id
-    if row.image_metadata:
-        found["volume_image_metadata"] = row.image_metadata
+    if extended:
+        _extend_view(call, row, found)
     if version >= (3, 13):
         found["group_id"] = None
     if version >= (3, 21) and call.ctx.is_admin:
@@ -143,8 +146,19 @@ def view(call: Call, row: VolumeRow, attachments: list[AttachmentRow], type_name
     return found
 
 
-def shown(call: Call, tx: Tx, row: VolumeRow) -> dict[str, Any]:
-    return view(call, row, store.attachments_of(tx, row.id), store.type_names(tx))
+def _extend_view(call: Call, row: VolumeRow, found: dict[str, Any]) -> None:
+    if call.ctx.is_admin:
+        found["os-vol-mig-status-attr:migstat"] = row.migration_status
+        found["os-vol-mig-status-attr:name_id"] = None
+        found["os-vol-host-attr:host"] = backend_name(row.host) if row.host else None
+    if call.allowed("volume_extension:volume_tenant_attribute", owned(row)):
+        found["os-vol-tenant-attr:tenant_id"] = row.project_id
+    if row.image_metadata:
+        found["volume_image_metadata"] = row.image_metadata
+
+
+def shown(call: Call, tx: Tx, row: VolumeRow, *, extended: bool = True) -> dict[str, Any]:
+    return view(call, row, store.attachments_of(tx, row.id), store.type_names(tx), extended=extended)
 
 
 # -- handlers ----------------------------------------------------------------------------------------------------
@@ -169,7 +183,7 @@ def create(call: Call) -> dict[str, Any]:
         raise NotFound(f"Group {body.group_id or body.consistencygroup_id} could not be found.")
 
     def work(tx: Tx) -> dict[str, Any]:
-        return {"volume": shown(call, tx, create_volume(call.service, tx, call.ctx, asked))}
+        return {"volume": shown(call, tx, create_volume(call.service, tx, call.ctx, asked), extended=False)}
 
     return call.service.db.write(work)
 
@@ -273,7 +287,7 @@ def update(call: Call) -> dict[str, Any]:
         if row.status == "maintenance":
             raise WrongState("The volume cannot be updated during maintenance.")
         store.VOLUMES.change(tx, row.id, **values)
-        return {"volume": shown(call, tx, store.VOLUMES.get(tx, row.id))}
+        return {"volume": shown(call, tx, store.VOLUMES.get(tx, row.id), extended=False)}
 
     return call.service.db.write(work)
 
@@ -293,6 +307,8 @@ def delete(call: Call) -> Reply:
 
 
 def begin_delete(call: Call, tx: Tx, row: VolumeRow, *, cascade: bool = False, force: bool = False) -> None:
+    if frozen(tx, call.service.hosts, row.host):
+        raise BadInput("Invalid input received: The volume's host is frozen.")
     snapshots = store.snapshots_of(tx, row.id)
     attached = bool(store.attachments_of(tx, row.id))
     good = force or row.status in DELETABLE
