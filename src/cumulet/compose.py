@@ -8,22 +8,19 @@ import importlib
 import ipaddress
 import socket
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cumulet.agent.contract import ResizeAttachedVolume
 from cumulet.agent.driver import Driver
 from cumulet.agent.runtime import Agent, AgentSettings
 from cumulet.agent.runtime.store import AgentStore
 from cumulet.bus import Bus, open_bus
 from cumulet.conductor import Conductor, Desired, HostRegistry
-from cumulet.db import Database, Tx
+from cumulet.db import Database
 from cumulet.http import HttpApp, PolicyOverrides, ServiceApi
 from cumulet.kernel.clock import Clock, SystemClock
 from cumulet.reconcile import Reconcilers, SignalReconciler
 from cumulet.saga import SagaEngine
-from cumulet.saga.model import HostCall
 from cumulet.services.compute import store as compute_store
 from cumulet.services.compute.public import ComputeService
 from cumulet.services.compute.scheduler import Scheduler
@@ -32,9 +29,9 @@ from cumulet.services.identity.public import IdentityService
 from cumulet.services.image.public import ImageService
 from cumulet.services.image.reconcilers.files import reconcile_files
 from cumulet.services.network.public import NetworkService
+from cumulet.services.network.reconcilers import reconcile_documents, reconcile_ports, reconcile_scheduling
 from cumulet.services.operator.public import OperatorService
 from cumulet.services.placement.public import PlacementService
-from cumulet.services.volume import store as volume_store
 from cumulet.services.volume.public import VolumeService, VolumeSettings
 from cumulet.settings import Settings, SettingsError
 
@@ -145,12 +142,16 @@ def build_control_plane(
     hosts.on_change(placement.sync_host)
     conductor.on_server_report(compute.on_server_report)
     conductor.on_inventory(compute.on_inventory)
-    volume.resize_attached = _resize_attached
-    volume.listeners.append(lambda tx, volume_id: _wake_servers(tx, sagas, volume_id))
+    volume.resize_attached = compute.resize_attached
+    volume.listeners.append(compute.volume_changed)
     reconcilers = Reconcilers(db, bus, name=name)
     conductor.on_message(SignalReconciler, reconcilers.on_signal)
     reconcilers.register("identity.keys", identity.maintain, period_seconds=3600)
     reconcilers.register("image.files", lambda: reconcile_files(image), period_seconds=600)
+    reconcilers.register("network.scheduling", lambda: reconcile_scheduling(network), period_seconds=30)
+    reconcilers.register("network.documents", lambda: reconcile_documents(network), period_seconds=300)
+    reconcilers.register("network.ports", lambda: reconcile_ports(network, compute_store.living), period_seconds=300)
+    hosts.on_change(lambda tx, host: tx.after_commit(lambda: reconcilers.signal("network.scheduling")))
     reconcilers.register("conductor.absent_documents", lambda: _purge(db, desired), period_seconds=3600)
     operator = OperatorService(
         db=db,
@@ -200,23 +201,6 @@ def build_control_plane(
         apis=apis,
         http=http,
     )
-
-
-def _resize_attached(tx: Tx, server_id: str, volume_id: str, size_gb: int) -> HostCall | None:
-    """How the server that has a volume learns of its new size."""
-    server = compute_store.server(tx, server_id)
-    if server is None or server.host is None:
-        return None
-    return server.host, ResizeAttachedVolume(
-        server_id=server_id, instance_name=server.instance_name, volume_id=volume_id, size_gb=size_gb
-    )
-
-
-def _wake_servers(tx: Tx, sagas: SagaEngine, volume_id: str) -> None:
-    """A volume became ready, failed or is gone: servers that wait for it look again."""
-    for attachment in volume_store.attachments_of(tx, volume_id):
-        if attachment.server_id is not None:
-            tx.after_commit(partial(sagas.wake, "server", attachment.server_id))
 
 
 def _purge(db: Database, desired: Desired) -> str:
@@ -294,6 +278,7 @@ def build_drivers(settings: Settings) -> list[Driver]:
 
 
 def _storage_driver(settings: Settings) -> Driver:
+    from cumulet.agent.compute.libvirtd import qemu_group
     from cumulet.agent.image.cache import ImageCache
     from cumulet.agent.volume.driver import build
 
@@ -304,6 +289,7 @@ def _storage_driver(settings: Settings) -> Driver:
         run_dir=settings.run_dir / "volume",
         cache=ImageCache(settings.volume_dir / "images"),
         listen=None if alone else f"{settings.host.ip}:10809",
+        group=qemu_group(),
     )
 
 

@@ -377,3 +377,14 @@ def insert_action(tx: Tx, row: ActionRow) -> None:
 
 def actions(tx: Tx, server_id: str) -> list[ActionRow]:
     return [ActionRow(*row) for row in tx.rows(_ACTIONS, {"id": server_id})]
+
+
+_LIVING = select(SERVERS.c.id).where(SERVERS.c.id.in_(bindparam("ids", expanding=True)), SERVERS.c.deleted_at.is_(None))
+
+
+def living(tx: Tx, ids: Iterable[str]) -> set[str]:
+    """Those of the ids that are servers which still exist."""
+    wanted = list(ids)
+    return {
+        row[0] for at in range(0, len(wanted), 10_000) for row in tx.rows(_LIVING, {"ids": wanted[at : at + 10_000]})
+    }
