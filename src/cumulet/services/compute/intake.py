@@ -312,7 +312,7 @@ class Intake:
     ) -> None:
         try:
             made = self.parts.network.create_server_ports(
-                tx, ctx, row["id"], networks, row["hostname"], zone or "", security_groups=groups
+                tx, ctx, row["id"], networks, row["hostname"], zone or self.parts.default_zone, security_groups=groups
             )
         except NotFound as error:
             raise BadInput(error.message) from None
