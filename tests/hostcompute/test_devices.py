@@ -1,6 +1,7 @@
 """Volumes, NICs and snapshots of running and stopped servers, on boot sectors that let devices go, or do not."""
 
 import json
+import shutil
 import socket
 import subprocess
 import time
@@ -12,6 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from cumulet.agent import contract as c
+from cumulet.agent.compute.libvirtd import qemu_group
 from cumulet.agent.image.inspect import inspect
 from cumulet.guest import boot_sector
 from cumulet.kernel.ids import new_uuid
@@ -158,6 +160,8 @@ class StorageDaemon:
         while not (self.socket.exists() and self._monitor.exists()):
             assert time.monotonic() < end
             time.sleep(0.02)
+        shutil.chown(self.socket, group=qemu_group())
+        self.socket.chmod(0o660)
 
     def grow(self, size: int) -> None:
         with socket.socket(socket.AF_UNIX) as peer:

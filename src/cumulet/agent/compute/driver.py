@@ -57,9 +57,9 @@ class ComputeConfig(msgspec.Struct, frozen=True, kw_only=True):
     detach_seconds: float = 40.0
 
 
-def private_libvirtd(config: ComputeConfig) -> PrivateLibvirtd:
+def private_libvirtd(config: ComputeConfig, *, use_kvm: bool = False) -> PrivateLibvirtd:
     """The private daemon of these settings, whether or not it runs (``cumulet destroy`` stops it)."""
-    return PrivateLibvirtd(config.state / "libvirt", config.run / "libvirt")
+    return PrivateLibvirtd(config.state / "libvirt", config.run / "libvirt", use_kvm=use_kvm)
 
 
 class ComputeDriver(Driver):
@@ -122,7 +122,7 @@ class ComputeDriver(Driver):
         """The URI, and what to do before connecting: a private daemon is started whenever it does not run."""
         if self.config.libvirt_uri is not None:
             return self.config.libvirt_uri, lambda: None
-        private = private_libvirtd(self.config)
+        private = private_libvirtd(self.config, use_kvm=self._verdict.virt_type == "kvm")
         if not private.running() and _system_answers():
             return "qemu:///system", lambda: None
         self._warnings += private.warnings()

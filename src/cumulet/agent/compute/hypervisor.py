@@ -122,6 +122,8 @@ class Hypervisor:
 
     def call(self, what: str, work: Callable[[Any], T], seconds: float = 30) -> T:
         """Run ``work(connection)`` in the pool; `DriverError` ``timeout`` if libvirt is silent for so long."""
+        if self._stopping.is_set():
+            raise DriverError("hypervisor", "the driver is stopping")
         future = self._pool.submit(self._run, work)
         try:
             return future.result(seconds)

@@ -4,8 +4,9 @@ Owns: its own /etc/libvirt, /run/libvirt, /var/lib/libvirt, /var/cache/libvirt a
 system's in a mount namespace, so that a system daemon started later is not disturbed. It is nobody's child: it and its
 guests go on when our process ends, and the next start finds it by its socket. Its capability cache is kept, since
 probing QEMU takes 10 to 18 seconds.
-Refuses: to weaken QEMU's confinement, except where nothing else works: when /dev/kvm exists and QEMU's own user cannot
-open it, libvirt throws its capability cache away at every call (8 s each), so QEMU then runs as root, with a warning.
+Refuses: to weaken QEMU's confinement where it need not. A /dev/kvm that QEMU's own user cannot open makes libvirt
+throw its capability cache away at every call (8 s each): if KVM is not used, the device is hidden from the daemon; if
+it is, or if that user cannot reach our files, QEMU runs as root, with a warning that names the cure.
 Fails with `DriverError` (``hypervisor``).
 """
 
@@ -16,7 +17,6 @@ import pwd
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import time
 import uuid
@@ -32,7 +32,7 @@ _BOUND = {
     "cache": "/var/cache/libvirt",
     "log": "/var/log/libvirt",
 }
-_QEMU_USER = "libvirt-qemu"
+QEMU_USER = "libvirt-qemu"  # Debian's; made by its libvirt packages
 _AS_ROOT = """\
 user = "root"
 group = "root"
@@ -49,45 +49,77 @@ for pair; do
   mkdir -p "${pair#*:}"
   mount --bind "${pair%%:*}" "${pair#*:}"
 done
+[ -z "$HIDDEN_KVM" ] || mount --bind "$HIDDEN_KVM" /dev/kvm
 exec "$LIBVIRTD" -f /etc/libvirt/libvirtd.conf -p /run/libvirt/libvirtd.pid
 """
 
 
-def kvm_for_root_only(device: Path = Path("/dev/kvm"), user: str = _QEMU_USER) -> bool:
+def kvm_for_root_only(device: Path = Path("/dev/kvm"), user: str = QEMU_USER) -> bool:
     """True if the device is there and the user that QEMU is to run as cannot open it."""
-    try:
-        about = device.stat()
-    except FileNotFoundError:
+    if not device.exists():
         return False
+    try:
+        return not _may(device.stat(), pwd.getpwnam(user), os.R_OK | os.W_OK)
+    except KeyError:
+        return True
+
+
+def impassable(path: Path, user: str = QEMU_USER) -> Path | None:
+    """The folder on the way to ``path`` that the user may not pass through, if there is one."""
     try:
         account = pwd.getpwnam(user)
     except KeyError:
-        return True
-    groups = {account.pw_gid} | {g.gr_gid for g in grp.getgrall() if user in g.gr_mem}
+        return Path("/")
+    for folder in (*reversed(path.absolute().parents), path.absolute()):
+        if folder.exists() and not _may(folder.stat(), account, os.X_OK):
+            return folder
+    return None
+
+
+def _may(about: os.stat_result, account: pwd.struct_passwd, wanted: int) -> bool:
+    groups = {account.pw_gid} | {g.gr_gid for g in grp.getgrall() if account.pw_name in g.gr_mem}
     if about.st_uid == account.pw_uid:
-        return about.st_mode & (stat.S_IRUSR | stat.S_IWUSR) != (stat.S_IRUSR | stat.S_IWUSR)
-    if about.st_gid in groups:
-        return about.st_mode & (stat.S_IRGRP | stat.S_IWGRP) != (stat.S_IRGRP | stat.S_IWGRP)
-    return about.st_mode & (stat.S_IROTH | stat.S_IWOTH) != (stat.S_IROTH | stat.S_IWOTH)
+        mode = about.st_mode >> 6
+    elif about.st_gid in groups:
+        mode = about.st_mode >> 3
+    else:
+        mode = about.st_mode
+    return mode & wanted == wanted
+
+
+def qemu_group() -> str | None:
+    """The group that sockets for QEMU must admit."""
+    try:
+        return grp.getgrnam(QEMU_USER).gr_name
+    except KeyError:
+        return None
 
 
 class PrivateLibvirtd:
-    def __init__(self, state: Path, run: Path) -> None:
+    """``use_kvm``: whether guests are to run in KVM."""
+
+    def __init__(self, state: Path, run: Path, *, use_kvm: bool = True) -> None:
         self.state, self.run = state, run
         self.socket = run / "libvirt-sock"
         self.uri = f"qemu+unix:///system?socket={self.socket}"
-        self.as_root = kvm_for_root_only()
+        self._root_only = kvm_for_root_only()
+        self._use_kvm = use_kvm
+
+    def why_as_root(self) -> tuple[str, str] | None:
+        """(reason, cure) if QEMU cannot run as its own user here."""
+        if self._use_kvm and self._root_only:
+            return f"/dev/kvm cannot be opened by the user {QEMU_USER}", "chgrp kvm /dev/kvm && chmod 660 /dev/kvm"
+        barred = impassable(self.state) or impassable(self.run)
+        if barred is not None:
+            return f"the user {QEMU_USER} cannot pass through {barred}", f"chmod o+x {barred}"
+        return None
 
     def warnings(self) -> list[dict[str, str]]:
-        if not self.as_root:
+        why = self.why_as_root()
+        if why is None:
             return []
-        return [
-            {
-                "code": "qemu-as-root",
-                "message": f"guests' QEMU processes run as root: /dev/kvm cannot be opened by the user {_QEMU_USER}",
-                "cure": "chgrp kvm /dev/kvm && chmod 660 /dev/kvm, then `cumulet destroy` and up again",
-            }
-        ]
+        message = f"guests' QEMU processes run as root: {why[0]}"
+        return [{"code": "qemu-as-root", "message": message, "cure": f"{why[1]}, then `cumulet destroy` and up again"}]
 
     def running(self) -> bool:
         """True if the daemon lives and takes connections."""
@@ -151,13 +183,21 @@ class PrivateLibvirtd:
             path.chmod(0o755)  # QEMU's own user passes through
         for name in ("qemu", "images", "boot"):
             (self._directory("lib") / name).mkdir(exist_ok=True)
-        self._configure()
+        as_root = self.why_as_root() is not None
+        hidden = self.state / "no-kvm"
+        hidden.touch(mode=0)
+        hide = self._root_only and not as_root
+        self._configure(as_root=as_root, hide=hide)
         pairs = [f"{self._directory(name)}:{place}" for name, place in _BOUND.items()]
         log = self._directory("log") / "start.log"
         with log.open("ab") as output:
             subprocess.run(
                 ["setsid", "--fork", "unshare", "--mount", "--propagation", "slave", "sh", "-c", _LAUNCH, "sh", *pairs],
-                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LIBVIRTD": program},
+                env={
+                    "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+                    "LIBVIRTD": program,
+                    "HIDDEN_KVM": str(hidden) if hide else "",
+                },
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -168,7 +208,7 @@ class PrivateLibvirtd:
     def _directory(self, name: str) -> Path:
         return self.run if name == "run" else self.state / name
 
-    def _configure(self) -> None:
+    def _configure(self, *, as_root: bool, hide: bool) -> None:
         etc = self._directory("etc")
         identity = self.state / "host-uuid"
         if not identity.exists():
@@ -180,8 +220,9 @@ class PrivateLibvirtd:
             f'host_uuid = "{identity.read_text().strip()}"\n'
             'log_outputs = "3:file:/var/log/libvirt/libvirtd.log"\n'
         )
-        # no virtlogd here: QEMU writes its own logs
-        (etc / "qemu.conf").write_text('stdio_handler = "file"\n' + (_AS_ROOT if self.as_root else ""))
+        # no virtlogd here: QEMU writes its own logs; its /dev cannot be private where a mount hides a device
+        more = _AS_ROOT if as_root else "namespaces = [ ]\n" if hide else ""
+        (etc / "qemu.conf").write_text('stdio_handler = "file"\n' + more)
 
     def _await_socket(self) -> None:
         end = time.monotonic() + _START_SECONDS
