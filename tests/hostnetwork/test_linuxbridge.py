@@ -474,6 +474,7 @@ def test_cleanup_leaves_nothing(host: Host, external: str) -> None:
     assert after == before
     assert not host.good("pgrep dnsmasq")
     assert host.sh("find /run/cumulet-test /var/lib/cumulet-test -type f") == ""
+    worker("cleanup_all")
     # and it can begin again
     worker = host.restart()
     worker.apply(one)

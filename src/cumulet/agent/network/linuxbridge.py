@@ -1,10 +1,10 @@
 """Networks as Linux bridges, named as Neutron's linuxbridge agent names them.
 
-``brq<network>`` holds the taps of a network. A vxlan network that has peers adds ``vxlan-<vni>``, where they are unicast
-forwarding entries; without peers no UDP port is opened, and with them the underlay must be trusted, as VXLAN itself
-checks nothing. Flat and vlan networks use the host's bridge mapping: mapped to a bridge (``br-ex``), the ports of a flat
-network join that bridge itself; mapped to a NIC, the NIC (or its VLAN) joins ``brq``. A NIC that carries addresses is
-refused: taking it into a bridge would cut the host off.
+``brq<network>`` holds the taps of a network. A vxlan network that has peers adds ``vxlan-<vni>``, where they are
+unicast forwarding entries; without peers no UDP port is opened, and with them the underlay must be trusted, as VXLAN
+itself checks nothing. Flat and vlan networks use the host's bridge mapping: mapped to a bridge (``br-ex``), the ports
+of a flat network join that bridge itself; mapped to a NIC, the NIC (or its VLAN) joins ``brq``. A NIC that carries
+addresses is refused: taking it into a bridge would cut the host off.
 
 Fails with DriverError ``no-physical-network``, ``physical-network-in-use``, ``no-tunnel-address``,
 ``unsupported-network-type``.
@@ -91,7 +91,7 @@ class LinuxBridge:
                     if member not in found:
                         plan.add(f"link set dev {member} nomaster")
         for device, (noun, _) in found.items():
-            if noun in ("network", "port"):
+            if noun in ("network", "port", "hybrid"):
                 plan.delete(device)
         plan.run()
         self._peers.clear()
