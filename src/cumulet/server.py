@@ -11,6 +11,8 @@ from typing import Any
 
 import uvicorn
 
+from cumulet.http.protocol import LimitedHttpProtocol
+
 _log = logging.getLogger(__name__)
 
 
@@ -27,7 +29,7 @@ class HttpServer:
         config = uvicorn.Config(
             app,
             loop="uvloop",
-            http="httptools",
+            http=LimitedHttpProtocol,
             ws="none",
             lifespan="on",
             access_log=False,

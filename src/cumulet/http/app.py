@@ -21,7 +21,7 @@ from cumulet.http.body import check_media_type, decode_body, decode_query, one_a
 from cumulet.http.call import Call, Query, Reply
 from cumulet.http.faults import FaultRequest
 from cumulet.http.policy import PolicyError, PolicyOverrides
-from cumulet.http.request import BODY_TIMEOUT_S, Answer, Disconnected, Mounted, Request, read_body
+from cumulet.http.request import BODY_TIMEOUT_S, Answer, Disconnected, Mounted, Request, disconnected, read_body
 from cumulet.http.router import Leaf, Operation, decoded_segments, segments_of
 from cumulet.http.service import ServiceApi
 from cumulet.http.stream import BodyStream
@@ -128,13 +128,13 @@ class HttpApp:
             answer = self._finish(request, api.faults.reply(error, request.fault), None)
         except Disconnected:
             return
-        await self._send(request, answer, send)
+        await self._send(request, answer, receive, send)
         if self._observe is not None:
             found = self._peek(request)
             path = found.route.path if found is not None else ""
             self._observe(api.name, request.method, path, answer.status, time.monotonic() - request.started)
 
-    async def _send(self, request: Request, answer: Answer, send: Send) -> None:
+    async def _send(self, request: Request, answer: Answer, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         if answer.stream is None:
             body = b"" if request.method == "HEAD" else answer.body
@@ -142,13 +142,17 @@ class HttpApp:
             return
         loop = asyncio.get_running_loop()
         iterator = iter(answer.stream)
+        gone = asyncio.ensure_future(disconnected(receive))  # the server says nothing when we send to nobody
         try:
             if request.method != "HEAD":
                 while (chunk := await loop.run_in_executor(self._streams, _next, iterator)) is not None:
+                    if gone.done():
+                        return
                     if chunk:
                         await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         finally:
+            gone.cancel()
             close = getattr(answer.stream, "close", None)
             if close is not None:
                 await loop.run_in_executor(self._streams, close)

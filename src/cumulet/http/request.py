@@ -109,3 +109,9 @@ async def read_body(receive: Receive, announced: int, limit: int) -> bytes:
                     return b"".join(chunks)
     except TimeoutError:
         raise CloudError("The request body did not arrive in time.", status=408) from None
+
+
+async def disconnected(receive: Receive) -> None:
+    """Returns when the client is gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
