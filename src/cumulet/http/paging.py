@@ -133,7 +133,7 @@ def paged_in_memory(
     found = list(items)
     for name, direction in reversed(page.sort):
         found.sort(
-            key=lambda item, name=name: (key(item, name) is not None, key(item, name) or ""),  # type: ignore[misc]
+            key=lambda item, name=name: _nulls_first(key(item, name)),  # type: ignore[misc]
             reverse=direction == "desc",
         )
     if page.marker is not None:
@@ -142,3 +142,7 @@ def paged_in_memory(
             raise marker_missing
         found = found[position + 1 :]
     return found[: page.size]
+
+
+def _nulls_first(value: Any) -> tuple[bool, Any]:
+    return (False, "") if value is None else (True, value)
