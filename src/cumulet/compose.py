@@ -172,7 +172,7 @@ def build_control_plane(
         volume=volume,
         operator=operator,
     )
-    policy = PolicyOverrides(Path(settings.identity.policy_file).parent) if settings.identity.policy_file else None
+    policy = PolicyOverrides(Path(settings.identity.policy_file)) if settings.identity.policy_file else None
     http = HttpApp(
         apis,
         authenticate=identity.authenticate,

@@ -64,8 +64,8 @@ def iso(us: int | None, *, zone: str = "Z", micros: bool = False) -> str | None:
     """``2026-11-23T22:30:00Z``, the form most OpenStack bodies use; None stays None."""
     if us is None:
         return None
-    moment = datetime.fromtimestamp(us / SECOND, UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%f" if micros else "%Y-%m-%dT%H:%M:%S") + zone
+    moment = datetime.fromtimestamp(us // SECOND, UTC).replace(tzinfo=None, microsecond=us % SECOND)
+    return moment.isoformat(timespec="microseconds" if micros else "seconds") + zone
 
 
 def parse_iso(text: str) -> int:

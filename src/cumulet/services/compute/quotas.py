@@ -93,6 +93,8 @@ class Quotas:
             )
 
     def admit_metadata(self, tx: Tx, project_id: str, count: int) -> None:
+        if not count:
+            return
         limit = self.limits(tx, project_id)["metadata_items"]
         if 0 <= limit < count:
             raise QuotaExceeded(f"Maximum number of metadata items exceeds {limit}")

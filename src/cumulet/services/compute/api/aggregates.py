@@ -123,9 +123,7 @@ def _check_zone(tx: Tx, row: AggregateRow, hosts: list[str], zone: str | None) -
             continue
         shared = sorted(set(hosts) & set(members.get(other.id, [])))
         if shared:
-            raise Conflict(
-                f"Cannot add host to aggregate {row.id}. Reason: Host {shared[0]} already in {elsewhere}."
-            )
+            raise Conflict(f"Cannot add host to aggregate {row.id}. Reason: Host {shared[0]} already in {elsewhere}.")
 
 
 def delete(call: Call) -> None:

@@ -2,7 +2,7 @@
 
 | server.create | do | undo |
 |---|---|---|
-| schedule | the host claimed by POST, or why there was none | release the claim |
+| schedule | the host claimed by POST, or why there was none | the end of a failed create releases it |
 | build_1..3 | child `server.build` on a host, if none has succeeded | the child undoes itself |
 | conclude | fail with the last error if none succeeded | - |
 
@@ -32,6 +32,7 @@ from cumulet.services.compute.scheduling import Scheduling
 from cumulet.services.compute.workflows.common import Workflow, record_fault, settle
 from cumulet.services.compute.workflows.volumes import ConnectParams, VolumeWorkflows
 
+RELEASED = nothing_to_undo("POST made the claim; the end of a failed create releases it")
 EVENT = "compute__do_build_and_run_instance"
 # Another host would say the same.
 FINAL_CODES = {"image-invalid", "image-too-large", "cancelled", "volume-error"}
@@ -84,7 +85,7 @@ class CreateWorkflows(Workflow):
             failed=self._failed,
             action="create",
             steps=(
-                Transact("schedule", self._schedule, self._unschedule, "scheduling", "conductor_schedule"),
+                Transact("schedule", self._schedule, RELEASED, "scheduling", "conductor_schedule"),
                 Children("build_1", self._build(1), tolerate=True, task_state="scheduling"),
                 Children("build_2", self._build(2), tolerate=True, task_state="scheduling"),
                 Children("build_3", self._build(3), tolerate=True, task_state="scheduling"),
@@ -103,11 +104,6 @@ class CreateWorkflows(Workflow):
                 run.params.reason or "No valid host was found.", code="no-valid-host", **run.params.reasons
             )
         return {"host": run.params.host}
-
-    def _unschedule(self, tx: Tx, run: Run) -> None:
-        self.parts.placement.release(tx, run.object_id)
-        if store.server(tx, run.object_id) is not None:
-            store.update_server(tx, run.object_id, host=None)
 
     def _build(self, attempt: int) -> Any:
         def start(tx: Tx, run: Run) -> list[Start]:
@@ -153,7 +149,9 @@ class CreateWorkflows(Workflow):
         ended = [child for n in (1, 2, 3) for child in run.outputs.get(f"build_{n}") or []]
         if any(child["status"] == "finished" for child in ended):
             return
-        last: dict[str, Any] = ended[-1] if ended else {"error": "No host could be tried.", "error_code": None, "error_details": None}
+        last: dict[str, Any] = (
+            ended[-1] if ended else {"error": "No host could be tried.", "error_code": None, "error_details": None}
+        )
         details = {**(last["error_details"] or {}), "code": last["error_code"] or "build-failed"}
         if len(ended) > 1:
             message = f"Exceeded maximum number of retries. Exhausted all hosts available for retrying build failures for instance {run.object_id}."  # noqa: E501

@@ -62,9 +62,7 @@ class VolumeWorkflows(Workflow):
             failed=self._detach_failed,
             action="detach_volume",
         )
-        self.release = self._saga(
-            "server_volume.release", unexport, Transact("free", self._free, FORWARD), preempts=2
-        )
+        self.release = self._saga("server_volume.release", unexport, Transact("free", self._free, FORWARD), preempts=2)
 
     def _saga(self, kind: str, *steps: Any, **more: Any) -> Saga:
         return Saga(kind=kind, object_kind="block_device", params=ConnectParams, steps=steps, **more)

@@ -1,0 +1,226 @@
+"""The generic saga checks over compute's sagas, on a whole control plane and fake hosts."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from cumulet.compose import build_control_plane
+from cumulet.kernel.context import RequestContext
+from cumulet.saga import testing
+from cumulet.saga.testing import Case
+from cumulet.services.compute import store
+from cumulet.services.compute.intake import May
+from cumulet.services.compute.schema import Hints, NetworkRequest, ServerCreate
+from cumulet.services.compute.workflows.create import BuildParams, CreateParams
+from cumulet.services.compute.workflows.delete import DeleteParams
+from cumulet.services.compute.workflows.guest import SnapshotParams
+from cumulet.services.compute.workflows.power import PowerParams
+from tests.compute.helpers import Nova
+from tests.support import cloud as support
+from tests.support.cloud import unique
+
+VISIBLE = {"vm_state", "task_state", "power_state", "status"}
+
+
+class Recorder:
+    """Stands where the engine stands while a create is taken in: nothing starts."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[str, msgspec.Struct]] = []
+
+    def start(self, tx: Any, saga: Any, object_id: str, params: msgspec.Struct, ctx: Any) -> str:
+        self.started.append((object_id, params))
+        return unique("saga")
+
+
+class CloudHarness:
+    """A cloud whose control plane is killed and started anew; hosts and database stay."""
+
+    def __init__(self, nova: Nova) -> None:
+        self.cloud = nova.cloud
+        self.nova = nova
+        api = nova.cloud.api("demo")
+        self.ctx = RequestContext(
+            request_id="req-saga",
+            project_id=api.project_id,
+            user_id=api.user_id,
+            roles=frozenset({"member", "reader", "admin"}),
+        )
+        made = api.post("network", "/networks", {"network": {"name": unique("net")}})
+        assert made.status == 201, made.text
+        self.network = made["network"]["id"]
+        subnet = {"network_id": self.network, "cidr": "10.9.0.0/16", "ip_version": 4, "enable_dhcp": False}
+        assert api.post("network", "/subnets", {"subnet": subnet}).status == 201
+
+    @property
+    def db(self) -> Any:
+        return self.cloud.control.db
+
+    @property
+    def engine(self) -> Any:
+        return self.cloud.control.sagas
+
+    @property
+    def compute(self) -> Any:
+        return self.cloud.control.compute
+
+    def stop_control_plane(self) -> None:
+        self.cloud.control.conductor.stop()
+
+    def start_control_plane(self) -> None:
+        self.cloud.control = build_control_plane(
+            self.cloud.settings, bus=self.cloud.bus, passwords=support._QUICK_HASHES, name="test-conductor"
+        )
+        self.cloud.control.image.start()
+        self.cloud.control.conductor.start()
+
+    def host_state(self) -> Any:
+        def look() -> dict[str, Any]:
+            found = {}
+            for name, host in self.cloud.hosts.items():
+                left = host.fake.world.leftovers()
+                for kind in ("network documents", "port documents", "metadata documents", "router documents", "taps"):
+                    left.pop(kind, None)  # documents are converged by pulls; taps come and go with them
+                found[name] = {kind: sorted(map(str, ids)) for kind, ids in left.items()}
+            return found
+
+        return look()
+
+    def new_server(self) -> tuple[str, msgspec.Struct]:
+        """A server taken in by POST whose saga has not begun."""
+        body = ServerCreate(
+            name=unique("saga"),
+            flavorRef=self.nova.flavor,
+            imageRef=self.nova.image,
+            networks=[NetworkRequest(uuid=self.network)],
+        )
+        recorder = Recorder()
+        intake = self.compute.intake
+        real, intake.parts.sagas = intake.parts.sagas, recorder
+        try:
+            self.compute.create(self.ctx, body, Hints(), May())
+        finally:
+            intake.parts.sagas = real
+        return recorder.started[0]
+
+    def running_server(self) -> str:
+        server_id, params = self.new_server()
+        saga = self.compute.create_workflows.create
+        saga_id = self.db.write(lambda tx: self.engine.start(tx, saga, server_id, params, self.ctx))
+        assert testing.ended(self, saga_id, 20).status == "finished"
+        return server_id
+
+
+@pytest.fixture(scope="module")
+def harness(cloud_backends: Any) -> Iterator[CloudHarness]:
+    import shutil
+    import tempfile
+    from pathlib import Path
+
+    def unlimited(settings: Any) -> None:
+        settings.quota.instances = settings.quota.cores = settings.quota.ram_mb = settings.quota.ports = -1
+
+    directory = Path(tempfile.mkdtemp(prefix="cumulet-sagas-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    started = support.Cloud(directory, hosts=1, configure=unlimited, **cloud_backends()).start()
+    yield CloudHarness(Nova(started))
+    started.stop()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def build_case(harness: CloudHarness) -> Case:
+    def prepare(h: CloudHarness) -> tuple[str, msgspec.Struct]:
+        server_id, params = h.new_server()
+        assert isinstance(params, CreateParams)
+        assert params.host is not None
+        return server_id, BuildParams(host=params.host)
+
+    return Case(
+        "server.build",
+        prepare,
+        {"servers": {*VISIBLE}, "vmms": None, "desired_docs": None, "hosts": None, "ports": None, "reconcilers": None},
+        seconds=30,
+        ctx=harness.ctx,
+    )
+
+
+def test_build_unwinds_from_every_step(harness: CloudHarness) -> None:
+    assert testing.check_unwinds(harness, build_case(harness)) >= 10
+
+
+def test_build_operations_may_be_done_twice(harness: CloudHarness) -> None:
+    testing.check_repeats(harness, build_case(harness))
+
+
+def test_build_survives_kills(harness: CloudHarness) -> None:
+    assert testing.check_crashes(harness, build_case(harness)) >= 15
+
+
+def test_build_unwinds_over_kills(harness: CloudHarness) -> None:
+    assert testing.check_crashes_unwinding(harness, build_case(harness)) >= 5
+
+
+def test_create_survives_kills(harness: CloudHarness) -> None:
+    case = Case("server.create", lambda h: h.new_server(), {}, unwinds=False, seconds=30, ctx=harness.ctx)
+    testing.check_runs(harness, case)
+    assert testing.check_crashes(harness, case) >= 4
+
+
+def test_delete_survives_kills_and_leaves_nothing(harness: CloudHarness) -> None:
+    def prepare(h: CloudHarness) -> tuple[str, msgspec.Struct]:
+        server_id = h.running_server()
+        h.db.write(lambda tx: store.update_server(tx, server_id, deleting=True))
+        return server_id, DeleteParams()
+
+    case = Case("server.delete", prepare, {}, unwinds=False, seconds=30, ctx=harness.ctx)
+    testing.check_runs(harness, case)
+    testing.check_repeats(harness, case)
+    assert testing.check_crashes(harness, case) >= 10
+
+
+@pytest.mark.parametrize("action", ["stop", "hard_reboot"])
+def test_power_survives_kills(harness: CloudHarness, action: str) -> None:
+    case = Case(
+        f"server.{action}",
+        lambda h: (h.running_server(), PowerParams()),
+        {},
+        unwinds=False,
+        seconds=30,
+        ctx=harness.ctx,
+    )
+    testing.check_repeats(harness, case)
+    assert testing.check_crashes(harness, case) >= 4
+
+
+def test_snapshot_leaves_no_image(harness: CloudHarness) -> None:
+    def prepare(h: CloudHarness) -> tuple[str, msgspec.Struct]:
+        server_id = h.running_server()
+        image_id = h.db.write(
+            lambda tx: h.cloud.control.image.create_snapshot_image(tx, h.ctx, unique("snapshot"), {})
+        )
+        return server_id, SnapshotParams(image_id=image_id)
+
+    case = Case("server.snapshot", prepare, {}, unwinds=False, seconds=30, ctx=harness.ctx)
+    testing.check_runs(harness, case)
+    assert testing.check_crashes(harness, case) >= 4
+    failing = Case(
+        "server.snapshot",
+        prepare,
+        {"servers": {*VISIBLE}, "server_faults": None, "vmms": None, "desired_docs": None, "hosts": None, "images": None,
+         "image_properties": None, "reconcilers": None},
+        seconds=30,
+        ctx=harness.ctx,
+    )  # fmt: skip
+    assert testing.check_unwinds(harness, failing) >= 4
+
+
+def test_every_saga_is_named_and_checked(harness: CloudHarness) -> None:
+    """A new saga of a server must appear in this file (or among the volume's and interface's contract tests)."""
+    text = open(__file__).read()
+    named = set(re.findall(r'"(server\.\w+)"', text)) | {f"server.{name}" for name in re.findall(r'"(\w+)"', text)}
+    by_contract = {"server.password", "server.rebuild", "server.start", "server.soft_reboot", "server.unpause"}
+    by_contract |= {"server.resume", "server.pause", "server.suspend"}
+    kinds = {saga.kind for saga in harness.compute.all_sagas() if saga.object_kind == "server"}
+    assert kinds <= named | by_contract
