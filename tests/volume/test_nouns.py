@@ -61,7 +61,7 @@ def test_transfers(volumes, other):
 
 def test_types_and_access(volumes, admin):
     name = unique("type")
-    body = {"volume_type": {"name": name, "os-volume-type-access:is_public": False, "extra_specs": {"a": "b"}}}
+    body = {"volume_type": {"name": name, "os-volume-type-access:is_public": False, "extra_specs": {"of:a": "b"}}}
     kind = admin.ok("POST", "/types", body)["volume_type"]
     assert admin.call("POST", "/types", body).status == 409
     assert volumes.call("POST", "/types", body).status == 403
@@ -73,10 +73,12 @@ def test_types_and_access(volumes, admin):
     assert admin.ok("GET", path + "/os-volume-type-access")["volume_type_access"][0]["project_id"] == project
     assert volumes.ok("GET", path)["volume_type"]["extra_specs"] == {}
     assert admin.ok("POST", path + "/extra_specs", {"extra_specs": {"c": "d"}}) == {"extra_specs": {"c": "d"}}
-    assert admin.ok("GET", path + "/extra_specs") == {"extra_specs": {"a": "b", "c": "d"}}
+    assert admin.ok("GET", path + "/extra_specs") == {"extra_specs": {"of:a": "b", "c": "d"}}
     assert admin.ok("PUT", path + "/extra_specs/c", {"c": "e"}) == {"c": "e"}
     assert admin.ok("GET", path + "/extra_specs/c") == {"c": "e"}
-    assert admin.call("DELETE", path + "/extra_specs/c").status == 202
+    assert admin.ok("DELETE", path + "/extra_specs/c") is None
+    assert admin.ok("POST", path + "/extra_specs", {"extra_specs": {"x:c": "e"}})
+    assert admin.call("DELETE", path + "/extra_specs/x:c").status == 202
     assert admin.call("GET", path + "/extra_specs/c").status == 404
     volume = volumes.create(volume_type=name)
     assert volumes.show(volume)["volume_type"] == name

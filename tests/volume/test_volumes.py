@@ -272,6 +272,29 @@ def test_a_volume_becomes_an_image_and_an_image_a_volume(cloud, volumes):
     assert volumes.api.delete("image", f"/images/{image}").status == 204
 
 
+def test_a_failed_upload_leaves_no_image(cloud, volumes):
+    volume = volumes.create()
+    for host in cloud.hosts.values():
+        host.fake.faults.fail("UploadVolume")
+    try:
+        answer = volumes.action(volume, "os-volume_upload_image", {"image_name": unique("image")})
+        image = answer.body["os-volume_upload_image"]["image_id"]
+        volumes.until(f"/volumes/{volume}", "volume", "available")
+    finally:
+        for host in cloud.hosts.values():
+            host.fake.faults.clear()
+    assert volumes.api.get("image", f"/images/{image}").status == 404
+
+
+def test_a_type_chooses_its_backend(volumes, admin):
+    for specs, status in (({"storage_protocol": "nbd"}, "available"), ({"storage_protocol": "smoke"}, "error")):
+        kind = admin.ok("POST", "/types", {"volume_type": {"name": unique("type"), "extra_specs": specs}})
+        volume = volumes.create(status, volume_type=kind["volume_type"]["name"])
+        assert volumes.call("DELETE", f"/volumes/{volume}").status == 202
+        volumes.gone(f"/volumes/{volume}")
+        admin.ok("DELETE", f"/types/{kind['volume_type']['id']}")
+
+
 def test_image_metadata(volumes):
     volume = volumes.create()
     assert volumes.action(volume, "os-set_image_metadata", {"metadata": {"os": "x"}}).body == {"metadata": {"os": "x"}}

@@ -39,6 +39,9 @@ class ImageRow(msgspec.Struct, frozen=True):
     upload_seen: int | None = None
 
 
+NO_UPLOAD: dict[str, Any] = {"upload_id": None, "upload_by": None, "upload_seen": None}
+
+
 class MemberRow(msgspec.Struct, frozen=True):
     image_id: str
     member_id: str
@@ -114,7 +117,7 @@ def upload_seen(tx: Tx, upload_id: str) -> None:
 
 
 def remove_image(tx: Tx, image_id: str) -> None:
-    change_image(tx, image_id, {"status": "deleted", "deleted_at": tx.now, "upload_id": None})
+    change_image(tx, image_id, {"status": "deleted", "deleted_at": tx.now, **NO_UPLOAD})
     tx.run(_DROP_MEMBERS, {"image": image_id})
 
 

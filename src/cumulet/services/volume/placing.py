@@ -8,6 +8,8 @@ from cumulet.services.volume import store
 from cumulet.services.volume.store import VolumeRow
 
 BACKEND = "file"
+PROTOCOL = "nbd"
+VENDOR = "Open Source"
 FROZEN = "frozen"  # why a host is disabled, when it also deletes nothing
 
 
@@ -30,18 +32,58 @@ def frozen(tx: Tx, hosts: Any, host_name: str | None) -> bool:
     )
 
 
+def capabilities(host: Any) -> dict[str, Any]:
+    """What a host's pool offers; types choose by it (extra specs without a scope, or of ``capabilities:``)."""
+    return {
+        "volume_backend_name": BACKEND,
+        "vendor_name": VENDOR,
+        "driver_version": "1.0",
+        "storage_protocol": PROTOCOL,
+        "thin_provisioning_support": True,
+        "thick_provisioning_support": False,
+        "QoS_support": False,
+        "multiattach": True,
+        "online_extend_support": True,
+    }
+
+
+def _fits(specs: dict[str, str], offered: dict[str, Any]) -> bool:
+    for key, wanted in specs.items():
+        scope, _, name = key.rpartition(":")
+        if scope not in ("", "capabilities"):
+            continue
+        if name not in offered:
+            return False
+        have = str(offered[name]).lower()
+        text = wanted.strip().lower()
+        if text.startswith("<is>"):
+            good = have == text.removeprefix("<is>").strip()
+        elif text.startswith("<in>"):
+            good = text.removeprefix("<in>").strip() in have
+        elif text.startswith("s=="):
+            good = have == text.removeprefix("s==").strip()
+        else:
+            good = have == text
+        if not good:
+            return False
+    return True
+
+
 def choose(tx: Tx, hosts: Any, volume: VolumeRow, backup_id: str | None = None) -> str:
     """Raises NoValidHost with how many hosts each rule removed."""
     source = _home_of_source(tx, volume, backup_id)
     promised = {host: size for host, (size, _) in store.placed(tx).items()}
     reasons: dict[str, int] = {}
     best: tuple[float, str] | None = None
+    kind = store.TYPES.find(tx, volume.volume_type_id) if volume.volume_type_id is not None else None
     for host in storage_hosts(tx, hosts):
         why = None
         if not host.up:
             why = "down"
         elif "storage" in host.disabled_roles:
             why = "disabled"
+        elif kind is not None and not _fits(kind.extra_specs, capabilities(host)):
+            why = "not what the volume type asks for"
         elif source is not None and host.name != source:
             why = "not the host of the source"
         elif host.resources.volume_free_gb < volume.size_gb:

@@ -102,6 +102,7 @@ class BackupRow(msgspec.Struct, frozen=True):
     volume_id: str
     snapshot_id: str | None
     parent_id: str | None
+    data_id: str
     project_id: str
     user_id: str | None
     name: str | None

@@ -125,6 +125,7 @@ BACKUPS = Table(
     Column("volume_id", Id, nullable=False, index=True),
     Column("snapshot_id", Id),
     Column("parent_id", Id, index=True),
+    Column("data_id", Id, nullable=False),  # under which the data is stored: an imported record may have another id
     Column("project_id", Id, nullable=False),
     Column("user_id", Id),
     Column("name", Text),

@@ -30,7 +30,7 @@ from cumulet.services.volume.tables import BACKUPS
 from cumulet.services.volume.workflows.backups import BackupParams, RestoreParams
 
 STATUSES = ("error", "error_deleting", "creating", "available", "deleting", "deleted", "restoring")
-_SERVICE = "cumulet.agent.volume.backups"
+_SERVICE = "cinder.backup.drivers.cumulet.ChunkedBackupDriver"  # clients look for the prefix
 
 
 class BackupCreate(msgspec.Struct, forbid_unknown_fields=True):
@@ -146,8 +146,10 @@ def create(call: Call) -> dict[str, Any]:
                 )
             parent = max(made, key=lambda one: one.data_timestamp)
         quotas.claim(tx, volume.project_id, {"backups": 1, "backup_gigabytes": volume.size_gb})
+        backup_id = new_uuid()
         row = BackupRow(
-            id=new_uuid(),
+            id=backup_id,
+            data_id=backup_id,
             volume_id=volume.id,
             snapshot_id=body.snapshot_id,
             parent_id=parent.id if parent else None,

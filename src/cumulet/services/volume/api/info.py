@@ -233,22 +233,14 @@ def pools(call: Call) -> dict[str, Any]:
             one: dict[str, Any] = {"name": placing.backend_name(host.name)}
             if full:
                 one["capabilities"] = {
-                    "volume_backend_name": placing.BACKEND,
-                    "vendor_name": "Open Source",
-                    "driver_version": "1.0",
-                    "storage_protocol": "nbd",
+                    **placing.capabilities(host),
                     "total_capacity_gb": round(host.resources.volume_total_gb, 2),
                     "free_capacity_gb": round(host.resources.volume_free_gb, 2),
                     "allocated_capacity_gb": placed.get(host.name, (0, 0))[0],
                     "provisioned_capacity_gb": placed.get(host.name, (0, 0))[0],
                     "total_volumes": placed.get(host.name, (0, 0))[1],
                     "reserved_percentage": 0,
-                    "thin_provisioning_support": True,
-                    "thick_provisioning_support": False,
                     "max_over_subscription_ratio": "20.0",
-                    "QoS_support": False,
-                    "multiattach": True,
-                    "online_extend_support": True,
                     "location_info": None,
                     "timestamp": moment(host.seen_at),
                 }
@@ -265,11 +257,11 @@ def capabilities(call: Call) -> dict[str, Any]:
     call.service.db.read(lambda tx: call.service.host_named(tx, host))
     return {
         "namespace": f"OS::Storage::Capabilities::{call.params['host']}",
-        "vendor_name": "Open Source",
+        "vendor_name": placing.VENDOR,
         "volume_backend_name": placing.BACKEND,
         "pool_name": placing.BACKEND,
         "driver_version": "1.0",
-        "storage_protocol": "nbd",
+        "storage_protocol": placing.PROTOCOL,
         "display_name": None,
         "description": None,
         "visibility": None,

@@ -14,6 +14,7 @@ from cumulet.db import Tx
 from cumulet.saga.model import Call, HostCall, Run, Saga, nothing_to_undo
 from cumulet.services.volume import state, store
 from cumulet.services.volume.messages import record
+from cumulet.services.volume.tables import BACKUPS
 
 
 class BackupParams(msgspec.Struct, kw_only=True):
@@ -60,18 +61,21 @@ class BackupWorkflows:
         backup = store.BACKUPS.find(tx, run.object_id)
         if backup is None or backup.host is None:
             return None
+        parent = store.BACKUPS.find(tx, backup.parent_id) if backup.parent_id is not None else None
         return backup.host, c.BackupVolume(
             volume_id=backup.volume_id,
-            backup_id=backup.id,
+            backup_id=backup.data_id,
             snapshot_id=backup.snapshot_id,
-            parent_backup_id=backup.parent_id,
+            parent_backup_id=parent.data_id if parent is not None else None,
         )
 
     def _remove(self, tx: Tx, run: Run) -> HostCall | None:
         backup = store.BACKUPS.find(tx, run.object_id)
         if backup is None or backup.host is None:
             return None
-        return backup.host, c.DeleteBackup(backup_id=backup.id)
+        if len(store.BACKUPS.where(tx, BACKUPS.c.data_id == backup.data_id)) > 1:
+            return None  # another record names the same data
+        return backup.host, c.DeleteBackup(backup_id=backup.data_id)
 
     def _backed_up(self, tx: Tx, run: Run, result: dict[str, Any] | None) -> None:
         if result is not None:
@@ -118,9 +122,10 @@ class BackupWorkflows:
 
     def _restore(self, tx: Tx, run: Run) -> HostCall | None:
         volume = store.VOLUMES.find(tx, run.params.volume_id)
-        if volume is None or volume.host is None:
+        backup = store.BACKUPS.find(tx, run.object_id)
+        if backup is None or volume is None or volume.host is None:
             return None
-        return volume.host, c.RestoreBackup(volume_id=volume.id, backup_id=run.object_id)
+        return volume.host, c.RestoreBackup(volume_id=volume.id, backup_id=backup.data_id)
 
     def _restored(self, tx: Tx, run: Run) -> None:
         store.BACKUPS.change(tx, run.object_id, status="available")

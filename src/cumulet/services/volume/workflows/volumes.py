@@ -144,7 +144,8 @@ class VolumeWorkflows:
         volume = store.VOLUMES.find(tx, run.object_id)
         if run.params.backup_id is None or volume is None or volume.host is None:
             return None
-        return volume.host, c.RestoreBackup(volume_id=volume.id, backup_id=run.params.backup_id)
+        backup = store.BACKUPS.get(tx, run.params.backup_id)
+        return volume.host, c.RestoreBackup(volume_id=volume.id, backup_id=backup.data_id)
 
     def _finished(self, tx: Tx, run: Run) -> None:
         state.change(tx, run.object_id, base="ready", busy=None)
