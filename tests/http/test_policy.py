@@ -141,6 +141,7 @@ def test_an_operators_files(tmp_path: Path) -> None:
     overrides = PolicyOverrides(tmp_path)
     assert overrides.for_service("image") == {"one": "role:reader", "two": "(role:a and role:b) or (role:c)"}
     assert overrides.for_service("compute")["one"] == "!"
+    assert PolicyOverrides(tmp_path / "policy.yaml").for_service("compute")["one"] == "!"
     assert not overrides.changed()
     engine = PolicyEngine({"one": "@"}, overrides.for_service("compute"))
     assert not engine.allows("one", {}, {"roles": ["reader"]})

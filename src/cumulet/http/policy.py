@@ -248,13 +248,19 @@ def _find(value: Any, path: list[str], text: str) -> bool:
 
 
 class PolicyOverrides:
-    """An operator's rules: ``policy.yaml`` for all services, and ``policy.d/<service>.yaml`` for one.
+    """An operator's rules: ``policy.yaml`` for all services, and ``policy.d/<service>.yaml`` for one. ``place``: the
+    directory, or the common file when it has another name.
 
     The files are read anew when they change (``changed``). A rule of the common file reaches every service that
     knows its name; unknown names are kept, for rules may refer to them."""
 
-    def __init__(self, directory: Path | None = None, rules: Mapping[str, str] | None = None) -> None:
-        self._directory = directory
+    def __init__(self, place: Path | None = None, rules: Mapping[str, str] | None = None) -> None:
+        self._common: Path | None = None
+        self._single: Path | None = None
+        if place is not None:
+            is_file = place.suffix in (".yaml", ".yml")
+            self._common = place if is_file else place / "policy.yaml"
+            self._single = self._common.parent / "policy.d"
         self._rules = dict(rules or {})
         self._stamp: object = self._stamps()
 
@@ -267,15 +273,15 @@ class PolicyOverrides:
 
     def for_service(self, service: str) -> dict[str, str]:
         found = dict(self._rules)
-        if self._directory is not None:
-            for path in (self._directory / "policy.yaml", self._directory / "policy.d" / f"{service}.yaml"):
+        if self._common is not None and self._single is not None:
+            for path in (self._common, self._single / f"{service}.yaml"):
                 found.update(_read(path))
         return found
 
     def _stamps(self) -> object:
-        if self._directory is None:
+        if self._common is None or self._single is None:
             return None
-        paths = [self._directory / "policy.yaml", *sorted((self._directory / "policy.d").glob("*.yaml"))]
+        paths = [self._common, *sorted(self._single.glob("*.yaml"))]
         return [(path, path.stat().st_mtime_ns) for path in paths if path.exists()]
 
 
