@@ -16,7 +16,7 @@ import click
 
 from cumulet.cli import clouds, daemon, process, seed
 from cumulet.cli import server as servers
-from cumulet.cli.client import Cloud
+from cumulet.cli.client import Cloud, wait_for
 from cumulet.cli.output import Phases, Problem, table
 from cumulet.settings import DEFAULT_FILE, Settings
 
@@ -58,6 +58,8 @@ def quickstart(config: Path | None) -> None:
         private = seed.private_network(demo, external["id"])
         seed.security_group(demo)
     link_commands()
+    with phases("this machine as a host: hypervisor, networks, storage"):
+        wait_for("this machine's agent reporting", lambda: host_is_up(admin, settings.host_name), seconds=180)
     with phases(f"server {SERVER}: booting"):
         found = demo.find("compute", "servers/detail", SERVER, key="servers")
         if found is not None and found["status"] == "ERROR":
@@ -76,6 +78,10 @@ def quickstart(config: Path | None) -> None:
         since = time.monotonic() - posted
     phases.say(f"  SSH to {address} works {since:.1f} s after the request; the guest says: {' '.join(said.split())}")
     report(phases, settings, admin, server["id"])
+
+
+def host_is_up(admin: Cloud, name: str) -> bool:
+    return any(h["name"] == name and h["up"] for h in admin.get("operator", "/v1/status")["hosts"])
 
 
 def write_settings(path: Path) -> None:
