@@ -1,6 +1,6 @@
 """Interfaces of a server. Each works on one port (object kind ``interface``).
 
-| server_interface.attach | bind the port, plug and add the NIC, wait until it is up | detach, free the port |
+| server_interface.attach | plug the port and add the NIC | detach, free the port |
 | server_interface.detach | remove the NIC, free the port | - (only forward) |
 """
 
@@ -11,7 +11,7 @@ import msgspec
 
 from cumulet.agent.contract import AttachPort, DetachPort
 from cumulet.db import Tx
-from cumulet.saga.model import Call, HostCall, Run, Saga, Transact, Wait, nothing_to_undo
+from cumulet.saga.model import Call, HostCall, Run, Saga, Transact, nothing_to_undo
 from cumulet.services.compute import store
 from cumulet.services.compute.rows import ServerRow
 from cumulet.services.compute.workflows.common import Workflow
@@ -34,16 +34,14 @@ class InterfaceWorkflows(Workflow):
             params=InterfaceParams,
             failed=self._attach_failed,
             action="attach_interface",
-            steps=(
-                Call("attach", self._attach, self._detach, event=ATTACH),
-                Wait("active", self._active, deadline_seconds=60, on_deadline="continue", event=ATTACH),
-            ),
+            steps=(Call("attach", self._attach, self._detach, event=ATTACH),),
         )
         self.detach = Saga(
             kind="server_interface.detach",
             object_kind="interface",
             params=InterfaceParams,
             action="detach_interface",
+            preempts=1,
             steps=(
                 Call("detach", self._detach, FORWARD, if_host_down="skip", event=DETACH),
                 Transact("free", self._free, FORWARD, event=DETACH),
@@ -76,9 +74,6 @@ class InterfaceWorkflows(Workflow):
             port_id=run.object_id,
             mac_address=run.params.mac_address,
         )
-
-    def _active(self, tx: Tx, run: Run) -> bool | None:
-        return True if self.parts.network.ports_active(tx, run.params.server_id) else None
 
     def _free(self, tx: Tx, run: Run) -> None:
         store.delete_interface(tx, run.object_id)
