@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,29 @@ def _toml(settings: Settings) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _innermost(pid: int) -> int:
+    """The role's own process, below what put it where it lives (`nsenter` waits for its child)."""
+    command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    if b"nsenter" in command[0] and children:
+        return _innermost(int(children[0]))
+    return pid
+
+
 class Processes(Clients):
     """``start("api")`` returns when the role works."""
 
-    def __init__(self, directory: Path, *, database_url: str | None = None, bus_url: str = "local") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        database_url: str | None = None,
+        bus_url: str = "local",
+        within: Callable[..., list[str]] = lambda *command: list(command),
+    ) -> None:
+        """``within``: turns a command into the one that runs it where the roles are to live."""
         super().__init__()
+        self._within = within
         self.directory = directory
         self.settings = test_settings(directory, free_ports(1)[0])
         self.settings.database.url = database_url
@@ -62,7 +81,7 @@ class Processes(Clients):
             (self.settings.run_dir / f"{role}.ready").unlink(missing_ok=True)
             with (self.directory / f"{role}.out").open("ab") as out:
                 self._running[role] = subprocess.Popen(
-                    [sys.executable, "-m", "cumulet", "serve", "--role", role, "--config", str(path)],
+                    self._within(sys.executable, "-m", "cumulet", "serve", "--role", role, "--config", str(path)),
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=out,
@@ -82,18 +101,18 @@ class Processes(Clients):
         return text + (log.read_text(errors="replace")[-4000:] if log.exists() else "")
 
     def pid(self, role: str) -> int:
-        return self._running[role].pid
+        return _innermost(self._running[role].pid)
 
     def kill(self, role: str) -> None:
         """kill -9: no word to anyone."""
         process = self._running.pop(role)
-        os.kill(process.pid, signal.SIGKILL)
+        os.kill(_innermost(process.pid), signal.SIGKILL)
         process.wait(10)
 
     def terminate(self, role: str) -> int:
         """SIGTERM; the exit status."""
         process = self._running.pop(role)
-        process.terminate()
+        os.kill(_innermost(process.pid), signal.SIGTERM)
         return process.wait(20)
 
     def make_accounts(self) -> None:
@@ -121,7 +140,8 @@ class Processes(Clients):
         for connection in self._connections.values():
             connection.close()
         for role in list(self._running):
-            self._running[role].terminate()
+            if self._running[role].poll() is None:
+                os.kill(_innermost(self._running[role].pid), signal.SIGTERM)
         for role in list(self._running):
             try:
                 self._running[role].wait(10)

@@ -228,12 +228,17 @@ class Agent:
         pause = self.settings.heartbeat_seconds
         while not self._stopping.is_set():
             was_up = self._link.up
-            sent = self._link.send(self.heartbeat(), 3.0)
-            if sent and not was_up:  # a conductor came back: what waits goes out, and documents are compared
-                self._outbox_wanted.set()
-                self.documents.look_again(())
-            if sent and time.monotonic() >= self._inventory_at:
-                self._take_stock()
+            try:
+                sent = self._link.send(self.heartbeat(), 3.0)
+                if sent and not was_up:  # a conductor came back: what waits goes out, and documents are compared
+                    self._outbox_wanted.set()
+                    self.documents.look_again(())
+                if sent and time.monotonic() >= self._inventory_at:
+                    self._take_stock()
+            except Exception:  # noqa: BLE001 - a defect in a driver must not make the host look dead
+                _log.exception("looking after the host failed")
+                sent = False
+                self._inventory_at = time.monotonic() + 5.0
             self._beat_now.wait(pause if sent else min(1.0, pause))
             self._beat_now.clear()
 
@@ -285,6 +290,8 @@ class Agent:
                     driver.remove_absent(answer)
                 except DriverError as error:
                     _log.warning("cannot remove leftovers: %s", error.message)
+                except Exception:  # noqa: BLE001 - the next inventory names them again
+                    _log.exception("cannot remove leftovers")
 
     def _inventory(self) -> Inventory:
         found = [driver.inventory() for driver in self._drivers]

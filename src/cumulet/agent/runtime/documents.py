@@ -139,9 +139,11 @@ class DocumentSync:
                     self._pull(dirty[start : start + _PULL_AT_ONCE])
                 self._report()
                 self._retry()
-            except (Unavailable, RemoteFault) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it was is tried again
                 if isinstance(error, RemoteFault):
                     _log.warning("the conductor failed at documents: %s", error)
+                elif not isinstance(error, Unavailable):
+                    _log.exception("looking after documents failed")
                 with self._state:
                     self._dirty.update(dirty)
                     self._try_at = time.monotonic() + 1.0
