@@ -7,8 +7,9 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import text
 
-from cumulet.db import Database
+from cumulet.db import METADATA, Database
 from cumulet.http import HttpApp
 from cumulet.kernel.context import RequestContext
 from cumulet.kernel.errors import Unauthorized
@@ -48,14 +49,24 @@ class Client:
         return self("GET", path, version=version, expect=200, **options).json()
 
 
+@pytest.fixture(scope="session")
+def postgres_database(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """One for all tests: making the tables takes a second."""
+    made = Database(request.getfixturevalue("postgres").new_database())
+    made.create_all()
+    yield made
+    made.close()
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
 def db(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    url = (
-        f"sqlite:///{tmp_path / 'p.db'}"
-        if request.param == "sqlite"
-        else request.getfixturevalue("postgres").new_database()
-    )
-    made = Database(url, durable=False)
+    if request.param == "postgres":
+        shared: Database = request.getfixturevalue("postgres_database")
+        names = ", ".join(f'"{table.name}"' for table in METADATA.sorted_tables)
+        shared.write(lambda tx: tx.run(text(f"TRUNCATE {names}")))
+        yield shared
+        return
+    made = Database(f"sqlite:///{tmp_path / 'p.db'}", durable=False)
     made.create_all()
     yield made
     made.close()

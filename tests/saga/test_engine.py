@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -232,28 +233,44 @@ def test_starting_rolls_back_with_its_transaction(world: World) -> None:
     assert world.db.read(lambda tx: world.engine.owner(tx, "thing", "t")) is None
 
 
-def test_steps_are_quick(world: World) -> None:
-    """Three steps of which two are calls; the fake host answers from another thread."""
+def test_a_call_step_is_one_transaction_of_two_statements(world: World) -> None:
+    """So that a create of seven steps costs a few milliseconds, whatever the machine does besides."""
+    done = threading.Event()
+    counts: list[int] = []
+    several = [replace(sagas.EXPORT_STEP, name=f"export-{n}") for n in range(8)]
+    world.engine._scan_seconds = 60
+    for number in (2, 8):
+        saga = Saga(
+            f"thing.calls-{number}",
+            "thing",
+            Params,
+            tuple(several[:number]),
+            finished=lambda tx, run: tx.after_commit(done.set),
+        )
+        world.engine.register(saga)
+        world.add_thing(f"t{number}")
+        if not world.engine._running:
+            world.engine.run()
+            until(lambda: world.engine.idle())
+            time.sleep(0.1)
+        done.clear()
+        before = world.db.statements
+        world.start(saga, f"t{number}")
+        assert done.wait(10)
+        counts.append(world.db.statements - before)
+    assert counts[1] - counts[0] <= 6 * 2, counts
+    assert counts[0] <= 14, counts
+
+
+def test_latency_is_milliseconds(world: World) -> None:
+    """Printed; the bound is loose, for machines that do much besides."""
     world.engine.register(sagas.BUILD)
     world.engine.run()
     times = []
-    for n in range(30):
+    for n in range(20):
         world.add_thing(f"q{n}")
-        saga_id = world.start(sagas.BUILD, f"q{n}")
-        row = ended(world, saga_id)
+        row = ended(world, world.start(sagas.BUILD, f"q{n}"))
         assert row.status == "finished"
         times.append((row.ended_at - row.created_at) / 1000)
-    assert sorted(times)[len(times) // 2] < 30, f"median {sorted(times)[15]:.1f} ms"
-    print(f"median {sorted(times)[15]:.2f} ms; best {min(times):.2f}")
-
-
-def test_statements_of_a_call_step_are_few(world: World) -> None:
-    world.add_thing("t")
-    world.engine.register(sagas.BUILD)
-    world.engine.run()
-    before = world.db.statements
-    saga_id = world.start(sagas.BUILD, "t")
-    until(lambda: world.db.read(lambda tx: world.engine.owner(tx, "thing", "t")) is None)
-    ended(world, saga_id)
-    world.engine.stop()
-    assert world.db.statements - before < 200
+    print(f"three steps, two of them calls: median {sorted(times)[10]:.2f} ms, best {min(times):.2f} ms")
+    assert min(times) < 60

@@ -97,6 +97,7 @@ class SagaEngine:
         self._refusals: dict[str, int] = {}
         self._running: list[threading.Thread] = []
         self._stopping = False
+        self._abandoned = False
         self._waiting_seen = (0, 0)  # when counted, how many
 
     # -- declaring and starting ---------------------------------------------------------------------------------
@@ -454,6 +455,8 @@ class SagaEngine:
                 copy = flight.copy()
                 after = step(tx, copy)
                 self._probe("before-commit", copy)
+                if self._abandoned:
+                    raise Abandoned
                 return None if after is None else (copy, after)
 
             return self.db.write(unit)
@@ -633,6 +636,7 @@ class SagaEngine:
 
     def abandon(self) -> None:
         """For tests: stop as if killed, without writing or sending anything more."""
+        self._abandoned = True
         with self._state:
             self._stopping = True
             self._state.notify_all()

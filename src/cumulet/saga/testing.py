@@ -294,7 +294,8 @@ def _crash_and_resume(harness: Harness, case: Case, act: _Act, fail: tuple[str, 
     while not act.crashed and time.monotonic() < end:
         row = harness.db.read(lambda tx: journal.load(tx, saga_id))
         if row is not None and row.ended_at is not None:
-            harness.engine.stepper.probe = Probe()
+            harness.stop_control_plane()  # the crash may come yet, on another thread
+            harness.start_control_plane()
             return None
         time.sleep(0.002)
     harness.stop_control_plane()
