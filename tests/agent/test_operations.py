@@ -210,14 +210,14 @@ def test_under_chaos_every_operation_ends_once(tmp_path: Path) -> None:
 
     def drive(op_id: str) -> None:
         body = c.DeleteDisks(server_id=op_id)
-        while True:
+        for _ in range(200):
             try:
                 rig.execute(body, op_id=op_id, object_id=op_id)
                 return
             except Unavailable:
-                continue
+                time.sleep(0.01)
 
-    threads = [threading.Thread(target=drive, args=(op,)) for op in ops]
+    threads = [threading.Thread(target=drive, args=(op,), daemon=True) for op in ops]
     for thread in threads:
         thread.start()
     for op in ops:
