@@ -31,15 +31,17 @@ def one_guest_at_a_time() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def image(pytestconfig: pytest.Config) -> c.ImageSource:
+def built(pytestconfig: pytest.Config) -> guest.GuestImage:
     assert pytestconfig.cache is not None
     with outside():
-        built = guest.build(pytestconfig.cache.mkdir("hostcompute-guest"))
-    size = built.disk.stat().st_size
-    return c.ImageSource(image_id=new_uuid(), disk_format="qcow2", size=size, path=str(built.disk))
+        return guest.build(pytestconfig.cache.mkdir("hostcompute-guest"))
 
 
-def test_a_linux_guest(one_guest_at_a_time: None, host: Host, image: c.ImageSource) -> None:
+def source(path: Path, form: str) -> c.ImageSource:
+    return c.ImageSource(image_id=new_uuid(), disk_format=form, size=path.stat().st_size, path=str(path))
+
+
+def test_a_linux_guest(one_guest_at_a_time: None, host: Host, built: guest.GuestImage) -> None:
     path = host.directory / "volume"
     with path.open("wb") as file:
         file.truncate(64 << 20)
@@ -56,7 +58,9 @@ def test_a_linux_guest(one_guest_at_a_time: None, host: Host, image: c.ImageSour
         network_data={},
         user_data=base64.b64encode(USER_DATA).decode(),
     )
-    spec = host.create(image=image, memory_mb=128, config_drive=True, metadata=metadata, admin_password="first")
+    spec = host.create(
+        image=source(built.disk, "qcow2"), memory_mb=128, config_drive=True, metadata=metadata, admin_password="first"
+    )
     host.wait_for_console(spec, "metadata from config drive", 180)
     host.wait_for_console(spec, "user data ran: 1 disks", 60)
     log = host.wait_for_console(spec, "login:", 60)
@@ -74,8 +78,19 @@ def test_a_linux_guest(one_guest_at_a_time: None, host: Host, image: c.ImageSour
     host.delete(spec)
 
 
-def test_the_image_is_the_same_each_time(image: c.ImageSource) -> None:
-    first = Path(image.path or "").read_bytes()
+def test_kernel_ramdisk_and_root_apart(one_guest_at_a_time: None, host: Host, built: guest.GuestImage) -> None:
+    spec = host.create(
+        image=source(built.root_filesystem, "ami"),
+        kernel=source(built.kernel, "aki"),
+        ramdisk=source(built.ramdisk, "ari"),
+        memory_mb=128,
+    )
+    host.wait_for_console(spec, "login:", 180)
+    host.delete(spec)
+
+
+def test_the_image_is_the_same_each_time(built: guest.GuestImage) -> None:
+    first = built.disk.read_bytes()
     with tempfile.TemporaryDirectory() as folder, outside():
         again = guest.build(folder)
         assert again.built

@@ -22,9 +22,9 @@ from cumulet.agent.compute.domain import MARK, HostProfile, build_domain
 from cumulet.agent.compute.hotplug import Hotplug
 from cumulet.agent.compute.hypervisor import Event, Hypervisor, ensure_event_loop
 from cumulet.agent.compute.instances import Instances
-from cumulet.agent.compute.libvirtd import PrivateLibvirtd
+from cumulet.agent.compute.libvirtd import PrivateLibvirtd, kvm_for_root_only
 from cumulet.agent.compute.ports import PortPlugger
-from cumulet.agent.compute.power import Power
+from cumulet.agent.compute.power import Power, unless_off
 from cumulet.agent.compute.queries import Queries
 from cumulet.agent.compute.snapshot import Snapshots
 from cumulet.agent.compute.states import SHUTDOWN, power_state
@@ -35,6 +35,11 @@ from cumulet.agent.image.cache import ImageCache
 LOG = logging.getLogger(__name__)
 _HOUSEKEEPING_SECONDS = 60.0
 _SYSTEM_SOCKETS = ("/run/libvirt/virtqemud-sock", "/run/libvirt/libvirt-sock")
+_SLOW_LIBVIRT = {
+    "code": "libvirt-slow",
+    "message": "libvirt probes QEMU anew at every call (seconds each): QEMU's own user cannot open /dev/kvm",
+    "cure": "chgrp kvm /dev/kvm && chmod 660 /dev/kvm, then restart libvirtd",
+}
 _AGENT_MISSING = {
     libvirt.VIR_ERR_AGENT_UNRESPONSIVE,
     libvirt.VIR_ERR_AGENT_UNSYNCED,
@@ -124,6 +129,8 @@ class ComputeDriver(Driver):
             return self.config.libvirt_uri, lambda: None
         private = private_libvirtd(self.config, use_kvm=self._verdict.virt_type == "kvm")
         if not private.running() and _system_answers():
+            if kvm_for_root_only():
+                self._warnings.append(_SLOW_LIBVIRT)
             return "qemu:///system", lambda: None
         self._warnings += private.warnings()
         return private.uri, private.start
@@ -233,7 +240,7 @@ class ComputeDriver(Driver):
                     return
                 raise
             if domain.isActive():
-                domain.destroy()
+                unless_off(domain, domain.destroy)
             if not domain.isPersistent():
                 return
             domain.undefineFlags(

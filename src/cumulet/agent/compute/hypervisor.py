@@ -210,7 +210,8 @@ class Hypervisor:
                 else:
                     self._on_event(event)
             except DriverError as error:
-                LOG.warning("an event of libvirt could not be reported: %s", error.message)
+                if not self._stopping.is_set():  # what is missed now is listed at the next start
+                    LOG.warning("an event of libvirt could not be reported: %s", error.message)
             except Exception:
                 LOG.exception("an event of libvirt could not be handled")
 

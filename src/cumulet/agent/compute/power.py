@@ -14,7 +14,7 @@ from cumulet.agent.contract import PowerServer
 from cumulet.agent.driver import Progress
 from cumulet.agent.errors import DriverError
 
-_START_SECONDS = 60
+_START_SECONDS = 120
 _SAVE_SECONDS = 600
 _POLL_SECONDS = 0.1
 _PRESS_AGAIN_SECONDS = 10.0
@@ -70,7 +70,7 @@ class Power:
         def destroy(connection: Any) -> None:
             domain = self._hv.domain(connection, server_id)
             if domain.isActive():
-                _unless_off(domain, domain.destroy)
+                unless_off(domain, domain.destroy)
 
         self._hv.call("force off", destroy, _START_SECONDS)
 
@@ -101,7 +101,7 @@ class Power:
 
     def _press(self, connection: Any, server_id: str) -> None:
         domain = self._hv.domain(connection, server_id)
-        _unless_off(domain, lambda: domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN))
+        unless_off(domain, lambda: domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN))
 
     def _pause(self, server_id: str) -> None:
         def pause(connection: Any) -> None:
@@ -129,13 +129,13 @@ class Power:
         def save(connection: Any) -> None:
             domain = self._hv.domain(connection, server_id)
             if domain.isActive():
-                _unless_off(domain, domain.managedSave)
+                unless_off(domain, domain.managedSave)
 
         progress()
         self._hv.call("save the memory", save, _SAVE_SECONDS)
 
 
-def _unless_off(domain: Any, action: Any) -> None:
+def unless_off(domain: Any, action: Any) -> None:
     """Do it; that the domain went off meanwhile is no error."""
     try:
         action()
