@@ -258,3 +258,44 @@ def test_only_admins_see_tasks(api):
     assert api("GET", "/v2/tasks", token=ALICE).status_code == 403
     assert api("GET", "/v2/tasks", token=ADMIN).json()["tasks"] == []
     assert api("DELETE", "/v2/tasks/x", token=ADMIN).status_code == 405
+
+
+def test_metadata_definitions(api):
+    base = "/v2/metadefs/namespaces"
+    body = {
+        "namespace": "ns",
+        "visibility": "public",
+        "protected": True,
+        "resource_type_associations": [{"name": "OS::Nova::Flavor"}],
+        "tags": [{"name": "t"}],
+        "properties": {"p": {"title": "P", "type": "string"}},
+        "objects": [{"name": "o", "properties": {"q": {"title": "Q", "type": "integer"}}}],
+    }
+    assert api("POST", base, json=body).status_code == 403
+    made = api("POST", base, token=ADMIN, json=body)
+    assert made.status_code == 201, made.text
+    assert api("POST", base, token=ADMIN, json=body).status_code == 409
+    assert api("POST", base, token=ADMIN, json={"visibility": "public"}).status_code == 400
+    assert api("POST", base, token=ADMIN, json={"namespace": "x", "visibility": "odd"}).status_code == 400
+    shown = api("GET", base + "/ns").json()
+    assert shown["properties"]["p"]["title"] == "P"
+    assert [one["name"] for one in shown["objects"]] == ["o"]
+    assert "ns" in [one["namespace"] for one in api("GET", base).json()["namespaces"]]
+    assert api("DELETE", base + "/ns", token=ADMIN).status_code == 403
+    assert api("POST", base + "/ns/tags/u", token=ADMIN).status_code == 201
+    assert {one["name"] for one in api("GET", base + "/ns/tags").json()["tags"]} == {"t", "u"}
+    assert api("POST", base + "/ns/tags", token=ADMIN, json={"tags": [{"name": "v"}]}).status_code == 201
+    assert [one["name"] for one in api("GET", base + "/ns/tags").json()["tags"]] == ["v"]
+    changed = api("PUT", base + "/ns/objects/o", token=ADMIN, json={"name": "o2"})
+    assert changed.json()["name"] == "o2"
+    assert api("GET", base + "/ns/objects/o").status_code == 404
+    added = api("POST", base + "/ns/properties", token=ADMIN, json={"name": "r", "title": "R", "type": "string"})
+    assert added.status_code == 201
+    assert api("DELETE", base + "/ns/properties/r", token=ADMIN).status_code == 204
+    renamed = api("PUT", base + "/ns", token=ADMIN, json={"namespace": "ns2", "visibility": "private"})
+    assert renamed.json()["protected"] is False
+    assert api("GET", base + "/ns2").status_code == 404
+    assert api("GET", base + "/ns2/objects", token=ADMIN).json()["objects"][0]["name"] == "o2"
+    assert api("GET", "/v2/metadefs/resource_types").json()["resource_types"]
+    assert api("GET", "/v2/schemas/metadefs/resource_type").json()["name"] == "resource_type_association"
+    assert api("DELETE", base + "/ns2", token=ADMIN).status_code == 204

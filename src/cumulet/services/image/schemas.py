@@ -120,6 +120,94 @@ IMAGE: dict[str, Any] = {
 }
 MEMBER: dict[str, Any] = {"name": "member", "properties": _MEMBER}
 TASK: dict[str, Any] = {"name": "task", "properties": _TASK}
+_NAME = _p("string", "Name", maxLength=80)
+_TIMES = {
+    "created_at": _p("string", "When it was made", format="date-time", **_READ_ONLY),
+    "updated_at": _p("string", "When it last changed", format="date-time", **_READ_ONLY),
+}
+_LINKS = {"schema": _p("string", **_READ_ONLY), "self": _p("string", **_READ_ONLY)}
+_KINDS = ["array", "boolean", "integer", "number", "object", "string", None]
+_PROPERTY: dict[str, Any] = {
+    "name": _NAME,
+    "title": _p("string", "Name for people"),
+    "description": _p("string"),
+    "operators": _p("array", items={"type": "string"}),
+    "type": _p("string", enum=_KINDS),
+    "required": {"$ref": "#/definitions/stringArray"},
+    "minimum": _p("number"),
+    "maximum": _p("number"),
+    "maxLength": {"$ref": "#/definitions/positiveInteger"},
+    "minLength": {"$ref": "#/definitions/positiveIntegerDefault0"},
+    "pattern": _p("string", format="regex"),
+    "enum": _p("array"),
+    "readonly": _p("boolean"),
+    "default": {},
+    "items": _p("object", properties={"type": _p("string", enum=_KINDS), "enum": _p("array")}),
+    "maxItems": {"$ref": "#/definitions/positiveInteger"},
+    "minItems": {"$ref": "#/definitions/positiveIntegerDefault0"},
+    "uniqueItems": _p("boolean", default=False),
+    "additionalItems": _p("boolean"),
+}
+_DEFINITIONS: dict[str, Any] = {
+    "positiveInteger": {"minimum": 0, "type": "integer"},
+    "positiveIntegerDefault0": {"allOf": [{"$ref": "#/definitions/positiveInteger"}, {"default": 0}]},
+    "stringArray": {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
+    "property": {"type": "object", "additionalProperties": {"type": "object", "properties": _PROPERTY}},
+}
+_PROPERTIES = {"$ref": "#/definitions/property"}
+_TAG = {"name": _NAME, **_TIMES}
+_RESOURCE_TYPE = {"name": _NAME, "prefix": _NAME, "properties_target": _NAME, **_TIMES}
+_OBJECT = {
+    "name": _NAME,
+    "description": _p("string"),
+    "required": {"$ref": "#/definitions/stringArray"},
+    "properties": _PROPERTIES,
+    **_LINKS,
+    **_TIMES,
+}
+_NAMESPACE = {
+    "namespace": _p("string", "The unique name", maxLength=80),
+    "display_name": _p("string", "Name for people", maxLength=80),
+    "description": _p("string", maxLength=500),
+    "visibility": _p("string", "Who may see it", enum=["public", "private"]),
+    "protected": _p("boolean", "A protected namespace cannot be deleted"),
+    "owner": _p("string", "Project that owns it", maxLength=255),
+    "resource_type_associations": _p("array", items={"type": "object", "properties": _RESOURCE_TYPE}),
+    "properties": _PROPERTIES,
+    "objects": _p("array", items={"type": "object", "properties": _OBJECT}),
+    "tags": _p("array", items={"type": "object", "properties": {"name": _NAME}}),
+    **_LINKS,
+    **_TIMES,
+}
+
+
+def _definition(name: str, properties: dict[str, Any], *required: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "definitions": _DEFINITIONS,
+        "required": list(required),
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+NAMESPACE = _definition("namespace", _NAMESPACE, "namespace")
+OBJECT = _definition("object", _OBJECT, "name")
+PROPERTY = _definition("property", _PROPERTY, "name", "title", "type")
+TAG = _definition("tag", _TAG, "name")
+RESOURCE_TYPE = _definition("resource_type_association", _RESOURCE_TYPE, "name")
+METADEF_SCHEMAS: dict[str, dict[str, Any]] = {
+    "namespace": NAMESPACE,
+    "namespaces": _collection("namespaces", "namespace", NAMESPACE),
+    "resource_type": RESOURCE_TYPE,
+    "resource_types": _collection("resource_type_associations", "resource_type", RESOURCE_TYPE),
+    "property": PROPERTY,
+    "properties": _collection("properties", "property", PROPERTY),
+    "object": OBJECT,
+    "objects": _collection("objects", "object", OBJECT),
+    "tag": TAG,
+    "tags": _collection("tags", "tag", TAG),
+}
 SCHEMAS: dict[str, dict[str, Any]] = {
     "image": IMAGE,
     "images": _collection("images", "image", IMAGE),

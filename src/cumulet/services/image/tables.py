@@ -70,6 +70,31 @@ TASKS = Table(
     Column("expires_at", Time),
 )
 
+# Metadata definitions: a namespace, and what stands in it (kind: object, property, tag, resource_type).
+NAMESPACES = Table(
+    "metadef_namespaces",
+    METADATA,
+    Column("namespace", Id, primary_key=True),
+    Column("display_name", Text),
+    Column("description", Text),
+    Column("visibility", Id, nullable=False),
+    Column("protected", Bool, nullable=False),
+    Column("owner", Id),
+    Column("created_at", Time, nullable=False),
+    Column("updated_at", Time, nullable=False),
+)
+
+DEFINITIONS = Table(
+    "metadef_items",
+    METADATA,
+    Column("namespace", Id, primary_key=True),
+    Column("kind", Id, primary_key=True),
+    Column("name", Id, primary_key=True),
+    Column("body", Json, nullable=False),
+    Column("created_at", Time, nullable=False),
+    Column("updated_at", Time, nullable=False),
+)
+
 # The key that signs URLs for agents; every process of the cloud reads the same.
 KEYS = Table(
     "image_keys",

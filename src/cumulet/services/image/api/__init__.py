@@ -2,7 +2,7 @@
 
 from cumulet.http import ServiceApi
 from cumulet.http.faults import GlanceFaults
-from cumulet.services.image.api import data, images, info, members
+from cumulet.services.image.api import data, images, info, members, metadefs
 from cumulet.services.image.policy import RULES
 from cumulet.services.image.public import ImageService
 
@@ -12,7 +12,7 @@ def build_api(service: ImageService) -> ServiceApi:
         name="image",
         prefix="/image",
         service=service,
-        routes=[*images.ROUTES, *data.ROUTES, *members.ROUTES, *info.ROUTES],
+        routes=[*images.ROUTES, *data.ROUTES, *members.ROUTES, *info.ROUTES, *metadefs.ROUTES],
         root_routes=[*info.ROOT_ROUTES, *data.SIGNED_ROUTES],
         faults=GlanceFaults(),
         rules=RULES,

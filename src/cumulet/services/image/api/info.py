@@ -9,7 +9,7 @@ from cumulet.services.image import store, views
 from cumulet.services.image.api.access import json_body, require
 from cumulet.services.image.api.images import parse_limit
 from cumulet.services.image.public import ImageService
-from cumulet.services.image.schemas import SCHEMAS
+from cumulet.services.image.schemas import METADEF_SCHEMAS, SCHEMAS
 
 # Minor versions of v2 that upstream lists without a cache or several stores, up to the last one before the location
 # API, which only a store of foreign URLs could serve. The newest is CURRENT.
@@ -37,6 +37,13 @@ def versions(call: Call) -> dict[str, Any]:
 
 def schema(call: Call) -> dict[str, Any]:
     found = SCHEMAS.get(call.params["name"])
+    if found is None:
+        raise NotFound("The resource could not be found.")
+    return found
+
+
+def metadef_schema(call: Call) -> dict[str, Any]:
+    found = METADEF_SCHEMAS.get(call.params["name"])
     if found is None:
         raise NotFound("The resource could not be found.")
     return found
@@ -139,6 +146,7 @@ def image_tasks(call: Call) -> dict[str, Any]:
 
 ROUTES = [
     Route(method="GET", path="/schemas/{name}", handler=schema, summary="Show a JSON schema"),
+    Route(method="GET", path="/schemas/metadefs/{name}", handler=metadef_schema, summary="Show a JSON schema"),
     Route(method="GET", path="/info/import", handler=import_info, summary="Show import methods"),
     Route(method="GET", path="/info/stores", handler=no_stores, summary="List stores"),
     Route(method="GET", path="/info/usage", handler=usage, summary="Show quota usage"),
