@@ -31,4 +31,5 @@ def test_every_operation_was_seen_to_succeed(identity: Identity, request: pytest
     if not {"test_nouns.py", "test_tokens.py", "test_sdk.py"} <= collected:
         pytest.skip("needs the tests of the whole folder in one run")
     wanted = {(route.method, route.path) for route in identity.api.routes}
-    assert sorted(wanted - identity.succeeded) == []
+    unseen = sorted(f"{method} {path}" for method, path in wanted - identity.succeeded)
+    assert not unseen, "\n".join(unseen)
