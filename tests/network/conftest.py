@@ -96,9 +96,7 @@ def make(cloud: Cloud) -> Iterator[Callable[..., Any]]:
                 continue
             if kind == "router":
                 for port in admin.list("port", f"device_id={found['id']}&device_owner=network:router_interface"):
-                    admin.api.put(
-                        "network", f"/routers/{found['id']}/remove_router_interface", {"port_id": port["id"]}
-                    )
+                    admin.api.put("network", f"/routers/{found['id']}/remove_router_interface", {"port_id": port["id"]})
             if kind == "network":
                 for port in admin.list("port", f"network_id={found['id']}"):
                     admin.delete("port", port["id"])
@@ -116,7 +114,5 @@ def lan(make: Callable[..., Any]) -> tuple[Any, Any]:
 def outside(make: Callable[..., Any]) -> tuple[Any, Any]:
     """An external network with the range 198.51.100.0/24."""
     network = make("admin", "network", **{"router:external": True})
-    subnet = make(
-        "admin", "subnet", network_id=network["id"], ip_version=4, cidr="198.51.100.0/24", enable_dhcp=False
-    )
+    subnet = make("admin", "subnet", network_id=network["id"], ip_version=4, cidr="198.51.100.0/24", enable_dhcp=False)
     return network, subnet

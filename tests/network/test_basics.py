@@ -84,9 +84,7 @@ def test_router_and_floating_ip(cloud: Cloud, subnet: Any, network: Any) -> None
     assert floating.fixed_ip_address == port.fixed_ips[0]["ip_address"]
     assert floating.router_id == router.id
     cloud.wait(lambda: sdk.network.get_ip(floating.id).status == "ACTIVE")
-    answer = cloud.api("demo").put(
-        "network", f"/routers/{router.id}/remove_router_interface", {"subnet_id": subnet.id}
-    )
+    answer = cloud.api("demo").put("network", f"/routers/{router.id}/remove_router_interface", {"subnet_id": subnet.id})
     assert answer.status == 409
     assert answer["NeutronError"]["type"] == "RouterInterfaceInUseByFloatingIP"
     assert cloud.api("demo").delete("network", f"/routers/{router.id}")["NeutronError"]["type"] == "RouterInUse"

@@ -190,7 +190,10 @@ def test_pool_gives_subnets_out(demo: Net, make: Make) -> None:
         ({"prefixes": []}, (400, "EmptySubnetPoolPrefixList")),
         ({"prefixes": ["10.0.0.0/8", "2001:db8::/32"]}, (400, "PrefixVersionMismatch")),
         ({"prefixes": ["x"]}, (400, "HTTPBadRequest")),
-        ({"prefixes": ["10.0.0.0/8"], "min_prefixlen": 30, "max_prefixlen": 20}, (400, "IllegalSubnetPoolPrefixBounds")),
+        (
+            {"prefixes": ["10.0.0.0/8"], "min_prefixlen": 30, "max_prefixlen": 20},
+            (400, "IllegalSubnetPoolPrefixBounds"),
+        ),
         ({"prefixes": ["10.0.0.0/8"], "max_prefixlen": 64}, (400, "IllegalSubnetPoolPrefixBounds")),
         ({"prefixes": ["10.0.0.0/8"], "shared": True}, (403, "PolicyNotAuthorized")),
         ({"prefixes": ["10.0.0.0/8"], "name": ""}, (400, "HTTPBadRequest")),
