@@ -67,14 +67,11 @@ def until(condition: Callable[[], Any], seconds: float = 5) -> None:
 
 
 @pytest.fixture
-def cloud(tmp_path: Path) -> Iterator[Cloud]:
-    db = Database(f"sqlite:///{tmp_path / 'c.db'}", durable=False)
-    db.create_all()
+def cloud(db: Database) -> Iterator[Cloud]:
     made = Cloud(db)
     made.conductor.start()
     yield made
     made.close()
-    db.close()
 
 
 def beat(name: str = "h1", **changes: Any) -> c.Heartbeat:
