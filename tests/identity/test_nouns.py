@@ -226,7 +226,9 @@ def test_application_credentials_and_access_rules(identity: Identity, admin: str
     assert status(identity, "GET", f"/users/{user.id}/groups", token) == 401
     assert status(identity, "GET", "/regions", token) == 401
     login["auth"]["scope"] = "unscoped"
-    rules = identity.ask("GET", f"/users/{user.id}/access_rules", demo).json()["access_rules"]
+    rules = made["access_rules"]
+    listed = identity.ask("GET", f"/users/{user.id}/access_rules", demo).json()["access_rules"]
+    assert rules[0]["id"] in {one["id"] for one in listed}
     assert status(identity, "DELETE", f"/users/{user.id}/access_rules/{rules[0]['id']}", demo) == 403
     wrong = {**proof, "secret": "x"}
     login = {"auth": {"identity": {"methods": ["application_credential"], "application_credential": wrong}}}
