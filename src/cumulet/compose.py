@@ -4,12 +4,11 @@
 is started here: `cumulet.app` does.
 """
 
-import importlib
 import ipaddress
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cumulet.agent.driver import Driver
 from cumulet.agent.runtime import Agent, AgentSettings
@@ -22,16 +21,23 @@ from cumulet.kernel.clock import Clock, SystemClock
 from cumulet.reconcile import Reconcilers, SignalReconciler
 from cumulet.saga import SagaEngine
 from cumulet.services.compute import store as compute_store
+from cumulet.services.compute.api import build_api as compute_api
 from cumulet.services.compute.public import ComputeService
 from cumulet.services.compute.scheduler import Scheduler
+from cumulet.services.identity.api import build_api as identity_api
 from cumulet.services.identity.passwords import Passwords
 from cumulet.services.identity.public import IdentityService
+from cumulet.services.image.api import build_api as image_api
 from cumulet.services.image.public import ImageService
 from cumulet.services.image.reconcilers.files import reconcile_files
+from cumulet.services.network.api import build_api as network_api
 from cumulet.services.network.public import NetworkService
 from cumulet.services.network.reconcilers import reconcile_documents, reconcile_ports, reconcile_scheduling
+from cumulet.services.operator.api import build_api as operator_api
 from cumulet.services.operator.public import OperatorService
+from cumulet.services.placement.api import build_api as placement_api
 from cumulet.services.placement.public import PlacementService
+from cumulet.services.volume.api import build_api as volume_api
 from cumulet.services.volume.public import VolumeService, VolumeSettings
 from cumulet.settings import Settings, SettingsError
 
@@ -142,6 +148,7 @@ def build_control_plane(
     hosts.on_change(placement.sync_host)
     conductor.on_server_report(compute.on_server_report)
     conductor.on_inventory(compute.on_inventory)
+    conductor.on_inventory(volume.on_inventory)
     volume.resize_attached = compute.resize_attached
     volume.listeners.append(compute.volume_changed)
     reconcilers = Reconcilers(db, bus, name=name)
@@ -163,15 +170,15 @@ def build_control_plane(
         reconcilers=reconcilers.status,
         bus_kind="local" if settings.bus.url.startswith("local") else "rabbitmq",
     )
-    apis = _apis(
-        identity=identity,
-        image=image,
-        placement=placement,
-        compute=compute,
-        network=network,
-        volume=volume,
-        operator=operator,
-    )
+    apis = [
+        identity_api(identity),
+        image_api(image),
+        placement_api(placement),
+        compute_api(compute),
+        network_api(network),
+        volume_api(volume),
+        operator_api(operator),
+    ]
     policy = PolicyOverrides(Path(settings.identity.policy_file)) if settings.identity.policy_file else None
     http = HttpApp(
         apis,
@@ -205,16 +212,6 @@ def build_control_plane(
 
 def _purge(db: Database, desired: Desired) -> str:
     return f"{db.write(desired.purge)} forgotten"
-
-
-def _apis(**services: Any) -> list[ServiceApi]:
-    """Each service's table of routes."""
-    found = []
-    for name, service in services.items():
-        module = importlib.import_module(f"cumulet.services.{name}.api")
-        if hasattr(module, "build_api"):
-            found.append(module.build_api(service))
-    return found
 
 
 def build_agent(

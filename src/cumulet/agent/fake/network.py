@@ -54,6 +54,8 @@ class _Applier:
         self._driver.faults.meet(DOCUMENTS[self._kind], "before")
         with self._driver.world.change() as state:
             state.documents.get(self._kind, {}).pop(object_id, None)
+            if self._kind == "port":  # a port that is not to be here has no tap here
+                state.taps.pop(object_id, None)
 
     def list(self) -> list[str]:
         with self._driver.world.look() as state:

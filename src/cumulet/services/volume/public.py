@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from cumulet.agent.contract import ExportVolume, UnexportVolume
+from cumulet.agent.contract import Absent, ExportVolume, Inventory, UnexportVolume
 from cumulet.db import Database, Tx
 from cumulet.kernel.clock import Clock
 from cumulet.kernel.context import RequestContext, system_context
@@ -134,6 +134,15 @@ class VolumeService:
             return
         ctx = msgspec.structs.replace(system_context("volume"), project_id=row.project_id, user_id=row.user_id)
         self.begin_delete(tx, ctx, row, cascade=False)
+
+    def on_inventory(self, tx: Tx, inventory: Inventory) -> Absent:
+        """Exports of volumes we know whose attachment is gone (it went while the host was down) are to be removed."""
+        gone = [
+            (volume_id, attachment_id)
+            for volume_id, attachment_id in inventory.exports
+            if store.VOLUMES.find(tx, volume_id) is not None and store.ATTACHMENTS.find(tx, attachment_id) is None
+        ]
+        return Absent(exports=gone)
 
     # -- inside the service ----------------------------------------------------------------------------------------
 
