@@ -8,7 +8,7 @@ NOBODY = "00000000-0000-0000-0000-000000000000"
 
 
 def test_backups(volumes, admin):
-    volume = volumes.create()
+    volume = volumes.create(metadata={"kept": "yes"})
     made = volumes.ok("POST", "/backups", {"backup": {"volume_id": volume, "name": "b", "metadata": {"k": "v"}}})
     backup = made["backup"]["id"]
     shown = volumes.until(f"/backups/{backup}", "backup", "available")
@@ -21,6 +21,7 @@ def test_backups(volumes, admin):
     restored = volumes.ok("POST", f"/backups/{backup}/restore", {"restore": {"name": "again"}})["restore"]
     volumes.made.append(restored["volume_id"])
     volumes.until(f"/volumes/{restored['volume_id']}", "volume", "available")
+    assert volumes.show(restored["volume_id"])["metadata"] == {"kept": "yes"}
     into = volumes.ok("POST", f"/backups/{backup}/restore", {"restore": {"volume_id": volume}})["restore"]
     assert into["volume_id"] == volume
     volumes.until(f"/volumes/{volume}", "volume", "available")

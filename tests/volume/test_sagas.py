@@ -146,6 +146,7 @@ class VolumeHarness:
                 status="creating",
                 fail_reason=None,
                 metadata={},
+                described={},
                 data_timestamp=tx.now,
                 created_at=tx.now,
             )

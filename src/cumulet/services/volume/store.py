@@ -115,6 +115,7 @@ class BackupRow(msgspec.Struct, frozen=True):
     status: str
     fail_reason: str | None
     metadata: dict[str, str]
+    described: dict[str, Any]
     data_timestamp: int
     created_at: int
     updated_at: int | None = None

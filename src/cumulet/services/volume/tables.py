@@ -138,6 +138,8 @@ BACKUPS = Table(
     Column("status", Id, nullable=False),
     Column("fail_reason", Text),
     Column("metadata", Json, nullable=False),
+    # Of the volume at the time of the backup: metadata, image_metadata, bootable.
+    Column("described", Json, nullable=False),
     Column("data_timestamp", Time, nullable=False),
     Column("created_at", Time, nullable=False),
     Column("updated_at", Time),

@@ -165,6 +165,11 @@ def create(call: Call) -> dict[str, Any]:
             status="creating",
             fail_reason=None,
             metadata=clean(body.metadata),
+            described={
+                "metadata": volume.metadata,
+                "image_metadata": volume.image_metadata,
+                "bootable": volume.bootable,
+            },
             data_timestamp=snapshot.created_at if snapshot else tx.now,
             created_at=tx.now,
             updated_at=tx.now,

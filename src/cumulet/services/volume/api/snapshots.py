@@ -33,7 +33,7 @@ STATUSES = (
 
 
 class SnapshotCreate(msgspec.Struct, forbid_unknown_fields=True):
-    volume_id: UuidText | None = None
+    volume_id: UuidText | None
     name: Text255 | None = None
     display_name: Text255 | None = None
     description: Text255 | None = None
@@ -90,7 +90,7 @@ def view(call: Call, row: SnapshotRow, *, full: bool) -> dict[str, Any]:
 def create(call: Call) -> dict[str, Any]:
     body: SnapshotCreate = call.body
     if body.volume_id is None:
-        raise BadInput("Invalid input for field 'volume_id': it is required.")
+        raise store.VOLUMES.missing("None")
     forced = body.force is True
     if (call.version or (3, 0)) >= (3, 66):
         if body.force is False:

@@ -58,7 +58,8 @@ class DefaultType(msgspec.Struct):
     volume_type: Name
 
 
-def view(call: Call, row: TypeRow, *, made: bool = False) -> dict[str, Any]:
+def view(call: Call, row: TypeRow, *, made: bool = False, changed: bool = False) -> dict[str, Any]:
+    """Upstream's answers to create (``made``) and update (``changed``) lack what extensions add to the others."""
     found: dict[str, Any] = {
         "id": row.id,
         "name": row.name,
@@ -72,7 +73,7 @@ def view(call: Call, row: TypeRow, *, made: bool = False) -> dict[str, Any]:
         found["extra_specs"] = specs
     if not made and call.allowed("volume_extension:access_types_qos_specs_id"):
         found["qos_specs_id"] = row.qos_specs_id
-    if call.allowed("volume_extension:volume_type_access"):
+    if not changed and call.allowed("volume_extension:volume_type_access"):
         found["os-volume-type-access:is_public"] = row.is_public
     return found
 
@@ -153,7 +154,7 @@ def update(call: Call) -> dict[str, Any]:
         store.TYPES.change(tx, row.id, **values)
         return store.TYPES.get(tx, row.id)
 
-    return {"volume_type": view(call, call.service.db.write(work), made=True)}
+    return {"volume_type": view(call, call.service.db.write(work), made=True, changed=True)}
 
 
 def delete(call: Call) -> Reply:

@@ -129,8 +129,23 @@ class BackupWorkflows:
 
     def _restored(self, tx: Tx, run: Run) -> None:
         store.BACKUPS.change(tx, run.object_id, status="available")
+        describe_again(tx, run.params.volume_id, run.object_id)
         state.change(tx, run.params.volume_id, base="ready", busy=None)
 
     def _restore_failed(self, tx: Tx, run: Run) -> None:
         store.BACKUPS.change(tx, run.object_id, status="available")
         state.change(tx, run.params.volume_id, base="error_restoring", busy=None)
+
+
+def describe_again(tx: Tx, volume_id: str, backup_id: str) -> None:
+    """What was said of the volume is restored with its data."""
+    volume, backup = store.VOLUMES.find(tx, volume_id), store.BACKUPS.find(tx, backup_id)
+    if volume is None or backup is None:
+        return
+    store.VOLUMES.change(
+        tx,
+        volume_id,
+        metadata={**volume.metadata, **(backup.described.get("metadata") or {})},
+        image_metadata=backup.described.get("image_metadata"),
+        bootable=bool(backup.described.get("bootable")),
+    )

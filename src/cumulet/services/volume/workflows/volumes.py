@@ -19,6 +19,7 @@ from cumulet.kernel.errors import NoValidHost
 from cumulet.saga.model import Call, Children, HostCall, Run, Saga, Start, Transact, nothing_to_undo
 from cumulet.services.volume import placing, state, store
 from cumulet.services.volume.messages import record
+from cumulet.services.volume.workflows.backups import describe_again
 
 FORWARD = nothing_to_undo("taking away only goes forward")
 
@@ -58,7 +59,7 @@ class VolumeWorkflows:
             Transact("place", self._place, nothing_to_undo("the volume keeps its host: delete needs it")),
             Call("create", self._create, self._remove, done=self._created),
             Call("restore", self._restore, nothing_to_undo("the volume goes")),
-            finished=self._finished,
+            finished=self._create_finished,
             failed=self._create_failed,
         )
         self.delete = self._saga(
@@ -150,6 +151,11 @@ class VolumeWorkflows:
     def _finished(self, tx: Tx, run: Run) -> None:
         state.change(tx, run.object_id, base="ready", busy=None)
         self.service.changed(tx, run.object_id)
+
+    def _create_finished(self, tx: Tx, run: Run) -> None:
+        if run.params.backup_id is not None:
+            describe_again(tx, run.object_id, run.params.backup_id)
+        self._finished(tx, run)
 
     def _create_failed(self, tx: Tx, run: Run) -> None:
         if run.cancelled:
