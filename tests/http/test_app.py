@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import httpx
 import msgspec
 import pytest
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 
 from cumulet.http import (
     Call,
@@ -52,11 +53,20 @@ class Listing(msgspec.Struct, forbid_unknown_fields=True):
     tag: list[str] = []
 
 
+DATABASE = {
+    "409": IntegrityError("INSERT", {}, Exception("secret")),
+    "400": DataError("INSERT", {}, Exception("secret")),
+    "503": OperationalError("INSERT", {}, Exception("secret")),
+}
+
+
 def show(call: Call) -> Any:
     if call.params["id"] == "missing":
         raise NotFound("No such thing: missing")
     if call.params["id"] == "boom":
         raise RuntimeError("secret text")
+    if call.params["id"] in DATABASE:
+        raise DATABASE[call.params["id"]]
     if call.params["id"] == "full":
         raise QuotaExceeded("No room")
     return {"thing": {"id": call.params["id"], "href": call.url_base, "project": call.ctx.project_id}}
@@ -217,6 +227,13 @@ def test_fault_shapes(service: str, unrouted: int, shape: str | None) -> None:
     assert broken.status_code == 500
     assert "secret" not in broken.text
     assert ask("GET", f"/{service}/things/1", token="broken").status_code == 500
+
+
+@pytest.mark.parametrize("status", ["409", "400", "503"])
+def test_what_the_database_refuses_is_no_500(status: str) -> None:
+    reply = ask("GET", f"/compute/v2.1/things/{status}")
+    assert reply.status_code == int(status)
+    assert "secret" not in reply.text
 
 
 def test_quota_status_is_the_services() -> None:

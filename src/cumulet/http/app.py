@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 
 from cumulet.http.access import permits
 from cumulet.http.body import check_media_type, decode_body, decode_query, one_action, parse_json
@@ -26,7 +27,7 @@ from cumulet.http.router import Leaf, Operation, decoded_segments, segments_of
 from cumulet.http.service import ServiceApi
 from cumulet.http.stream import BodyStream
 from cumulet.kernel.context import RequestContext
-from cumulet.kernel.errors import BadInput, CloudError, NotFound, Unauthorized, Unavailable
+from cumulet.kernel.errors import BadInput, CloudError, Conflict, NotFound, Unauthorized, Unavailable
 from cumulet.kernel.ids import new_request_id
 
 log = logging.getLogger("cumulet.http")
@@ -331,9 +332,11 @@ class HttpApp:
             return self._finish(request, faults.reply(error, request.fault), None)
         except Disconnected:
             return self._finish(request, faults.reply(BadInput("The client went away."), request.fault), None)
-        except Exception:
+        except Exception as unexpected:
             log.exception("%s %s %s failed", request.fault.request_id, request.method, request.path)
-            return self._finish(request, faults.unexpected(request.fault), None)
+            known = _database_fault(unexpected)
+            reply = faults.unexpected(request.fault) if known is None else faults.reply(known, request.fault)
+            return self._finish(request, reply, None)
 
     def _context(self, request: Request) -> RequestContext:
         """The caller. Anonymous only where the route says so."""
@@ -451,6 +454,17 @@ class HttpApp:
                 api.load_policy(self._policy.for_service(api.name))
             except PolicyError as error:
                 log.error("the policy of %s stays as it was: %s", api.name, error)
+
+
+def _database_fault(error: Exception) -> CloudError | None:
+    """What the database refused though no rule did: still a defect, and logged as one, but the client's to solve."""
+    if isinstance(error, IntegrityError):
+        return Conflict("Another request changed this at the same time. Look, then try again.")
+    if isinstance(error, DataError | OverflowError):
+        return BadInput("A value in the request is out of range.")
+    if isinstance(error, OperationalError):
+        return Unavailable("The database cannot be reached. Try again later.")
+    return None
 
 
 def _header(value: str) -> bytes:
