@@ -361,6 +361,14 @@ def test_candidates(api: Client) -> None:
     api("GET", "/allocation_candidates?resources=VCPU:1&required=HW_CPU_X86_AVX", version="1.16", expect=400)
 
 
+def test_a_ratio_beyond_measure_is_answered(api: Client) -> None:
+    uuid = provider(api)
+    huge = {"resource_class": "VCPU", "total": 2**31 - 1, "allocation_ratio": 3e38}
+    api("POST", f"/resource_providers/{uuid}/inventories", huge, expect=201)
+    found = candidates(api, "resources=VCPU:1")
+    assert found["provider_summaries"][uuid]["resources"]["VCPU"]["capacity"] == 2**63 - 1
+
+
 def test_candidates_by_trait_aggregate_and_tree(api: Client) -> None:
     one, two, aggregate = provider(api), provider(api), new_uuid()
     for uuid in (one, two):

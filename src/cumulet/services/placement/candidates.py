@@ -99,7 +99,7 @@ def _all(world: World, request: Request) -> Iterator[Candidate]:
             continue
         usable = [*tree, *_sharing(world, tree)]
         choices = [list(islice(_choices(world, request, group, tree, usable), MOST)) for group in request.groups]
-        for combination in product(*choices):
+        for combination in islice(product(*choices), MOST):
             candidate = _combine(world, request, tree, combination)
             if candidate is not None:
                 yield candidate
@@ -131,7 +131,7 @@ def _choices(world: World, request: Request, group: Group, tree: list[str], usab
         return
     names = list(group.resources)
     options = [[uuid for uuid in allowed if world.fits(uuid, name, group.resources[name])] for name in names]
-    for chosen in product(*options):
+    for chosen in islice(product(*options), MOST):
         together = set().union(*(world.traits.get(uuid, set()) for uuid in chosen))
         if group.required.met_by(together) and any(uuid in tree for uuid in chosen):
             yield dict(zip(names, chosen, strict=True))

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import bindparam, delete, distinct, func, select, union, update
+from sqlalchemy import bindparam, delete, distinct, func, select, update
 
 from cumulet.db import Tx
 from cumulet.services.placement.tables import (
@@ -42,7 +42,7 @@ class InventoryRow(msgspec.Struct):
 
     @property
     def capacity(self) -> int:
-        return int((self.total - self.reserved) * self.allocation_ratio)
+        return min(int((self.total - self.reserved) * self.allocation_ratio), 2**63 - 1)
 
     def why_not(self, amount: int, used: int) -> str | None:
         """Why ``amount`` more cannot be had; None if it can."""
@@ -153,7 +153,7 @@ _ALL_TRAITS_OF = select(PROVIDER_TRAITS.c.provider_uuid, PROVIDER_TRAITS.c.trait
 _TRAITS_OF = select(PROVIDER_TRAITS.c.trait).where(PROVIDER_TRAITS.c.provider_uuid == bindparam("uuid"))
 _DROP_TRAITS_OF = delete(PROVIDER_TRAITS).where(PROVIDER_TRAITS.c.provider_uuid == bindparam("uuid"))
 _TRAIT_USED = select(PROVIDER_TRAITS.c.provider_uuid).where(PROVIDER_TRAITS.c.trait == bindparam("name")).limit(1)
-_TRAITS_USED = select(distinct(PROVIDER_TRAITS.c.trait))
+_TRAITS_USED = select(PROVIDER_TRAITS.c.trait).distinct()
 _ALL_AGGREGATES_OF = select(PROVIDER_AGGREGATES.c.provider_uuid, PROVIDER_AGGREGATES.c.aggregate_uuid)
 _AGGREGATES_OF = (
     select(PROVIDER_AGGREGATES.c.aggregate_uuid)
@@ -177,7 +177,6 @@ _RENAME_CLASS_IN_INVENTORIES = (
 _RENAME_CLASS_IN_ALLOCATIONS = (
     update(ALLOCATIONS).where(_A.resource_class == bindparam("old")).values(resource_class=bindparam("new"))
 )
-_CLASSES_USED = union(select(_I.resource_class), select(_A.resource_class))
 
 
 # -- providers ------------------------------------------------------------------------------------------------------
