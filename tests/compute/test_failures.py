@@ -149,6 +149,8 @@ def test_visible_states_are_what_settle_computes(own: Nova) -> None:
     engine, db = own.cloud.control.sagas, own.cloud.control.db
 
     def check(tx: Any) -> int:
+        for server in sorted(servers):
+            tx.lock("server", server)
         rows = ServerQuery().read(tx) or []
         for row in rows:
             owner = engine.owner(tx, "server", row.id)
@@ -163,7 +165,7 @@ def test_visible_states_are_what_settle_computes(own: Nova) -> None:
         return len(rows)
 
     for step in range(30):
-        assert db.read(check) == 3
+        assert db.write(check) == 3
         if step == 10:
             own.delete(f"/servers/{servers[1]}")
         if step == 15:

@@ -119,6 +119,7 @@ class ComputeService:
 
     def on_server_report(self, tx: Tx, report: ServerReport) -> None:
         """What a host says one QEMU process does. Older reports and those of hosts a server left change nothing."""
+        tx.lock("server", report.server_id)
         server = store.server(tx, report.server_id)
         if server is None or server.deleted_at is not None:
             return

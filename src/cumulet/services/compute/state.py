@@ -164,6 +164,7 @@ KEEP: Any = object()
 def settle(tx: Tx, server_id: str, task: str | None = KEEP) -> Visible | None:
     """Write what the server shows now. ``task``: of the owner's step; by default the task it shows stays. Call it in
     every transaction that changes an input. None if there is no such server."""
+    tx.lock("server", server_id)  # a report and a step of a saga may come at once
     row = tx.first(_INPUTS, {"server_id": server_id})
     if row is None:
         return None
