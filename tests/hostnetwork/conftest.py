@@ -1,5 +1,6 @@
 """Pretend hosts with the real network driver in them, and pretend guests: a namespace at the end of a tap's veth."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -73,6 +74,17 @@ class Worker:
             raise Failed(reply["error"], reply["message"])
         return reply["ok"]
 
+    def kill_soon(self, seconds: float) -> None:
+        """kill -9 from now on, whatever it does then."""
+        pid = self.host.sh("pgrep -f '^[^ ]*python[^ ]* -m tests.hostnetwork.worker'").split()[0]
+        self.killer = subprocess.Popen([*self.host.enter, "sh", "-c", f"sleep {seconds:.3f}; kill -9 {pid}"], env=ENV)
+
+    def try_call(self, *request: Any) -> None:
+        """A call whose worker may die in it."""
+        with contextlib.suppress(AssertionError, BrokenPipeError):
+            self(*request)
+        self.killer.wait()
+
     def changes(self) -> list[list[str]]:
         """Commands of the last call that are not mere reading."""
         return [c for c in self.commands if "-batch" in c or c[:3] == ["nft", "-f", "-"] or c[0] == "dnsmasq"]
@@ -141,14 +153,21 @@ class Host:
 class Guest:
     """A pretend guest: a namespace whose eth0 is the other end of the port's tap."""
 
-    def __init__(self, host: Host, port: PortDoc) -> None:
+    def __init__(self, host: Host, port: PortDoc, adopt: bool = False) -> None:
+        """``adopt``: the driver made the tap already; what is pretended is put in its place in the bridge."""
         self.host, self.port, self.ns = host, port, "vm-" + port.tap
+        if adopt:
+            bridge = host.sh(f"basename $(readlink /sys/class/net/{port.tap}/master)").strip()
+            host.sh(f"ip link del {port.tap}")
         host.sh(
             f"ip netns add {self.ns}; ip -n {self.ns} link set lo up;"
             f"ip link add {port.tap} type veth peer name eth0 netns {self.ns} address {port.mac_address};"
             f"ip -n {self.ns} link set eth0 mtu {port.segment.mtu} up;"
             f"ip netns exec {self.ns} sysctl -qw net.ipv6.conf.eth0.accept_dad=0"
         )
+        if adopt:
+            mark = f"ip link set {port.tap} alias cumulet:port:{port.id}"
+            host.sh(f"ip link set {port.tap} master {bridge} mtu {port.segment.mtu} up; {mark}")
 
     def sh(self, script: str, check: bool = True, timeout: float = 60) -> str:
         quoted = script.replace("'", "'\\''")

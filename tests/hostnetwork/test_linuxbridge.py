@@ -1,7 +1,9 @@
 """One host, Linux bridges: guests, security groups, DHCP, metadata, routers, restarts, clean-up."""
 
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -21,8 +23,9 @@ from cumulet.agent.contract import (
     Segment,
     SubnetDoc,
 )
+from cumulet.agent.network import rules
 
-from .conftest import ENV, LOCAL, NET, SUBNET, Failed, Guest, Host, mac, port, uuid
+from .conftest import ENV, HERE, LOCAL, NET, SUBNET, Failed, Guest, Host, mac, port, uuid
 
 pytestmark = pytest.mark.host
 
@@ -568,3 +571,143 @@ def test_vxlan_between_two_hosts(hosts: list[Host]) -> None:
     workers[0]("remove", "network", NET, 9)
     workers[0]("unplug", ports[0].id)
     assert "vxlan" not in hosts[0].sh("ip -br link")
+
+
+def test_ipv6_by_advertisement_and_by_dhcp(host: Host) -> None:
+    worker = host.start()
+    slaac = SubnetDoc(
+        id="s6", cidr="fd00:9::/64", ip_version=6, gateway_ip="fd00:9::1", enable_dhcp=True, ipv6_address_mode="slaac",
+        ipv6_ra_mode="slaac",
+    )  # fmt: skip
+    own = rules.link_local(mac("one")).replace("fe80::", "fd00:9::")
+    one = port("one", None, fixed_ips=[FixedIp(subnet_id="s6", ip_address=own)], rules=EGRESS)
+    guest = Guest(host, one)
+    worker("plug", one)
+    inside = port("router inside", None, fixed_ips=[FixedIp(subnet_id="s6", ip_address="fd00:9::1")],
+                  device_owner="network:router_interface")  # fmt: skip
+    doc = router_doc(gateway=None, interfaces=[RouterPort(port=inside, subnets=[slaac])])
+    worker.apply(doc)
+    worker.apply(doc)
+    assert worker.changes() == []
+    guest.sh("sysctl -qw net.ipv6.conf.eth0.accept_ra=2; ip link set eth0 down; ip link set eth0 up")
+    _until(lambda: own in guest.sh("ip -6 addr show dev eth0"))
+    assert guest.ping("fd00:9::1")
+    assert "default via fe80" in guest.sh("ip -6 route")
+    pid = host.sh(f"cat /run/cumulet-test/router/{doc.id}/radvd.pid")
+    # another mode: told by a reload, not a new process
+    stateful = msgspec.structs.replace(
+        slaac, ipv6_address_mode="dhcpv6-stateful", ipv6_ra_mode="dhcpv6-stateful", dhcp_ip="fd00:9::2"
+    )
+    doc = changed(doc, interfaces=[RouterPort(port=inside, subnets=[stateful])])
+    worker.apply(doc)
+    assert host.sh(f"cat /run/cumulet-test/router/{doc.id}/radvd.pid") == pid
+    two = port("two", None, fixed_ips=[FixedIp(subnet_id="s6", ip_address="fd00:9::77")], rules=EGRESS)
+    second = Guest(host, two)
+    worker("plug", two)
+    dhcp_port = port("dhcp", None, fixed_ips=[FixedIp(subnet_id="s6", ip_address="fd00:9::2")],
+                     device_owner="network:dhcp")  # fmt: skip
+    host_entry = DhcpHost(port_id=two.id, mac_address=two.mac_address, hostname="two", fixed_ips=two.fixed_ips)
+    worker.apply(network_doc([], subnets=[stateful], dhcp_port=dhcp_port, hosts=[host_entry]))
+    _until(lambda: "fd00:9::77" in second.sh(f"{sys.executable} {HERE}/solicit6.py {two.mac_address}"))
+    worker("remove", "router", doc.id, 99)
+    assert not host.good("pgrep radvd")
+
+
+def test_a_down_port_is_down(host: Host) -> None:
+    worker = host.start()
+    one = port("one", "10.9.0.11", rules=[*EGRESS, PING], admin_state_up=False)
+    guest = Guest(host, one)
+    worker("plug", one)
+    assert "state DOWN" in host.sh(f"ip link show {one.tap}")
+    worker.apply(changed(one, admin_state_up=True))
+    assert "state DOWN" not in host.sh(f"ip link show {one.tap}")
+    assert guest.good("true")
+
+
+def test_vlan_or_a_reason(host: Host) -> None:
+    """Where the kernel has no 8021q the document fails with the reason; else ``<nic>.<id>`` joins the bridge."""
+    worker = host.start(bridge_mappings={"wire": "eth2"})
+    vlan = Segment(network_type="vlan", physical_network="wire", segmentation_id=101, mtu=1450)
+    if host.good("ip link add link eth2 name probe type vlan id 5 && ip link del probe"):
+        worker.apply(port("one", "10.9.0.11", segment=vlan))
+        assert f"brq{NET[:11]}" in host.sh("ip -o link show eth2.101")
+    else:
+        with pytest.raises(Failed, match="8021q"):
+            worker.apply(port("one", "10.9.0.11", segment=vlan))
+    # a NIC that carries the host's address is not taken away from it
+    host.sh("ip addr add 192.0.2.1/24 dev eth2")
+    with pytest.raises(Failed, match=r"192\.0\.2\.1"):
+        worker.apply(port("two", "10.9.0.12", network_id=uuid("flat"),
+                          segment=Segment(network_type="flat", physical_network="wire")))  # fmt: skip
+
+
+def test_a_flat_network_on_a_nic(host: Host, external: str) -> None:
+    host.sh("ip link del br-ex")
+    worker = host.start(bridge_mappings={"public": "eth2"})
+    one = port("one", None, network_id=EXTERNAL, segment=FLAT, rules=EGRESS,
+               fixed_ips=[FixedIp(subnet_id=EXTERNAL_SUBNET.id, ip_address="172.31.9.40")])  # fmt: skip
+    guest = Guest(host, one)
+    worker("plug", one)
+    guest.set_address(EXTERNAL_SUBNET)
+    assert guest.ping(external, 2)
+    worker("unplug", one.id)
+    assert "master" not in host.sh("ip link show eth2")
+    assert "brq" not in host.sh("ip -br link")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_anywhere_it_gets_there_and_leaves_nothing(host: Host, external: str, seed: int) -> None:
+    import random
+
+    chance = random.Random(seed)
+    before = host.sh("ip -br link | cut -d@ -f1 | awk '{print $1}' | sort; ip netns list; nft list tables")
+    config = {"bridge_mappings": {"public": "br-ex"}}
+    worker = host.start(**config)
+    one = port("one", "10.9.0.11", rules=[*EGRESS, PING])
+    docs = [one, network_doc([one]), router_doc()]
+    for doc in docs:
+        worker.kill_soon(chance.uniform(0.0, 0.12))
+        worker.try_call("apply", doc.kind, doc)
+        worker = host.restart()
+    for doc in docs:
+        worker.apply(doc)
+    guest = Guest(host, one, adopt=True)
+    assert guest.dhcp()["ip"] == "10.9.0.11"
+    guest.set_address(SUBNET)
+    assert guest.ping(external)
+    for kind, id in (("network", NET), ("router", docs[2].id), ("port", one.id)):
+        worker.kill_soon(chance.uniform(0.0, 0.12))
+        worker.try_call("remove", kind, id, 9)
+        worker = host.restart()
+        worker("remove", kind, id, 9)
+    worker("cleanup_all")
+    host.sh(f"ip netns del {guest.ns}")
+    after = host.sh("ip -br link | cut -d@ -f1 | awk '{print $1}' | sort; ip netns list; nft list tables")
+    assert after == before
+    assert not host.good("pgrep dnsmasq")
+
+
+def test_a_foreign_firewall_is_told_and_its_cure_cures(host: Host) -> None:
+    worker = host.start()
+    one = port("one", "10.9.0.11", rules=[*EGRESS, PING])
+    two = port("two", "10.9.0.12", rules=[*EGRESS, PING])
+    guests = [Guest(host, p) for p in (one, two)]
+    for doc, guest in zip((one, two), guests, strict=True):
+        worker("plug", doc)
+        guest.set_address(SUBNET)
+    assert worker("facts")["warnings"] == []
+    host.sh("nft 'table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; }; }'")
+    # translation by others does not touch bridged packets, dropping by others does
+    host.sh("nft 'table ip nat { chain POST { type nat hook postrouting priority 100; masquerade; }; }'")
+    assert not guests[0].ping("10.9.0.12")
+    (warning,) = host.restart()("facts")["warnings"]
+    assert warning["message"].startswith("ip filter FORWARD drops")
+    host.sh("; ".join(f"nft '{line.removeprefix('nft ')}'" for line in warning["cure"].split("; ")))
+    assert guests[0].ping("10.9.0.12")
+
+
+def _until(true: Callable[[], bool], seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.2)

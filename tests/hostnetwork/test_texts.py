@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cumulet.agent.contract import (
@@ -113,6 +113,7 @@ firewall_rules = st.builds(
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("nft"), reason="needs nft and the right to use it")
+@settings(deadline=None, max_examples=40)
 @given(st.lists(firewall_rules, max_size=8), st.lists(addresses, max_size=4), st.lists(addresses, max_size=4))
 def test_nft_takes_every_port(found: list[FirewallRule], fixed: list[str], members: list[str]) -> None:
     """``nft -c`` checks and changes nothing."""

@@ -7,6 +7,7 @@ metadata. Everything works from documents; an agent that starts again compares a
 import logging
 import shutil
 import threading
+import time
 
 from cumulet.agent.contract import Absent
 from cumulet.agent.driver import DocumentApplier, Driver, Facts, Found, Hooks
@@ -15,7 +16,7 @@ from cumulet.agent.network import daemons, external
 from cumulet.agent.network.config import NetworkConfig
 from cumulet.agent.network.dhcp import DhcpServers
 from cumulet.agent.network.external import ExternalBridge
-from cumulet.agent.network.firewall import Firewall, foreign_forward_drops
+from cumulet.agent.network.firewall import Firewall, foreign_forward_drops, forward_cure
 from cumulet.agent.network.inside import Namespaces
 from cumulet.agent.network.metadata_server import MetadataDocs, MetadataServer
 from cumulet.agent.network.ports import Ports
@@ -26,6 +27,7 @@ from cumulet.agent.network.wiring import Wiring
 
 _log = logging.getLogger(__name__)
 _WATCH_SECONDS = 0.2
+_LOOK_SECONDS = 60
 
 
 class NetworkDriver(Driver):
@@ -52,6 +54,7 @@ class NetworkDriver(Driver):
         self._routers = Routers(self._wiring)
         self._metadata = MetadataDocs(store)
         self._warnings: list[dict[str, str]] = []
+        self._looked = -float(_LOOK_SECONDS) - 1
         self._stopping = threading.Event()
 
     @property
@@ -67,7 +70,6 @@ class NetworkDriver(Driver):
         self._wiring.metadata.start()
         if self.mechanism == "openvswitch":
             threading.Thread(target=self._watch, name="ovs-watch", daemon=True).start()
-        self._warnings = self._look_around()
 
     def stop(self) -> None:
         self._stopping.set()
@@ -84,7 +86,7 @@ class NetworkDriver(Driver):
             mechanism=self.mechanism,
             tunnel_ip=self.config.tunnel_ip,
             bridge_mappings=self.config.bridge_mappings,
-            warnings=self._warnings,
+            warnings=self._warnings_now(),
         )
 
     def remove_absent(self, absent: Absent) -> None:
@@ -105,24 +107,24 @@ class NetworkDriver(Driver):
         """Remove every port, network and router of ours from the host, with their daemons; what others made stays."""
         w = self._wiring
         with w.lock:
-            for router_id in self._routers.list():
-                self._routers.remove(router_id, 1 << 62)
-            for network_id in self._networks.list():
-                self._networks.remove(network_id, 1 << 62)
             w.metadata.close()
-            for port_id in self.ports.plugged():
-                self.ports.unplug(port_id)
             for directory in sorted((self.config.run_dir / "dhcp").glob("*")):
                 daemons.stop("dnsmasq", directory / "pid")
             for directory in sorted((self.config.run_dir / "router").glob("*")):
                 daemons.stop("radvd", directory / "radvd.pid")
-            for namespace in w.namespaces.ours(""):
-                w.namespaces.delete(namespace)
             w.mechanism.cleanup()
+            w.namespaces.delete_all()
             w.firewall.cleanup()
             w.store.clear()
             for name in ("dhcp", "router", "namespaces"):
                 shutil.rmtree(self.config.run_dir / name, ignore_errors=True)
+
+    def _warnings_now(self) -> list[dict[str, str]]:
+        """Looked up again now and then: firewalls come after us."""
+        if time.monotonic() - self._looked > _LOOK_SECONDS:
+            self._looked = time.monotonic()
+            self._warnings = self._look_around()
+        return self._warnings
 
     def _watch(self) -> None:
         """A restarted ovs-vswitchd has no flows: give them back at once."""
@@ -136,11 +138,13 @@ class NetworkDriver(Driver):
                 _log.warning("ovs-vswitchd restarted and flows could not be installed: %s", error.message)
 
     def _look_around(self) -> list[dict[str, str]]:
-        return [
-            {
-                "code": "forward-policy-drop",
-                "message": f"{chain} drops forwarded packets, bridged ones of networks with security groups among them",
-                "cure": "accept them there (for Docker: iptables -I DOCKER-USER -i brq+ -j ACCEPT)",
-            }
-            for chain in foreign_forward_drops()
-        ]
+        found = []
+        for chain in foreign_forward_drops():
+            found.append(
+                {
+                    "code": "forward-policy-drop",
+                    "message": f"{chain} drops what this host forwards, bridged packets of guests among it",
+                    "cure": forward_cure(chain, *self._wiring.mechanism.bridge_patterns),
+                }
+            )
+        return found

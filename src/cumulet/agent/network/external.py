@@ -17,7 +17,7 @@ import msgspec
 
 from cumulet.agent.errors import DriverError
 from cumulet.agent.network import links, names
-from cumulet.agent.network.firewall import foreign_forward_drops
+from cumulet.agent.network.firewall import foreign_forward_drops, forward_cure
 from cumulet.agent.network.shell import ip_batch, ip_json, nft, nft_json, run, write_atomically, write_sysctls
 
 
@@ -148,21 +148,14 @@ def _held_digest() -> str | None:
 
 
 def _warnings(name: str) -> list[dict[str, str]]:
-    found = []
-    for chain in foreign_forward_drops():
-        family = chain.split()[0]
-        if family in ("ip", "ip6", "inet"):
-            cure = "; ".join(f'nft insert rule {chain} {side} "{name}" accept' for side in ("iifname", "oifname"))
-        else:
-            cure = "; ".join(f"{family} -I FORWARD {side} {name} -j ACCEPT" for side in ("-i", "-o"))
-        found.append(
-            {
-                "code": "forward-policy-drop",
-                "message": f"{chain} drops forwarded packets of this host: guests will not reach beyond it by {name}",
-                "cure": cure,
-            }
-        )
-    return found
+    return [
+        {
+            "code": "forward-policy-drop",
+            "message": f"{chain} drops forwarded packets of this host: guests will not reach beyond it by {name}",
+            "cure": forward_cure(chain, name),
+        }
+        for chain in foreign_forward_drops()
+    ]
 
 
 def _refuse_taken(name: str, cidr: str) -> None:

@@ -227,7 +227,7 @@ class Firewall:
 def foreign_forward_drops() -> list[str]:
     """Forward chains with policy drop that others put on this host, as "family table chain"."""
     found = []
-    for entry in nft_json("-t", "list", "ruleset") or []:
+    for entry in nft_json("list", "chains") or []:
         chain = entry.get("chain", {})
         if (
             chain.get("hook") == "forward"
@@ -246,3 +246,15 @@ def foreign_forward_drops() -> list[str]:
         if "-P FORWARD DROP" in listed.stdout:
             found.append(f"{program} filter FORWARD")
     return found
+
+
+def forward_cure(chain: str, *devices: str) -> str:
+    """The commands with which the administrator lets packets of these devices ("brq*") through such a chain."""
+    program = chain.split()[0]
+    if program in ("ip", "ip6", "inet"):
+        return "; ".join(
+            f'nft insert rule {chain} {side} "{d}" accept' for d in devices for side in ("iifname", "oifname")
+        )
+    return "; ".join(
+        f"{program} -I FORWARD {side} {d.replace('*', '+')} -j ACCEPT" for d in devices for side in ("-i", "-o")
+    )

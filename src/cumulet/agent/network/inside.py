@@ -61,6 +61,10 @@ class Namespaces:
             run(["ip", "netns", "delete", name])
         (self._dir / name).unlink(missing_ok=True)
 
+    def delete_all(self) -> None:
+        ip_batch([f"netns delete {name}" for name in self.ours("")])
+        self.forget_gone()
+
     def ours(self, prefix: str) -> list[str]:
         if not self._dir.is_dir():
             return []

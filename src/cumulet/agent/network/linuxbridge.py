@@ -26,6 +26,7 @@ _ANY_MAC = "00:00:00:00:00:00"
 class LinuxBridge:
     name = "linuxbridge"
     ovs_datapath: str | None = None
+    bridge_patterns: tuple[str, ...] = ("brq*",)
 
     def __init__(self, config: NetworkConfig, store: DocumentStore) -> None:
         self._config = config
@@ -94,6 +95,9 @@ class LinuxBridge:
             if noun in ("network", "port", "hybrid"):
                 plan.delete(device)
         plan.run()
+        for device, (noun, _) in links.ours().items():  # the other end of a pair may have been first
+            if noun in ("network", "port", "hybrid"):
+                links.delete(device)
         self._peers.clear()
 
     # -- networks ----------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from cumulet.agent.contract import PortDoc
 
 class Mechanism(Protocol):
     name: str
+    bridge_patterns: tuple[str, ...]  # names of the Linux bridges with guests' taps, as firewalls write them
     ovs_datapath: str | None  # "system", "netdev"; None: not Open vSwitch
 
     def prepare(self, port: PortDoc) -> str:

@@ -25,6 +25,7 @@ from cumulet.agent.network.store import DocumentStore
 _log = logging.getLogger(__name__)
 _IDLE_SECONDS = 30
 _MAX_HEAD = 16384
+_MAX_CONNECTIONS = 256  # of one network or router
 _IP_FREEBIND = 15
 _REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed"}
 
@@ -136,6 +137,9 @@ class MetadataServer:
         self, listener: socket.socket, namespace: str, writers: set[asyncio.StreamWriter]
     ) -> asyncio.Server:
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if len(writers) >= _MAX_CONNECTIONS:  # one network's guests must not use up the agent's descriptors
+                writer.transport.abort()
+                return
             writers.add(writer)
             try:
                 await self._talk(namespace, reader, writer)

@@ -36,6 +36,7 @@ _LAST_TAG = 4094
 
 class OpenVSwitch:
     name = "openvswitch"
+    bridge_patterns: tuple[str, ...] = ("qbr*",)
 
     def __init__(self, config: NetworkConfig, store: DocumentStore, datapath: str) -> None:
         self._config = config

@@ -75,5 +75,5 @@ class Ports:
         return self.plugged()
 
     def _sweep(self) -> None:
-        used = {name for port in self._w.store.all(PortDoc) if rules.filtered(port) for name in rules.groups(port)}
+        used = {name for port in self._w.store.all(PortDoc) if rules.filtered(port) for name in rules.group_names(port)}
         self._w.firewall.sweep_groups(used)

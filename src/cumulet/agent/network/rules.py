@@ -285,6 +285,14 @@ def match(rule: FirewallRule) -> str | None:
 # -- remote groups ---------------------------------------------------------------------------------------------------
 
 
+def group_names(port: PortDoc) -> set[str]:
+    return {
+        group_set(rule.remote_group_id, 6 if rule.ethertype == "IPv6" else 4)
+        for rule in port.rules
+        if rule.remote_group_id
+    }
+
+
 def groups(port: PortDoc) -> dict[str, list[str]]:
     """The sets the port's rules refer to -> their elements."""
     found: dict[str, list[str]] = {}
@@ -315,6 +323,9 @@ def no_group(name: str) -> str:
 
 def collapse(members: Iterable[str]) -> list[str]:
     """Addresses and ranges without overlap (nft refuses them), single addresses without a length."""
+    members = list(members)
+    if not any("/" in m or ":" in m for m in members):  # thousands of members of a group
+        return sorted(set(members))
     networks = [ipaddress.ip_network(m, strict=False) for m in members]
     out: list[str] = []
     for version in (4, 6):
