@@ -18,6 +18,7 @@ import msgspec
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 
 from cumulet.http.access import permits
+from cumulet import logs
 from cumulet.http.body import check_media_type, decode_body, decode_query, one_action, parse_json
 from cumulet.http.call import Call, Query, Reply
 from cumulet.http.faults import FaultRequest
@@ -122,7 +123,7 @@ class HttpApp:
             self._in_flight += 1
             try:
                 pool = self._pool if stream_mode == "no" else self._streams
-                answer = await asyncio.get_running_loop().run_in_executor(pool, self._work, request)
+                answer = await asyncio.get_running_loop().run_in_executor(pool, self._logged, request)
             finally:
                 self._in_flight -= 1
         except CloudError as error:
@@ -290,6 +291,10 @@ class HttpApp:
         return found
 
     # -- on a worker thread --------------------------------------------------------------------------------
+
+    def _logged(self, request: Request) -> Answer:
+        with logs.request(request.fault.request_id):
+            return self._work(request)
 
     def _work(self, request: Request) -> Answer:
         api = request.mounted.api
