@@ -108,7 +108,7 @@ def write_revision(message: str, revision: str) -> None:
 
 
 def write_initial() -> None:
-    for old in (_HERE / "versions").glob("*.py"):
+    for old in (_HERE / "versions").glob("[0-9]*.py"):
         old.unlink()
     write_revision("initial schema", "0001")
     next((_HERE / "versions").glob("0001*.py")).rename(_HERE / "versions" / "0001_initial.py")

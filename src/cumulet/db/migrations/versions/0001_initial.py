@@ -178,6 +178,14 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_identity_limits_project_id"), "identity_limits", ["project_id"], unique=False)
     op.create_table(
+        "identity_policies",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("type", sa.Text(), nullable=False),
+        sa.Column("blob", cumulet.db.schema.Json(), nullable=False),
+        sa.Column("extra", cumulet.db.schema.Json(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_identity_policies")),
+    )
+    op.create_table(
         "identity_projects",
         sa.Column("id", sa.String(length=64), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
@@ -345,6 +353,28 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("number", name=op.f("pk_keypairs")),
         sa.UniqueConstraint("user_id", "name", name=op.f("uq_keypairs_user_id_name")),
         sqlite_autoincrement=True,
+    )
+    op.create_table(
+        "metadef_items",
+        sa.Column("namespace", sa.String(length=64), nullable=False),
+        sa.Column("kind", sa.String(length=64), nullable=False),
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("body", cumulet.db.schema.Json(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("updated_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("namespace", "kind", "name", name=op.f("pk_metadef_items")),
+    )
+    op.create_table(
+        "metadef_namespaces",
+        sa.Column("namespace", sa.String(length=64), nullable=False),
+        sa.Column("display_name", sa.Text(), nullable=True),
+        sa.Column("description", sa.Text(), nullable=True),
+        sa.Column("visibility", sa.String(length=64), nullable=False),
+        sa.Column("protected", sa.Boolean(), nullable=False),
+        sa.Column("owner", sa.String(length=64), nullable=True),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("updated_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("namespace", name=op.f("pk_metadef_namespaces")),
     )
     op.create_table(
         "network_agent_settings",
@@ -711,6 +741,7 @@ def upgrade() -> None:
         sa.Column("volume_id", sa.String(length=64), nullable=False),
         sa.Column("snapshot_id", sa.String(length=64), nullable=True),
         sa.Column("parent_id", sa.String(length=64), nullable=True),
+        sa.Column("data_id", sa.String(length=64), nullable=False),
         sa.Column("project_id", sa.String(length=64), nullable=False),
         sa.Column("user_id", sa.String(length=64), nullable=True),
         sa.Column("name", sa.Text(), nullable=True),
@@ -723,6 +754,7 @@ def upgrade() -> None:
         sa.Column("status", sa.String(length=64), nullable=False),
         sa.Column("fail_reason", sa.Text(), nullable=True),
         sa.Column("metadata", cumulet.db.schema.Json(), nullable=False),
+        sa.Column("described", cumulet.db.schema.Json(), nullable=False),
         sa.Column("data_timestamp", sa.BigInteger(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("updated_at", sa.BigInteger(), nullable=True),
