@@ -1,5 +1,5 @@
 """A real libvirtd of our own in a network namespace of its own, with the compute driver on it, for the tests marked
-``host``. The daemon's capability cache is kept between runs: probing QEMU takes ten seconds and more."""
+``host``. What it learns of QEMU is kept between runs: probing takes ten seconds and more."""
 
 import contextlib
 import ctypes
@@ -114,11 +114,8 @@ class Host:
         self.directory = directory
         # software emulation: what these tests claim holds in either, and KVM may be broken here
         self.config = ComputeConfig(
-            state=directory / "state", run=directory / "run", virt_type="qemu", detach_seconds=4
+            state=directory / "state", run=directory / "run", cache=cache, virt_type="qemu", detach_seconds=2
         )
-        self.config.state.mkdir(parents=True)
-        (self.config.state / "libvirt").mkdir()
-        (self.config.state / "libvirt" / "cache").symlink_to(cache)
         self.daemon = private_libvirtd(self.config)
         self.taps, self.reports = Taps(), Reports()
         self.new_driver: Callable[[], Any] = lambda: ComputeDriver(self.config, self.taps)
@@ -221,9 +218,9 @@ def port(**changes: Any) -> c.PortDoc:
     return c.PortDoc(**(fields | changes))
 
 
-def libvirt_cache(config: pytest.Config) -> Path:
+def learned(config: pytest.Config) -> Path:
     assert config.cache is not None
-    return Path(config.cache.mkdir("hostcompute-libvirt"))
+    return Path(config.cache.mkdir("hostcompute-learned"))
 
 
 @pytest.fixture(scope="package")
@@ -232,7 +229,7 @@ def host(own_network: None, pytestconfig: pytest.Config) -> Iterator[Host]:
         pytest.skip("needs root")
     directory = Path(tempfile.mkdtemp(prefix="hc-"))  # short: sockets live in it
     directory.chmod(0o755)
-    cache = libvirt_cache(pytestconfig)
+    cache = learned(pytestconfig)
     try:
         host = Host(directory, cache)
         yield host

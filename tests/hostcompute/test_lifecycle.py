@@ -13,7 +13,7 @@ import pytest
 from cumulet.agent import contract as c
 from cumulet.kernel.ids import new_uuid
 
-from .conftest import Host, code_of, kill, libvirt_cache, port
+from .conftest import Host, code_of, kill, learned, port
 
 pytestmark = pytest.mark.host
 
@@ -172,7 +172,7 @@ def test_what_is_told_of_the_host(host: Host) -> None:
 
 def test_destroying_all_leaves_nothing(own_network: None, pytestconfig: pytest.Config) -> None:
     directory = Path(tempfile.mkdtemp(prefix="hc-"))
-    other = Host(directory, libvirt_cache(pytestconfig))
+    other = Host(directory, learned(pytestconfig))
     running, stopped = other.create(), other.create()
     other.power(stopped, "stop", grace_seconds=0)
     guest, daemon = other.qemu_pid(running), other.daemon.pid()

@@ -49,10 +49,12 @@ _AGENT_MISSING = {
 
 
 class ComputeConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """``state`` holds images, servers' files and the private libvirtd; ``run`` its sockets (a short path)."""
+    """``state`` holds images, servers' files and the private libvirtd; ``run`` its sockets (a short path); ``cache``
+    (default: in ``state``) what takes long to find out again and outlives ``cumulet destroy``."""
 
     state: Path
     run: Path
+    cache: Path | None = None
     virt_type: str = "auto"  # auto, kvm or qemu
     libvirt_uri: str | None = None  # None: the system's libvirtd if it answers, else a private one
     console_listen: str = "127.0.0.1"
@@ -64,7 +66,8 @@ class ComputeConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 def private_libvirtd(config: ComputeConfig, *, use_kvm: bool = False) -> PrivateLibvirtd:
     """The private daemon of these settings, whether or not it runs (``cumulet destroy`` stops it)."""
-    return PrivateLibvirtd(config.state / "libvirt", config.run / "libvirt", use_kvm=use_kvm)
+    learned = config.cache / "libvirt" if config.cache is not None else None
+    return PrivateLibvirtd(config.state / "libvirt", config.run / "libvirt", use_kvm=use_kvm, cache=learned)
 
 
 class ComputeDriver(Driver):
@@ -98,7 +101,9 @@ class ComputeDriver(Driver):
         self.cache.start()
         self.instances.start()
         emulator = self.config.emulator or shutil.which("qemu-system-x86_64") or "/usr/bin/qemu-system-x86_64"
-        self._verdict = kvm.decide(self.config.virt_type, emulator, self.config.state / "kvm.json")
+        self._verdict = kvm.decide(
+            self.config.virt_type, emulator, (self.config.cache or self.config.state) / "kvm.json"
+        )
         self._profile = HostProfile(
             virt_type=self._verdict.virt_type,
             emulator=emulator,
@@ -126,12 +131,12 @@ class ComputeDriver(Driver):
     def _find_libvirtd(self) -> tuple[str, Callable[[], None]]:
         """The URI, and what to do before connecting: a private daemon is started whenever it does not run."""
         if self.config.libvirt_uri is not None:
-            return self.config.libvirt_uri, lambda: None
+            return self.config.libvirt_uri, _nothing
         private = private_libvirtd(self.config, use_kvm=self._verdict.virt_type == "kvm")
         if not private.running() and _system_answers():
             if kvm_for_root_only():
                 self._warnings.append(_SLOW_LIBVIRT)
-            return "qemu:///system", lambda: None
+            return "qemu:///system", _nothing
         self._warnings += private.warnings()
         return private.uri, private.start
 
@@ -357,11 +362,15 @@ class ComputeDriver(Driver):
         """Every domain of ours with its files, the image cache, and the private libvirtd; others' domains stay."""
         ensure_event_loop()
         private = private_libvirtd(self.config)
-        if any((private.run / "qemu").glob("*.pid")):
-            private.start()  # it was killed and left guests behind: only it can end them in good order
-        uri = self.config.libvirt_uri or (private.uri if private.running() else "qemu:///system")
-        if self.config.libvirt_uri or private.running() or _system_answers():
-            self.hypervisor = Hypervisor(uri)
+        guests = any((private.run / "qemu").glob("*.pid"))
+        uri, prepare = self.config.libvirt_uri, _nothing
+        if uri is None and (guests or private.running()):
+            # if it was killed and left guests behind, only it can end them in good order
+            uri, prepare = private.uri, private.start
+        elif uri is None and _system_answers():
+            uri = "qemu:///system"
+        if uri is not None:
+            self.hypervisor = Hypervisor(uri, prepare=prepare)
             self.hypervisor.start()
             try:
                 for server in self._hv.call("list", self._list):
@@ -371,6 +380,10 @@ class ComputeDriver(Driver):
         private.stop()
         for path in (self.config.state, self.config.run):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _nothing() -> None:
+    """To prepare, where the daemon is not ours."""
 
 
 def _system_answers() -> bool:

@@ -109,10 +109,13 @@ def why_not_kvm(emulator: str) -> str:
 
 def measure(emulator: str) -> float:
     """How many times slower than hardware a small loop runs in software emulation on this host."""
-    seen, seconds, said = _run(emulator, "tcg", speed_sector(_ROUNDS), "B", _SPEED_SECONDS, after="A")
-    if not seen:
-        raise DriverError("hypervisor", f"QEMU cannot run a guest even in software: {said.strip()[-200:]}")
-    return round(min(50.0, max(1.0, seconds / _REFERENCE_SECONDS)), 1)
+    best = _SPEED_SECONDS
+    for _ in range(3):  # the best of three: the host may be busy with something else
+        seen, seconds, said = _run(emulator, "tcg", speed_sector(_ROUNDS), "B", _SPEED_SECONDS, after="A")
+        if not seen:
+            raise DriverError("hypervisor", f"QEMU cannot run a guest even in software: {said.strip()[-200:]}")
+        best = min(best, seconds)
+    return round(min(50.0, max(1.0, best / _REFERENCE_SECONDS)), 1)
 
 
 def _run(

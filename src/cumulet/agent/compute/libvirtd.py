@@ -96,10 +96,11 @@ def qemu_group() -> str | None:
 
 
 class PrivateLibvirtd:
-    """``use_kvm``: whether guests are to run in KVM."""
+    """``use_kvm``: whether guests are to run in KVM. ``cache``: where what it learned of QEMU is kept, if elsewhere."""
 
-    def __init__(self, state: Path, run: Path, *, use_kvm: bool = True) -> None:
+    def __init__(self, state: Path, run: Path, *, use_kvm: bool = True, cache: Path | None = None) -> None:
         self.state, self.run = state, run
+        self._cache = cache or state / "cache"
         self.socket = run / "libvirt-sock"
         self.uri = f"qemu+unix:///system?socket={self.socket}"
         self._root_only = kvm_for_root_only()
@@ -206,7 +207,7 @@ class PrivateLibvirtd:
             )
 
     def _directory(self, name: str) -> Path:
-        return self.run if name == "run" else self.state / name
+        return {"run": self.run, "cache": self._cache}.get(name, self.state / name)
 
     def _configure(self, *, as_root: bool, hide: bool) -> None:
         etc = self._directory("etc")
