@@ -63,6 +63,14 @@ def test_when_qemu_runs_as_root(
 ) -> None:
     monkeypatch.setattr(libvirtd, "kvm_for_root_only", lambda: root_only)
     monkeypatch.setattr(libvirtd, "impassable", lambda path: barred)
+    monkeypatch.setattr(libvirtd, "QEMU_USER", ME)
     warnings = PrivateLibvirtd(tmp_path, tmp_path, use_kvm=use_kvm).warnings()
     assert [warning["code"] for warning in warnings] == ([code] if code else [])
     assert all(text in warning["message"] and warning["cure"] for warning in warnings)
+
+
+def test_without_the_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(libvirtd, "QEMU_USER", "no-such-user")
+    [warning] = PrivateLibvirtd(tmp_path, tmp_path, use_kvm=False).warnings()
+    assert "apt-get" in warning["cure"]
+    assert libvirtd.qemu_group() is None

@@ -162,9 +162,9 @@ class Hypervisor:
                 raise DriverError("hypervisor", "the driver is stopping")
             self._prepare()
             connection = libvirt.open(self.uri)
-            # a daemon that is silent for 5 x 3 s is taken as gone, and calls that wait for it fail
+            # a daemon that is silent for 5 x 6 s is taken as gone, and calls that wait for it fail
             with contextlib.suppress(libvirt.libvirtError):  # not every driver has it
-                connection.setKeepAlive(5, 3)
+                connection.setKeepAlive(5, 6)
             connection.registerCloseCallback(self._closed, None)
             connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
             self._connection = connection

@@ -66,10 +66,7 @@ def kvm_for_root_only(device: Path = Path("/dev/kvm"), user: str = QEMU_USER) ->
 
 def impassable(path: Path, user: str = QEMU_USER) -> Path | None:
     """The folder on the way to ``path`` that the user may not pass through, if there is one."""
-    try:
-        account = pwd.getpwnam(user)
-    except KeyError:
-        return Path("/")
+    account = pwd.getpwnam(user)
     for folder in (*reversed(path.absolute().parents), path.absolute()):
         if folder.exists() and not _may(folder.stat(), account, os.X_OK):
             return folder
@@ -110,6 +107,10 @@ class PrivateLibvirtd:
         """(reason, cure) if QEMU cannot run as its own user here."""
         if self._use_kvm and self._root_only:
             return f"/dev/kvm cannot be opened by the user {QEMU_USER}", "chgrp kvm /dev/kvm && chmod 660 /dev/kvm"
+        try:
+            pwd.getpwnam(QEMU_USER)
+        except KeyError:
+            return f"there is no user {QEMU_USER}", "apt-get install libvirt-daemon-system"
         barred = impassable(self.state) or impassable(self.run)
         if barred is not None:
             return f"the user {QEMU_USER} cannot pass through {barred}", f"chmod o+x {barred}"
