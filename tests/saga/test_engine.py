@@ -274,3 +274,16 @@ def test_latency_is_milliseconds(world: World) -> None:
         times.append((row.ended_at - row.created_at) / 1000)
     print(f"three steps, two of them calls: median {sorted(times)[10]:.2f} ms, best {min(times):.2f} ms")
     assert min(times) < 60
+
+
+def test_a_saga_of_another_release_waits_and_is_told_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.engine.register(sagas.BUILD)
+    world.add_thing("t")
+    saga_id = world.start(sagas.BUILD, "t")
+    other = world.engine = world.make_engine("other")  # knows no saga
+    other.run()
+    for _ in range(3):
+        other.wake_saga(saga_id)
+        until(other.idle)
+    assert status(world, saga_id).status == "running"
+    assert sum("no saga thing.build" in record.message for record in caplog.records) == 1

@@ -93,6 +93,7 @@ class SagaEngine:
         self._timers: list[tuple[int, str]] = []
         self._timer_signal = threading.Event()
         self._cache: OrderedDict[str, Flight] = OrderedDict()
+        self._unknown: set[str] = set()  # of kinds that this release does not have; told once
         self._forced: set[str] = set()  # look at the host even if it is not time
         self._refusals: dict[str, int] = {}
         self._running: list[threading.Thread] = []
@@ -405,7 +406,9 @@ class SagaEngine:
                 return None
             saga = self.sagas.get((row.kind, row.version))
             if saga is None:
-                _log.error("no saga %s version %d is known here: %s waits", row.kind, row.version, row.id)
+                if row.id not in self._unknown:
+                    self._unknown.add(row.id)
+                    _log.error("no saga %s version %d is known here: %s waits", row.kind, row.version, row.id)
                 return None
             steps = {step.position: step for step in journal.load_steps(tx, saga_id)}
             return Flight(saga, row, steps, msgspec.convert(row.params, saga.params))
