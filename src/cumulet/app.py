@@ -9,7 +9,7 @@ import logging
 import secrets
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,38 +49,45 @@ class Process:
             self._drivers = build_drivers(settings)
             self.agent = build_agent(settings, bus=self.bus, drivers=self._drivers)
         self.server: HttpServer | None = None
+        self._stops: dict[str, Callable[[], None]] = {}  # of what was started
 
     def start(self) -> None:
+        """Raises what made it impossible; `stop` then ends what was started."""
         settings, control = self.settings, self.control
         if control is not None:
+            self._stops["control plane"] = control.close
             if self.role in ("all", "api"):  # bound before anything else: a port in use is the first thing to know
                 self.server = HttpServer(control.http, settings.api.bind, settings.api.port)
+                self._stops["server"] = self.server.stop
             prepare_database(control)
             bootstrap(control)
             if self.role in ("all", "conductor"):
+                self._stops["conductor"] = control.conductor.stop
                 control.conductor.start()
+                self._stops["reconcilers"] = control.reconcilers.stop
                 control.reconcilers.start()
+        else:
+            self._stops["control plane"] = self.bus.close
         if self.server is not None:
             self.server.start()
             _log.info("the API answers on %s", settings.public_url)
         if self.agent is not None:
             for warning in prepare_host(settings, self._drivers):
                 _log.warning("%s (cure: %s)", warning["message"], warning["cure"])
+            self._stops["agent"] = self.agent.stop
             self.agent.start()
 
     def stop(self) -> None:
-        if self.server is not None:
-            self.server.stop()
+        """First no more requests, then no more operations, then no more sagas."""
+        for name in ("server", "agent", "reconcilers", "conductor", "control plane"):
+            stop = self._stops.pop(name, None)
+            if stop is not None:
+                try:
+                    stop()
+                except Exception:  # noqa: BLE001 - the others are stopped all the same
+                    _log.exception("the %s did not stop in order", name)
         if self.agent is not None:
-            self.agent.stop()
             self.agent.close()
-        if self.control is not None:
-            if self.role in ("all", "conductor"):
-                self.control.reconcilers.stop()
-                self.control.conductor.stop()
-            self.control.close()
-        else:
-            self.bus.close()
 
 
 def prepare_database(control: ControlPlane) -> None:

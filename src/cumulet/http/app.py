@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 
-from cumulet.http.access import permits
 from cumulet import logs
+from cumulet.http.access import permits
 from cumulet.http.body import check_media_type, decode_body, decode_query, one_action, parse_json
 from cumulet.http.call import Call, Query, Reply
 from cumulet.http.faults import FaultRequest

@@ -275,6 +275,7 @@ class Agent:
 
     def _take_stock(self) -> None:
         """Send everything of ours on this host; remove what the conductor says is nobody's."""
+        self._store.prune(self._clock.now())
         try:
             inventory = self._inventory()
             answer = self._link.call(inventory)
