@@ -104,7 +104,9 @@ def test_server_groups(nova: Nova) -> None:
     assert group["rules"] == {"max_server_per_host": 1}
     old = {"name": unique("group"), "policies": ["affinity"]}
     assert nova.post("/os-server-groups", {"server_group": old}).status == 400
-    assert nova.post("/os-server-groups", {"server_group": old}, version="2.63")["server_group"]["policies"] == ["affinity"]
+    assert nova.post("/os-server-groups", {"server_group": old}, version="2.63")["server_group"]["policies"] == [
+        "affinity"
+    ]
     body = {"server": nova.server_body(min_count=2), "os:scheduler_hints": {"group": group["id"]}}
     assert nova.post("/servers", body).status == 202
     members = nova.get(f"/os-server-groups/{group['id']}")["server_group"]["members"]

@@ -145,7 +145,9 @@ def test_attach_that_fails_is_taken_back(nova: Nova) -> None:
     server, volume = nova.boot(), new_volume(nova)
     for host in nova.cloud.hosts.values():
         host.fake.faults.fail("AttachVolume")
-    assert nova.post(f"/servers/{server}/os-volume_attachments", {"volumeAttachment": {"volumeId": volume}}).status == 200
+    assert (
+        nova.post(f"/servers/{server}/os-volume_attachments", {"volumeAttachment": {"volumeId": volume}}).status == 200
+    )
     await_volume(nova, volume, "available")
     nova.cloud.wait(lambda: nova.get(f"/servers/{server}/os-volume_attachments")["volumeAttachments"] == [])
     for host in nova.cloud.hosts.values():

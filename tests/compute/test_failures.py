@@ -35,7 +35,7 @@ def test_delete_while_building(own: Nova) -> None:
         hosts = own.cloud.hosts.values()
         events = [host.fake.faults.hang(operation) for host in hosts]
         server = own.boot(wait=None)
-        own.cloud.wait(lambda: own.show(server)["OS-EXT-STS:task_state"] == "spawning")
+        own.cloud.wait(lambda server=server: own.show(server)["OS-EXT-STS:task_state"] == "spawning")  # type: ignore[misc]
         time.sleep(0.05)
         assert own.delete(f"/servers/{server}").status == 204
         assert own.show(server)["OS-EXT-STS:task_state"] == "deleting"

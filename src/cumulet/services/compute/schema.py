@@ -407,3 +407,28 @@ class ExternalEvent(Body):
 
 class ExternalEvents(Body):
     events: Annotated[list[ExternalEvent], Meta(min_length=1)]
+
+
+# -- long ended -------------------------------------------------------------------------------------------------
+
+
+class SecurityGroupCreate(Body):
+    name: Text1to255
+    description: Text255 | None = None
+
+
+class SecurityGroupRuleCreate(msgspec.Struct, kw_only=True):
+    parent_group_id: str
+    ip_protocol: str | None = None
+    from_port: int | None = None
+    to_port: int | None = None
+    cidr: str | None = None
+    group_id: str | None = None
+
+
+class AddFixedIp(Body):
+    networkId: str | int
+
+
+class RemoveFixedIp(Body):
+    address: str

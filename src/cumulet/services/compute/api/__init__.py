@@ -11,6 +11,7 @@ from cumulet.services.compute.api import (
     groups,
     hosts,
     keypairs,
+    legacy,
     quotas,
     servers,
     versions,
@@ -32,6 +33,7 @@ TABLES = (
     hosts,
     aggregates,
     extensions,
+    legacy,
 )
 
 
