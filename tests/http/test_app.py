@@ -1,6 +1,7 @@
 """The ASGI layer, driven in process by httpx."""
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -404,3 +405,29 @@ def test_openapi_is_made_from_the_routes() -> None:
     action = found["paths"]["/compute/v2.1/things/{id}/action"]["post"]
     assert len(action["requestBody"]["content"]["application/json"]["schema"]["oneOf"]) == 3
     assert {p["name"] for p in found["paths"]["/compute/v2.1/things"]["get"]["parameters"]} >= {"limit", "all", "tag"}
+
+
+def test_slow_requests_do_not_starve_quick_ones() -> None:
+    release = threading.Event()
+
+    def wait(call: Call) -> dict[str, bool]:
+        return {"released": release.wait(10)}
+
+    routes = [
+        Route(method="GET", path="/slow", handler=wait, auth=False, slow=True),
+        Route(method="GET", path="/quick", handler=lambda call: {"quick": True}, auth=False),
+    ]
+    api = ServiceApi(name="x", prefix="/x", service=None, routes=routes, faults=NovaFaults())
+    app = HttpApp([api], authenticate=authenticate, threads=2, slow_threads=2)
+
+    async def go() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://cloud") as client:
+            waiting = [asyncio.create_task(client.get("/x/slow")) for _ in range(6)]
+            await asyncio.sleep(0.05)
+            quick = await asyncio.wait_for(client.get("/x/quick"), 5)
+            release.set()
+            return [quick, *await asyncio.gather(*waiting)]
+
+    assert [reply.status_code for reply in asyncio.run(go())] == [200] * 7
+    app.close()

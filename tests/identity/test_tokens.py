@@ -1,6 +1,7 @@
 """Tokens: issue, scopes, validation, revocation, rotation."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -182,7 +183,8 @@ def test_a_disabled_or_deleted_project_takes_its_tokens_along(identity: Identity
     assert "default_project_id" not in identity.ask("GET", f"/users/{user['id']}", admin).json()["user"]
 
 
-def test_keys_rotate_under_running_processes(identity: Identity) -> None:
+def test_keys_rotate_under_running_processes(tmp_path: Path) -> None:
+    identity = Identity(f"sqlite:///{tmp_path}/identity.db")
     token = identity.token()
     other = identity.another_process()
     other.authenticate(token, "req")
@@ -197,6 +199,7 @@ def test_keys_rotate_under_running_processes(identity: Identity) -> None:
     with pytest.raises(Unauthorized):
         identity.another_process().authenticate(token, "req")
     identity.service.maintain()
+    identity.stop()
 
 
 def test_what_a_caller_may_get_tokens_for(identity: Identity, admin: str) -> None:

@@ -1,7 +1,7 @@
 """The ASGI application: limits, request ids, authentication, versions, dispatch, faults.
 
-Owns: two thread pools (handlers; streams, so that long transfers never starve handlers) and the order in which a
-request is judged: size, token, project in the path, version, route, media type, body, policy, handler.
+Owns: thread pools (handlers; slow ones; streams, so that long work never starves quick requests) and the order in which
+a request is judged: size, token, project in the path, version, route, media type, body, policy, handler.
 Fails: any `CloudError` takes the service's shape; any other exception is logged with its request id and becomes the
 service's 500 without its text.
 """
@@ -62,6 +62,7 @@ class HttpApp:
         public_url: str | None = None,
         threads: int = 8,
         stream_threads: int = 16,
+        slow_threads: int = 8,
         observe: Callable[[str, str, str, int, float], None] | None = None,
         on_startup: Sequence[Callable[[], object]] = (),
         on_shutdown: Sequence[Callable[[], object]] = (),
@@ -75,6 +76,7 @@ class HttpApp:
         self._public_url = public_url.rstrip("/") if public_url else None
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="http")
         self._streams = ThreadPoolExecutor(stream_threads, thread_name_prefix="http-stream")
+        self._slow = ThreadPoolExecutor(slow_threads, thread_name_prefix="http-slow")
         self._in_flight = 0
         self._observe = observe
         self._on_startup, self._on_shutdown = list(on_startup), list(on_shutdown)
@@ -122,7 +124,11 @@ class HttpApp:
                 raise Unavailable("The server is busy. Try again later.", headers={"retry-after": "1"})
             self._in_flight += 1
             try:
-                pool = self._pool if stream_mode == "no" else self._streams
+                pool = self._pool
+                if stream_mode != "no":
+                    pool = self._streams
+                elif operation is not None and operation.route.slow:
+                    pool = self._slow
                 answer = await asyncio.get_running_loop().run_in_executor(pool, self._logged, request)
             finally:
                 self._in_flight -= 1
@@ -180,6 +186,7 @@ class HttpApp:
 
     def close(self) -> None:
         self._pool.shutdown(wait=True)
+        self._slow.shutdown(wait=False, cancel_futures=True)
         self._streams.shutdown(wait=False, cancel_futures=True)
 
     async def _elsewhere(self, prefix: str, scope: Scope, send: Send) -> None:
@@ -244,7 +251,7 @@ class HttpApp:
         mounted, api = request.mounted, request.mounted.api
         length = request.headers.get("content-length")
         if length is not None:
-            if not length.isdigit():
+            if not length.isdecimal() or not length.isascii() or len(length) > 18:
                 raise BadInput("The header Content-Length is not a number.")
             request.content_length = int(length)
         elif "transfer-encoding" in request.headers:

@@ -42,3 +42,4 @@ class Route:
     media_types: tuple[str, ...] = ("application/json",)  # others are 415; with one that is not JSON, use ``raw``
     body_required: bool = True  # False: an absent body is ``None`` (struct routes only)
     statuses: tuple[int, ...] = ()  # other success statuses, for OpenAPI and coverage
+    slow: bool = False  # hashes, or asks a host: runs on threads of its own, so that it never starves quick requests

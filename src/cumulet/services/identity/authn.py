@@ -138,7 +138,7 @@ class Authenticator:
         if user is None:
             raise refused()
         check_factors(user, who.methods)
-        issued_at = tx.now
+        issued_at = max(tx.now, user.tokens_after + 1)  # even if the clock was set back since the last revocation
         expires_at = issued_at + self._ttl
         chain = None
         if who.token is not None:

@@ -189,7 +189,7 @@ _RULES = "/users/{user_id}/access_rules"
 ROUTES = [
     Route(method="GET", path=_MANY, handler=listing),
     Route(method="POST", path=_MANY, handler=create, body=NewApplicationCredential,
-          body_key="application_credential", success=201),
+          body_key="application_credential", success=201, slow=True),
     Route(method="GET", path=_MANY + "/{application_credential_id}", handler=show),
     Route(method="DELETE", path=_MANY + "/{application_credential_id}", handler=delete, success=204),
     Route(method="GET", path=_RULES, handler=list_rules),

@@ -140,7 +140,16 @@ def my_catalog(call: Call) -> dict[str, Any]:
 
 
 ROUTES = [
-    Route(method="POST", path="/auth/tokens", handler=issue, body=Auth, body_key="auth", auth=False, success=201),
+    Route(
+        method="POST",
+        path="/auth/tokens",
+        handler=issue,
+        body=Auth,
+        body_key="auth",
+        auth=False,
+        success=201,
+        slow=True,
+    ),
     Route(method="GET", path="/auth/tokens", handler=validate),
     Route(method="HEAD", path="/auth/tokens", handler=check),
     Route(method="DELETE", path="/auth/tokens", handler=revoke, success=204),

@@ -216,12 +216,14 @@ def remove_member(call: Call) -> None:
 _USER, _GROUP, _MEMBER = "/users/{user_id}", "/groups/{group_id}", "/groups/{group_id}/users/{user_id}"
 ROUTES = [
     Route(method="GET", path="/users", handler=list_users),
-    Route(method="POST", path="/users", handler=create_user, body=NewUser, body_key="user", success=201, strict=False),
+    Route(method="POST", path="/users", handler=create_user, body=NewUser, body_key="user", success=201, strict=False,
+          slow=True),
     Route(method="GET", path=_USER, handler=get_user),
-    Route(method="PATCH", path=_USER, handler=update_user, body=UserChange, body_key="user", strict=False),
+    Route(method="PATCH", path=_USER, handler=update_user, body=UserChange, body_key="user", strict=False,
+          slow=True),
     Route(method="DELETE", path=_USER, handler=delete_user, success=204),
     Route(method="POST", path=_USER + "/password", handler=change_password, body=PasswordChange, body_key="user",
-          auth=False, success=204),
+          auth=False, success=204, slow=True),
     Route(method="GET", path=_USER + "/groups", handler=groups_of_user),
     Route(method="GET", path=_USER + "/projects", handler=projects_of_user),
     Route(method="GET", path="/groups", handler=list_groups),
