@@ -219,7 +219,8 @@ def test_versions(nova: Nova) -> None:
 
     url = nova.cloud.url + "/compute"
     listed: dict[str, Any] = requests.get(url + "/", timeout=10).json()
-    assert listed["versions"][0]["version"] == "2.96"
+    assert [(v["id"], v["version"]) for v in listed["versions"]] == [("v2.0", ""), ("v2.1", "2.96")]
+    assert requests.get(url + "/v2/", timeout=10).json()["version"]["id"] == "v2.0"
     for path in ("/v2.1", "/v2.1/"):
         shown = requests.get(url + path, timeout=10).json()["version"]
         assert (shown["id"], shown["min_version"]) == ("v2.1", "2.1")

@@ -47,6 +47,7 @@ def build_api(service: ComputeService) -> ServiceApi:
         faults=NovaFaults(),
         rules=RULES,
         version_prefix="/v2.1",
+        version_aliases=("/v2",),
         project_in_path=True,
         microversions=MICROVERSIONS,
         request_id_headers=("x-openstack-request-id", "x-compute-request-id"),
