@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from cumulet.agent import contract as c
 from cumulet.agent.errors import DriverError
 from cumulet.agent.image.cache import CachedImage, ImageCache
 from cumulet.agent.volume.driver import FileProvider
+from cumulet.agent.volume.qmp import Qmp
 from cumulet.kernel.ids import new_uuid
 
 pytestmark = pytest.mark.skipif(
@@ -145,6 +147,42 @@ def test_an_exported_volume_grows(host):
     for _ in range(2):
         host.do(c.ExtendVolume(volume_id=volume, new_size_gb=2))
     io(uri, "read -P 5 0 1M", "write -P 6 1536M 1M")
+
+
+def test_a_guest_that_reconnects_keeps_its_data_and_sees_the_new_size(host, tmp_path):
+    """Another QEMU stands for the guest's: an NBD node with reconnect-delay, as compute hosts make it."""
+    volume = host.create()
+    name = host.export(volume).partition("///")[2].partition("?")[0]
+    run = host.provider.daemon.run_dir
+    node = f"driver=nbd,node-name=n,server.type=unix,server.path={run}/nbd.sock,export={name},reconnect-delay=30"
+    guest = subprocess.Popen(
+        [
+            *("qemu-storage-daemon", "--chardev", f"socket,id=q,path={run}/guest.qmp,server=on,wait=off"),
+            *("--monitor", "chardev=q", "--blockdev", node, "--blockdev", "driver=raw,node-name=f,file=n"),
+            *("--nbd-server", f"addr.type=unix,addr.path={run}/guest.nbd"),
+            *("--export", "nbd,id=e,node-name=f,name=x,writable=on"),
+        ]
+    )
+    try:
+        disk = f"nbd+unix:///x?socket={run}/guest.nbd"
+        end = time.monotonic() + 10
+        while not (run / "guest.nbd").exists():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        io(disk, "write -P 5 0 1M")
+        host.do(c.ExtendVolume(volume_id=volume, new_size_gb=2))
+        io(disk, "read -P 5 0 1M", "write -P 6 1M 1M")
+        with Qmp(run / "guest.qmp") as qmp:
+            qmp.execute("block-export-del", id="e", mode="hard")
+            while qmp.execute("query-block-exports"):
+                assert time.monotonic() < end
+                time.sleep(0.01)
+            qmp.execute("block_resize", **{"node-name": "f"}, size=2 << 30)
+            nodes = qmp.execute("query-named-block-nodes", flat=True)
+        assert {one["image"]["virtual-size"] for one in nodes} == {2 << 30}
+    finally:
+        guest.kill()
+        guest.wait()
 
 
 def test_a_volume_is_made_from_an_image_and_becomes_one(host, tmp_path):
