@@ -91,7 +91,10 @@ def cloud_host() -> Iterator[CloudHost]:
     subprocess.run([str(SCRIPT), "up", "1"], env=ENV, check=True, capture_output=True)
     host = CloudHost()
     # only what a user's home has; whatever the machine's has must not matter
-    host.sh("rm -rf /root/.config/openstack /root/.ssh/cumulet* /etc/cumulet /var/lib/cumulet /var/log/cumulet")
+    host.sh(
+        "rm -rf /root/.config/openstack /root/.ssh/cumulet* /etc/cumulet /var/lib/cumulet /var/log/cumulet"
+        " /usr/local/bin/cumulet /usr/local/bin/openstack"
+    )
     yield host
     subprocess.run([str(SCRIPT), "down"], env=ENV, check=True, capture_output=True)
 

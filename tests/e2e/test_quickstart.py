@@ -1,6 +1,6 @@
 """The main job, on real parts: the quickstart, a guest from inside, two guests, volumes, life, restart, and the end.
 
-In the order in which they stand: each leaves the cloud as it found it, the last one removes it.
+In the order in which they stand: each leaves the cloud as it found it; `test_removal` ends it.
 """
 
 import base64
@@ -199,7 +199,7 @@ def test_snapshot_has_the_checksum_the_service_says(cloud_host: CloudHost, demo:
 
 
 def test_down_and_up_leave_the_guests_alone(cloud_host: CloudHost, quickstart: str) -> None:
-    qemu = cloud_host.sh("pgrep -f qemu-system | sort")
+    qemu = cloud_host.sh("pgrep -x qemu-system-x86 | sort")
     address = re.search(r"SSH to (\S+) works", quickstart)
     assert address is not None
     ping = subprocess.Popen(
@@ -215,16 +215,6 @@ def test_down_and_up_leave_the_guests_alone(cloud_host: CloudHost, quickstart: s
     ping.send_signal(2)
     said = ping.communicate(timeout=10)[0]
     assert re.search(r" 0% packet loss", said), said
-    assert cloud_host.sh("pgrep -f qemu-system | sort") == qemu
+    assert cloud_host.sh("pgrep -x qemu-system-x86 | sort") == qemu
     assert cloud_host.openstack("server", "show", "demo-1", "-f", "value", "-c", "status") == "ACTIVE"
     assert "demo-1" in cloud_host.guest("demo-1", "hostname")
-
-
-def test_destroy_leaves_nothing(cloud_host: CloudHost, second: str, quickstart: str) -> None:
-    cloud_host.cumulet("destroy", "--yes")
-    left = cloud_host.sh(
-        "ip netns list; ip -br link | grep -v -e '^lo' -e '^eth'; nft list tables;"
-        "ls -d /etc/cumulet /var/lib/cumulet /var/log/cumulet /run/cumulet /root/.config/openstack/* "
-        "/usr/local/bin/cumulet 2>/dev/null; pgrep -af 'cumulet|qemu|libvirtd|dnsmasq' | grep -v pgrep; true"
-    )
-    assert left == ""
