@@ -256,6 +256,21 @@ def test_a_guest_does_not_reach_the_host(host: Host) -> None:
     guest.sh(f"ip neigh replace 10.9.0.1 lladdr {bridge_mac} dev eth0")
     assert not guest.ping("10.77.0.1")
     assert host.sh(f"ip -6 addr show dev brq{NET[:11]}").strip() == ""
+    # the same when the bridge was there before
+    host.sh(f"ip netns del {guest.ns}")
+    worker("unplug", one.id)
+    for generation in (1, 3):
+        worker.apply(network_doc([one], generation=generation))
+        worker("remove", "network", NET, generation + 1)
+        assert "brq" not in host.sh("ip -br link")
+    worker.apply(network_doc([one], generation=5))
+    guest = Guest(host, one)
+    worker("plug", one)
+    guest.set_address(SUBNET)
+    bridge_mac = host.sh(f"cat /sys/class/net/brq{NET[:11]}/address").strip()
+    guest.sh(f"ip neigh replace 10.9.0.1 lladdr {bridge_mac} dev eth0")
+    assert guest.ping("10.9.0.2")
+    assert not guest.ping("10.77.0.1")
 
 
 def test_dhcp_gives_address_mtu_routes_names(host: Host) -> None:

@@ -32,7 +32,7 @@ class Firewall:
     def __init__(self, run_dir: Path) -> None:
         self._zones_file = run_dir / "zones.json"
         self._zones: dict[str, int] = self._load()  # tracked bridge -> conntrack zone, 0 for shared ones
-        self._written: tuple[str, str] | None = None  # tracking and guard as last given to nft
+        self._written: tuple[str, str, str] | None = None  # tracking and guard as last given to nft, for which devices
         self._groups: dict[str, list[str]] = {}  # set -> members as last given to nft
         self._base_known = False
 
@@ -62,7 +62,9 @@ class Firewall:
                 self._flush("-w", str(zone))
         if gone:
             self._save()
-        wanted = (rules.tracking(self._zones), rules.guard(d for d in guarded if links.exists(d)))
+        devices = [d for d in guarded if links.exists(d)]
+        # a device made anew under its old name is not the one the chain hangs on
+        wanted = (rules.tracking(self._zones), rules.guard(devices), " ".join(map(links.index, devices)))
         if wanted != self._written:
             nft(wanted[0] + wanted[1])
             self._written = wanted

@@ -54,6 +54,10 @@ def address(device: str) -> str | None:
     return _read(device, "address")
 
 
+def index(device: str) -> str:
+    return _read(device, "ifindex") or ""
+
+
 def is_up(device: str) -> bool:
     flags = _read(device, "flags")
     return bool(flags) and bool(int(flags or "0", 16) & 1)
