@@ -32,11 +32,13 @@ def apart(postgres: PostgresServer, rabbit: RabbitServer) -> Iterator[Processes]
         directory, database_url=postgres.new_database(), bus_url=rabbit.url + f"?prefix={unique('roles')}"
     )
     processes.settings.compute.fake_boot_seconds = 2.0
-    processes.start("api", "conductor", "agent")
-    processes.make_accounts()
-    yield processes
-    processes.stop()
-    shutil.rmtree(directory, ignore_errors=True)
+    try:
+        processes.start("api", "conductor", "agent")
+        processes.make_accounts()
+        yield processes
+    finally:
+        processes.stop()
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from tests.support.cloud import unique
 from tests.support.pretend import PretendHosts
 from tests.support.processes import Processes
 
+_LOCK = Path(tempfile.gettempdir()) / "guest.lock"
 pytestmark = [pytest.mark.host, pytest.mark.timeout(400)]
 
 
@@ -31,12 +32,14 @@ def machine() -> Iterator[tuple[PretendHosts, Processes]]:
     settings.network.driver = "real"
     settings.storage.driver = "file"
     settings.network.external_cidr = "172.24.4.0/24"
-    with open("/tmp/guest.lock", "w") as lock, hosts.inside("h1"):  # one guest at a time on a shared machine
+    with open(_LOCK, "w") as lock, hosts.inside("h1"):  # one guest at a time on a shared machine
         fcntl.flock(lock, fcntl.LOCK_EX)
-        processes.start("all", seconds=120)
-        processes.make_accounts()
-        yield hosts, processes
-        processes.stop()
+        try:
+            processes.start("all", seconds=120)
+            processes.make_accounts()
+            yield hosts, processes
+        finally:
+            processes.stop()
     hosts.down()
     shutil.rmtree(directory, ignore_errors=True)
 

@@ -64,6 +64,7 @@ class _Consumer:
         self._on_message = on_message
         self.stopping = threading.Event()
         self.ready = threading.Event()
+        self._away = False
         self.generation = 0  # rises with every new connection
         self.lost = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=f"amqp-{name}", daemon=True)
@@ -79,10 +80,15 @@ class _Consumer:
                     self.generation += 1
                     self.lost.notify_all()
                 self.ready.set()
+                if self._away:
+                    self._away = False
+                    _log.info("the message broker is back (%s)", self._name)
                 self._drain(connection)
             except _BROKEN as error:
                 if not self.stopping.is_set():
-                    _log.warning("the message broker is away (%s, %s): %s", self._name, type(error).__name__, error)
+                    level = logging.DEBUG if self._away else logging.WARNING  # said once for each absence
+                    self._away = True
+                    _log.log(level, "the message broker is away (%s, %s): %s", self._name, type(error).__name__, error)
             finally:
                 self.ready.clear()
                 if connection is not None:

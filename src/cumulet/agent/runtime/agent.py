@@ -123,15 +123,17 @@ class Agent:
         self.documents.start()
 
     def stop(self, seconds: float = 5.0) -> None:
+        """Within about ``seconds``, whatever hangs: what did not end is taken up again by the next life."""
+        end = time.monotonic() + seconds
         self._stopping.set()
         self._beat_now.set()
         self._outbox_wanted.set()
-        self.operations.stop(seconds)
         if self._service is not None:
             self._service.stop()
-        self.documents.stop(seconds)
+        self.operations.stop(seconds)
+        self.documents.stop(max(end - time.monotonic(), 0.1))
         for thread in self._threads:
-            thread.join(seconds)
+            thread.join(max(end - time.monotonic(), 0.1))
         for driver in self._drivers:
             driver.stop()
 
