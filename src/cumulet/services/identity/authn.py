@@ -301,8 +301,7 @@ def resolve(tx: Tx, payload: Payload, now: int) -> Resolved:
             role_ids &= allowed
         if not role_ids:
             raise refused()
-        rows_ = [store.roles.get(tx, id) for id in sorted(role_ids)]
-        found.roles = [row for row in rows_ if row is not None and row.domain_id is None]
+        found.roles = [row for row in store.roles.list(tx, domain_id=None) if row.id in role_ids]
         if not found.roles:
             raise refused()
     return found
