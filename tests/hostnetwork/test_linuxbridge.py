@@ -539,6 +539,18 @@ def test_external_bridge_for_a_single_machine(host: Host) -> None:
     assert worker("remove_host_changes") == []
 
 
+def test_external_bridge_with_ipv6_keeps_the_hosts_own_route(host: Host) -> None:
+    worker = host.start(bridge_mappings={"public": "br-ex"})
+    host.sh("sysctl -qw net.ipv6.conf.all.forwarding=0 net.ipv6.conf.eth0.accept_ra=1")
+    worker("ensure_external_bridge", "br-ex", ["172.31.9.1/24", "fd00:31::1/64"])
+    look = "sysctl -n net.ipv6.conf.all.forwarding net.ipv6.conf.eth0.accept_ra"
+    assert host.sh(look).split() == ["1", "2"]
+    worker("ensure_external_bridge", "br-ex", ["172.31.9.1/24", "fd00:31::1/64"])
+    assert worker.changes() == []
+    worker("remove_host_changes")
+    assert host.sh(look).split() == ["0", "1"]
+
+
 def test_a_filtered_guest_on_the_external_network(host: Host) -> None:
     """The bridge is the host's too: answers of host and world come in, nothing else does."""
     worker = host.start(bridge_mappings={"public": "br-ex"})

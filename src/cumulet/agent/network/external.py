@@ -68,14 +68,17 @@ def ensure_external_bridge(
             book.note(f"address {cidr} on {name}", ("address", name, cidr))
             plan.add(f"addr add {cidr} dev {name}{' nodad' if ':' in cidr else ''}")
     plan.run()
-    forwards = ["net/ipv4/ip_forward"]
+    wanted_sysctls = {"net/ipv4/ip_forward": "1"}
     if any(":" in cidr for cidr in gateway_cidrs):
-        forwards.append("net/ipv6/conf/all/forwarding")
-    for sysctl in forwards:
+        for path in sorted(Path("/proc/sys/net/ipv6/conf").glob("*/accept_ra")):
+            if path.read_text().strip() == "1":  # a host that forwards ignores its own router's advertisements at 1
+                wanted_sysctls[str(path.relative_to("/proc/sys"))] = "2"
+        wanted_sysctls["net/ipv6/conf/all/forwarding"] = "1"
+    for sysctl, value in wanted_sysctls.items():
         held = (Path("/proc/sys") / sysctl).read_text().strip()
-        if held != "1":
-            book.note(f"sysctl {sysctl.replace('/', '.')} set to 1 (was {held})", ("sysctl", sysctl, held))
-            write_sysctls({sysctl: "1"})
+        if held != value:
+            book.note(f"sysctl {sysctl.replace('/', '.')} set to {value} (was {held})", ("sysctl", sysctl, held))
+            write_sysctls({sysctl: value})
     wanted = ruleset(name, gateway_cidrs, masquerade)
     if _held_digest() != names.digest(wanted)[:24]:
         book.note(f"nftables table inet {names.EXTERNAL_TABLE}", ("nft", "inet", names.EXTERNAL_TABLE))
@@ -94,7 +97,8 @@ def remove_host_changes(state_dir: Path) -> list[str]:
                 done.append(f"removed {change.what}")
         elif kind == "sysctl":
             path = Path("/proc/sys") / first
-            if path.exists() and path.read_text().strip() == "1":
+            ours = "2" if path.name == "accept_ra" else "1"
+            if path.exists() and path.read_text().strip() == ours:
                 path.write_text(second)
                 done.append(f"restored {first.replace('/', '.')} to {second}")
         elif kind == "address":
