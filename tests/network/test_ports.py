@@ -237,3 +237,12 @@ def test_tags(demo: Net, lan: Any) -> None:
     assert demo.api.put("network", f"/networks/{NOWHERE}/tags", {"tags": []}).status == 404
     assert demo.api.delete("network", path).status == 204
     assert demo.api.get("network", path)["tags"] == []
+
+
+def test_two_at_once_do_not_get_one_address(demo: Net, lan: Any) -> None:
+    network, _ = lan
+    answer = demo.api.post("network", "/ports", {"ports": [{"network_id": network["id"]}] * 2})
+    assert answer.status == 201, answer.text
+    assert len({port["fixed_ips"][0]["ip_address"] for port in answer["ports"]}) == 2
+    for port in answer["ports"]:
+        demo.delete("port", port["id"])

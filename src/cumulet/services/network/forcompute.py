@@ -9,6 +9,7 @@ from cumulet.kernel.context import RequestContext
 from cumulet.kernel.errors import BadInput, NotFound
 from cumulet.services.network import tables as t
 from cumulet.services.network.intake import Given, for_create
+from cumulet.services.network.legacy import nova_errors
 from cumulet.services.network.resources import SECURITY_GROUP, SECURITY_GROUP_RULE
 
 if TYPE_CHECKING:
@@ -40,25 +41,35 @@ class ForCompute:
             raise NotFound(f"Security group {group_id} not found.")
         return row
 
+    @nova_errors()
     def create_group(self, tx: Tx, ctx: RequestContext, name: str, description: str) -> dict[str, Any]:
+        _check_name(name)
         given = for_create(SECURITY_GROUP, {"name": name, "description": description}, ctx, lambda: False)
         work = self._service.work(tx, ctx)
         made = self._service.groups.create(work, [given])
         work.flush()
         return self._service.groups.views(tx, made)[0]
 
+    @nova_errors()
     def update_group(self, tx: Tx, ctx: RequestContext, group_id: str, name: str, description: str) -> dict[str, Any]:
         work = self._service.work(tx, ctx)
+        _check_name(name)
         given = Given({"name": name, "description": description})
+        given.explicit = frozenset(given)
         row = self._service.groups.update(work, self._row(tx, ctx, group_id), given)
         work.flush()
         return self._service.groups.views(tx, [row])[0]
 
+    @nova_errors()
     def delete_group(self, tx: Tx, ctx: RequestContext, group_id: str) -> None:
         work = self._service.work(tx, ctx)
-        self._service.groups.delete(work, self._row(tx, ctx, group_id))
+        row = self._row(tx, ctx, group_id)
+        if row.default_for is not None:
+            raise BadInput("The default security group cannot be removed.")
+        self._service.groups.delete(work, row)
         work.flush()
 
+    @nova_errors()
     def create_rule(self, tx: Tx, ctx: RequestContext, values: dict[str, Any]) -> dict[str, Any]:
         """``values`` as the network API takes them."""
         self._row(tx, ctx, values["security_group_id"])
@@ -103,5 +114,12 @@ class ForCompute:
 
     def _change(self, tx: Tx, ctx: RequestContext, port: t.PortRow, addresses: list[dict[str, Any]]) -> None:
         work = self._service.work(tx, ctx)
-        self._service.ports.update(work, port, Given({"fixed_ips": addresses}))
+        given = Given({"fixed_ips": addresses})
+        given.explicit = frozenset(given)
+        self._service.ports.update(work, port, given)
         work.flush()
+
+
+def _check_name(name: str) -> None:
+    if not name.strip():
+        raise BadInput("A security group needs a name.")

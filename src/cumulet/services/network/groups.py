@@ -51,7 +51,7 @@ class SecurityGroups(Noun[t.SecurityGroupRow]):
 
     def views(self, tx: Tx, rows: Sequence[t.SecurityGroupRow]) -> list[dict[str, Any]]:
         tags = self.tags(tx, rows)
-        found = [t.SecurityGroupRuleRow(*r) for r in rows_in(tx, _RULES_OF, (row.id for row in rows))]
+        found = self.rules_of(tx, (row.id for row in rows))
         rules: dict[str, list[dict[str, Any]]] = {}
         for view in self.service.rules.views_with(found, {row.id: row.default_for is not None for row in rows}):
             rules.setdefault(view["security_group_id"], []).append(view)
@@ -66,6 +66,9 @@ class SecurityGroups(Noun[t.SecurityGroupRow]):
             }
             for row in rows
         ]
+
+    def rules_of(self, tx: Tx, group_ids: Iterable[str]) -> list[t.SecurityGroupRuleRow]:
+        return [t.SecurityGroupRuleRow(*row) for row in rows_in(tx, _RULES_OF, group_ids)]
 
     # -- default groups ----------------------------------------------------------------------------------------
 

@@ -86,7 +86,8 @@ class Free:
         self.subnet = subnet
         self.network = network_of(subnet)
         self._bulk = self._walk() if bulk else None
-        self._mine: set[int] = set()
+        self._mine: set[int] = set()  # chosen in this unit of work
+        self._from = 0  # below, all is taken
 
     def _walk(self) -> Iterator[int]:
         for low, high in ranges(self.subnet, self.network):
@@ -97,7 +98,10 @@ class Free:
                     yield position
 
     def _gap(self) -> int | None:
-        for low, high in ranges(self.subnet, self.network):
+        for first, high in ranges(self.subnet, self.network):
+            low = max(first, self._from)
+            if low > high:
+                continue
             if self.tx.first(_AT, {"subnet_id": self.subnet.id, "position": low}) is None:
                 return low
             before = self.tx.scalar(_LAST_BEFORE_GAP, {"subnet_id": self.subnet.id, "low": low, "high": high})
@@ -108,8 +112,12 @@ class Free:
     def next(self) -> dict[str, Any] | None:
         """The lowest free address as values of a row (without its port), or None: all are taken."""
         position = next(self._bulk, None) if self._bulk is not None else self._gap()
+        while position is not None and position in self._mine:
+            self._from = position + 1
+            position = next(self._bulk, None) if self._bulk is not None else self._gap()
         if position is None:
             return None
+        self._from = position + 1
         self._mine.add(position)
         return self._values(str(self.network.network_address + position))
 

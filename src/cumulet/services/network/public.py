@@ -17,6 +17,7 @@ from cumulet.services.network.agents import Agents
 from cumulet.services.network.documents import Documents
 from cumulet.services.network.floatingips import FloatingIps
 from cumulet.services.network.groups import SecurityGroups
+from cumulet.services.network.legacy import Legacy
 from cumulet.services.network.networks import Networks
 from cumulet.services.network.ports import Ports
 from cumulet.services.network.quotas import Quotas
@@ -66,6 +67,7 @@ class NetworkService:
         self.agents = Agents(self)
         self.documents = Documents(self)
         self.servers = ServerPorts(self)
+        self.legacy = Legacy(self)
         self.documents.register(desired)
         desired.on_applied(self.applied)
 

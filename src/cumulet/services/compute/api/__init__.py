@@ -12,6 +12,7 @@ from cumulet.services.compute.api import (
     hosts,
     keypairs,
     legacy,
+    proxies,
     quotas,
     servers,
     versions,
@@ -34,6 +35,7 @@ TABLES = (
     aggregates,
     extensions,
     legacy,
+    proxies,
 )
 
 

@@ -75,7 +75,7 @@ def show(call: Call) -> dict[str, Any]:
 def create(call: Call) -> dict[str, Any]:
     body: schema.SecurityGroupCreate = call.body
     made = service_of(call).db.write(
-        lambda tx: _network(call).create_group(tx, call.ctx, body.name.strip(), body.description or "")
+        lambda tx: _network(call).create_group(tx, call.ctx, body.name, body.description or "")
     )
     return {"security_group": _view(made, {})}
 
@@ -84,7 +84,7 @@ def update(call: Call) -> dict[str, Any]:
     body: schema.SecurityGroupCreate = call.body
     group_id = _id(call)
     made = service_of(call).db.write(
-        lambda tx: _network(call).update_group(tx, call.ctx, group_id, body.name.strip(), body.description or "")
+        lambda tx: _network(call).update_group(tx, call.ctx, group_id, body.name, body.description or "")
     )
     return {"security_group": _view(made, {})}
 
