@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,35 @@ def build_case(harness: CloudHarness) -> Case:
 
 def test_build_unwinds_from_every_step(harness: CloudHarness) -> None:
     assert testing.check_unwinds(harness, build_case(harness)) >= 10
+
+
+class Everything:
+    """The harness, seeing documents and taps too: they settle a moment after the saga's end."""
+
+    def __init__(self, harness: CloudHarness) -> None:
+        self._harness = harness
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._harness, name)
+
+    def host_state(self) -> Any:
+        return {
+            name: {kind: sorted(map(str, ids)) for kind, ids in host.fake.world.leftovers().items()}
+            for name, host in self._harness.cloud.hosts.items()
+        }
+
+
+def test_every_undo_of_build_matters(harness: CloudHarness) -> None:
+    case = replace(
+        build_case(harness),
+        ignore={"servers": {*VISIBLE, "host"}, "vmms": None, "hosts": None, "reconcilers": None, "ports": {"status"}},
+        redundant={
+            "ports": "the port documents, which the undo of networking withdraws, take the taps with them",
+            "volumes": "this server has none; the volume suite takes the sagas of connecting apart",
+        },
+        settle_seconds=2.0,
+    )
+    assert testing.check_undos_matter(Everything(harness), case) == ["networking", "disks", "define"]
 
 
 def test_build_operations_may_be_done_twice(harness: CloudHarness) -> None:
