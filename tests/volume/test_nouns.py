@@ -184,3 +184,24 @@ def test_what_is_said_of_the_service(cloud, volumes, admin):
     root = volumes.api._session.get(f"{cloud.url}/volume/", timeout=10)
     assert root.status_code == 300
     assert root.json()["versions"][0]["version"] == "3.71"
+
+
+def test_group_types(volumes, admin):
+    name = unique("group-type")
+    body = {"group_type": {"name": name, "group_specs": {"a": "b"}}}
+    made = admin.call("POST", "/group_types", body)
+    assert made.status == 202, made.text
+    path = f"/group_types/{made['group_type']['id']}"
+    assert admin.call("POST", "/group_types", body).status == 409
+    assert volumes.call("POST", "/group_types", body).status == 403
+    assert volumes.call("GET", path, version="3.10").status == 404
+    assert "group_specs" not in volumes.ok("GET", path)["group_type"]
+    assert name in [one["name"] for one in volumes.ok("GET", "/group_types")["group_types"]]
+    assert admin.ok("PUT", path, {"group_type": {"description": "d"}})["group_type"]["description"] == "d"
+    assert admin.ok("POST", path + "/group_specs", {"group_specs": {"c": "d"}}) == {"group_specs": {"c": "d"}}
+    assert admin.ok("PUT", path + "/group_specs/c", {"c": "e"}) == {"c": "e"}
+    assert admin.ok("GET", path + "/group_specs") == {"group_specs": {"a": "b", "c": "e"}}
+    assert admin.call("DELETE", path + "/group_specs/c").status == 202
+    assert admin.call("GET", path + "/group_specs/c").status == 404
+    assert admin.call("DELETE", path).status == 202
+    assert admin.call("GET", path).status == 404

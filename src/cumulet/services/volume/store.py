@@ -89,6 +89,16 @@ class TypeRow(msgspec.Struct, frozen=True):
     updated_at: int | None = None
 
 
+class GroupTypeRow(msgspec.Struct, frozen=True):
+    id: str
+    name: str
+    description: str | None
+    is_public: bool
+    group_specs: dict[str, str]
+    created_at: int
+    updated_at: int | None = None
+
+
 class QosRow(msgspec.Struct, frozen=True):
     id: str
     name: str
@@ -215,6 +225,7 @@ VOLUMES = Store(t.VOLUMES, VolumeRow, "Volume")
 SNAPSHOTS = Store(t.SNAPSHOTS, SnapshotRow, "Snapshot")
 ATTACHMENTS = Store(t.ATTACHMENTS, AttachmentRow, "Volume attachment could not be found with filter: attachment_id =")
 TYPES = Store(t.TYPES, TypeRow, "Volume type")
+GROUP_TYPES = Store(t.GROUP_TYPES, GroupTypeRow, "Group type")
 QOS = Store(t.QOS_SPECS, QosRow, "QoS spec")
 BACKUPS = Store(t.BACKUPS, BackupRow, "Backup")
 TRANSFERS = Store(t.TRANSFERS, TransferRow, "Transfer")

@@ -101,6 +101,18 @@ TYPE_ACCESS = Table(
     Column("project_id", Id, primary_key=True),
 )
 
+GROUP_TYPES = Table(
+    "volume_group_types",
+    METADATA,
+    Column("id", Id, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("description", Text),
+    Column("is_public", Bool, nullable=False),
+    Column("group_specs", Json, nullable=False),
+    Column("created_at", Time, nullable=False),
+    Column("updated_at", Time),
+)
+
 DEFAULT_TYPES = Table(
     "volume_default_types",
     METADATA,
