@@ -246,3 +246,14 @@ def port(name: str, ip: str | None, **more: Any) -> PortDoc:
         **more,
     }
     return PortDoc(**values)
+
+
+@pytest.fixture
+def external(host: Host) -> str:
+    """An outside world: the other pretend hosts' provider network by eth2 in br-ex; the underlay's sw-eth2 answers."""
+    host.sh("ip link add br-ex type bridge; ip link set eth2 master br-ex; ip link set br-ex up; ip link set eth2 up")
+    subprocess.run(
+        ["ip", "netns", "exec", f"{ENV['TH_PREFIX']}-ul", "ip", "addr", "replace", "172.31.9.1/24", "dev", "sw-eth2"],
+        check=True,
+    )
+    return "172.31.9.1"

@@ -10,8 +10,8 @@ import pytest
 
 from cumulet.agent.contract import FloatingIpDoc, PortDoc, Segment
 
-from .conftest import HERE, NET, SUBNET, Failed, Guest, Host, port
-from .test_linuxbridge import (
+from .conftest import ENV, HERE, NET, SUBNET, Failed, Guest, Host, port
+from .documents import (
     EGRESS,
     FLAT,
     PING,
@@ -24,7 +24,6 @@ from .test_linuxbridge import (
     server,
     tcp,
 )
-from .test_linuxbridge import ENV as ENV
 
 pytestmark = [
     pytest.mark.host,

@@ -14,7 +14,7 @@ from cumulet import guest
 from cumulet.agent.contract import FloatingIpDoc, MetadataDoc
 
 from .conftest import ENV, Host, port
-from .test_linuxbridge import EGRESS, PING, network_doc, router_doc, tcp
+from .documents import EGRESS, PING, network_doc, router_doc, tcp
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
 

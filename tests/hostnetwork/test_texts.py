@@ -24,7 +24,7 @@ from cumulet.agent.contract import (
     Segment,
     SubnetDoc,
 )
-from cumulet.agent.network import announce, dhcp_files, external, metadata_tree, names, nat, rules
+from cumulet.agent.network import announce, dhcp_files, external, metadata_tree, names, nat, ovs_flows, rules
 from cumulet.agent.network.store import DocumentStore
 
 from .conftest import LOCAL, NET, SUBNET, mac, port, uuid
@@ -337,3 +337,38 @@ def test_route_of_other_subnets_is_on_the_link() -> None:
     assert "10.10.0.0/24,0.0.0.0" in text
     assert "tag:subnet-zz,option:router\n" in text
     assert "0.0.0.0/0,10.10.0.9,169.254.169.254/32,10.10.0.2" in text
+
+
+def test_flows_of_tunnelled_and_physical_networks() -> None:
+    peers = frozenset(["10.0.0.2", "10.0.0.3"])
+    networks = {
+        "a": ovs_flows.LocalNetwork(1, Segment(network_type="vxlan", segmentation_id=5001), peers),
+        "b": ovs_flows.LocalNetwork(2, Segment(network_type="vlan", physical_network="wire", segmentation_id=101)),
+        "c": ovs_flows.LocalNetwork(3, Segment(network_type="flat", physical_network="public")),
+        "d": ovs_flows.LocalNetwork(4, Segment(network_type="local")),
+    }
+    found = ovs_flows.flows(networks, {"wire": "br-w", "public": "br-ex"}, {"vxlan": {"10.0.0.2"}, "gre": set()})
+    assert sorted(found) == ["br-ex", "br-int", "br-tun", "br-w"]
+    # only to peers that have a tunnel by now
+    assert "table=22,priority=1,dl_vlan=1,actions=strip_vlan,set_tunnel:5001,output:vxlan-0a000002" in found["br-tun"]
+    assert "table=4,priority=1,tun_id=5001,actions=mod_vlan_vid:1,resubmit(,10)" in found["br-tun"]
+    assert "table=0,priority=4,in_port=phy-br-w,dl_vlan=2,actions=mod_vlan_vid:101,NORMAL" in found["br-w"]
+    assert "table=0,priority=4,in_port=phy-br-ex,dl_vlan=3,actions=strip_vlan,NORMAL" in found["br-ex"]
+    assert "table=0,priority=3,in_port=int-br-w,dl_vlan=101,actions=mod_vlan_vid:2,NORMAL" in found["br-int"]
+    # what has no rule of its own stays where it is
+    assert "table=0,priority=2,in_port=int-br-ex,actions=drop" in found["br-int"]
+    assert not [line for lines in found.values() for line in lines if "vlan_vid:4" in line or "dl_vlan=4" in line]
+
+
+def test_flow_differences() -> None:
+    before = [
+        "table=0,priority=0,actions=drop",
+        "table=22,priority=1,dl_vlan=1,actions=output:1",
+        "table=1,actions=drop",
+    ]
+    now = ["table=0,priority=0,actions=drop", "table=22,priority=1,dl_vlan=1,actions=output:2"]
+    assert ovs_flows.difference(before, now) == [
+        "delete_strict table=1",
+        "add table=22,priority=1,dl_vlan=1,actions=output:2",
+    ]
+    assert ovs_flows.difference(now, now) == []
