@@ -227,7 +227,8 @@ class ServerViews:
                 view.kernel_id = row.image_properties.get("kernel_id") or ""
                 view.ramdisk_id = row.image_properties.get("ramdisk_id") or ""
                 view.root_device_name = row.root_device_name
-                view.shown_user_data = row.user_data
+                if self.form != "rebuild":
+                    view.shown_user_data = row.user_data
         if version >= (2, 16) and self._may(RULE_HOST_STATUS, row):
             view.host_status = host_status(related.hosts.get(row.host)) if row.host else ""
         if version >= (2, 96):

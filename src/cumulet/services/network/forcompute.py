@@ -15,11 +15,8 @@ from cumulet.services.network.resources import SECURITY_GROUP, SECURITY_GROUP_RU
 if TYPE_CHECKING:
     from cumulet.services.network.public import NetworkService
 
-_OF_PROJECT = (
-    select(t.SECURITY_GROUPS)
-    .where(t.SECURITY_GROUPS.c.project_id == bindparam("project_id"))
-    .order_by(t.SECURITY_GROUPS.c.created_at, t.SECURITY_GROUPS.c.id)
-)
+_ALL = select(t.SECURITY_GROUPS).order_by(t.SECURITY_GROUPS.c.created_at, t.SECURITY_GROUPS.c.id)
+_OF_PROJECT = _ALL.where(t.SECURITY_GROUPS.c.project_id == bindparam("project_id"))
 
 
 class ForCompute:
@@ -28,8 +25,9 @@ class ForCompute:
 
     # -- security groups -----------------------------------------------------------------------------------------
 
-    def groups(self, tx: Tx, ctx: RequestContext) -> list[dict[str, Any]]:
-        rows = [t.SecurityGroupRow(*row) for row in tx.rows(_OF_PROJECT, {"project_id": ctx.project_id})]
+    def groups(self, tx: Tx, ctx: RequestContext, *, everyone: bool = False) -> list[dict[str, Any]]:
+        found = tx.rows(_ALL) if everyone else tx.rows(_OF_PROJECT, {"project_id": ctx.project_id})
+        rows = [t.SecurityGroupRow(*row) for row in found]
         return self._service.groups.views(tx, rows)
 
     def group(self, tx: Tx, ctx: RequestContext, group_id: str) -> dict[str, Any]:

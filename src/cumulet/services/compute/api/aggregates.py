@@ -36,7 +36,7 @@ def _view(call: Call, row: AggregateRow, hosts: list[str] | None) -> dict[str, A
 
 def _load(call: Call, tx: Tx) -> AggregateRow:
     text = call.params["aggregate_id"]
-    if not text.isdigit() or len(text) > 10:
+    if not text.lstrip("-").isdigit() or len(text) > 10:
         raise BadInput(f"Invalid aggregate id: {text}. It must be an integer.")
     row = catalogue.aggregate(tx, int(text))
     if row is None:

@@ -121,13 +121,13 @@ def volumes_update(call: Call) -> None:
 
     def work(tx: Tx) -> None:
         row = load_unlocked(call, tx, None)
+        disk = _disk(tx, row, volume_id)
         if body.volumeId != volume_id:
             call.authorize(_VOLUMES + "swap", {"project_id": row.project_id, "user_id": row.user_id})
             raise BadInput("Exchanging a volume for another is not offered.")
         if version_of(call) < (2, 85):
             raise BadInput(f"The volume {volume_id} is attached already; name another one to exchange it for.")
         call.authorize(_VOLUMES + "update", {"project_id": row.project_id, "user_id": row.user_id})
-        disk = _disk(tx, row, volume_id)
         if body.serverId is not None and body.serverId != row.id:
             raise BadInput("The serverId may not be changed.")
         if body.id is not None and body.id != volume_id:

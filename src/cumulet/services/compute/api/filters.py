@@ -101,6 +101,8 @@ def query_of(call: Call, tx: Tx, form: str) -> tuple[ServerQuery, Page]:
     version = version_of(call)
     query = ServerQuery()
     page = page_of(call)
+    if call.query.get("limit") == "0":
+        raise Nothing
     query.limit, query.marker = page.size, page.marker
     given = {name: call.query.getlist(name) for name in call.query}
     if not call.allowed(_ALL_FILTERS):
@@ -128,8 +130,6 @@ def _scope(call: Call, query: ServerQuery, given: dict[str, list[str]], form: st
     named = given.get("project_id") or given.get("tenant_id")
     project = named[-1] if named else None
     everyone = boolean(call.query.get("all_tenants"), name="all_tenants")
-    if "tenant_id" in given and "all_tenants" not in given and given["tenant_id"][-1] != call.ctx.project_id:
-        everyone = True
     if everyone:
         call.authorize(_ALL_TENANTS.format(form))
         if project is not None:

@@ -149,8 +149,6 @@ def create(call: Call) -> dict[str, Any]:
                 "created_at": tx.now,
             },
         )
-        if not public and call.ctx.project_id:
-            catalogue.add_access(tx, flavor_id, call.ctx.project_id)
         found = catalogue.flavor(tx, flavor_id)
         assert found is not None
         return found

@@ -178,6 +178,32 @@ def statistics(call: Call) -> dict[str, Any]:
     return {"hypervisor_statistics": service_of(call).db.read(work)}
 
 
+def hypervisor_search(call: Call) -> dict[str, Any]:
+    """Before 2.53: hypervisors whose name contains a text."""
+    pattern = call.params["hypervisor_id"]
+
+    def work(tx: Tx) -> list[dict[str, Any]]:
+        found = [host for host in _hosts(call, tx) if pattern in host.name]
+        if not found:
+            raise NotFound(f"No hypervisor matching '{pattern}' could be found.")
+        return [_hypervisor(call, tx, host, whole=False, servers=False) for host in found]
+
+    return {"hypervisors": service_of(call).db.read(work)}
+
+
+def hypervisor_servers(call: Call) -> dict[str, Any]:
+    """Before 2.53: the same with the servers on each."""
+    pattern = call.params["hypervisor_id"]
+
+    def work(tx: Tx) -> list[dict[str, Any]]:
+        found = [host for host in _hosts(call, tx) if pattern in host.name]
+        if not found:
+            raise NotFound(f"No hypervisor matching '{pattern}' could be found.")
+        return [_hypervisor(call, tx, host, whole=False, servers=True) for host in found]
+
+    return {"hypervisors": service_of(call).db.read(work)}
+
+
 # -- services ---------------------------------------------------------------------------------------------------------
 
 
@@ -422,6 +448,14 @@ ROUTES = [
     Route(
         method="GET", path=_H + "/{hypervisor_id}/uptime", handler=hypervisor_uptime,
         policy=_HYPERVISORS + "uptime", max_version="2.87",
+    ),
+    Route(
+        method="GET", path=_H + "/{hypervisor_id}/search", handler=hypervisor_search,
+        policy=_HYPERVISORS + "search", max_version="2.52",
+    ),
+    Route(
+        method="GET", path=_H + "/{hypervisor_id}/servers", handler=hypervisor_servers,
+        policy=_HYPERVISORS + "servers", max_version="2.52",
     ),
     Route(method="GET", path="/os-services", handler=services_index, policy=_SERVICES + "list"),
     Route(

@@ -5,7 +5,7 @@ from typing import Any
 
 from cumulet.db import Tx
 from cumulet.http import Call, Route
-from cumulet.kernel.errors import BadInput
+from cumulet.kernel.errors import BadInput, Conflict
 from cumulet.kernel.ids import is_uuid
 from cumulet.services.compute import schema
 from cumulet.services.compute.api.common import load_unlocked, service_of
@@ -52,7 +52,8 @@ def _names(groups: list[dict[str, Any]]) -> dict[str, tuple[str, str]]:
 
 
 def index(call: Call) -> dict[str, Any]:
-    groups = service_of(call).db.read(lambda tx: _network(call).groups(tx, call.ctx))
+    everyone = call.ctx.is_admin and bool(call.query.get("all_tenants"))
+    groups = service_of(call).db.read(lambda tx: _network(call).groups(tx, call.ctx, everyone=everyone))
     return {"security_groups": [_view(group, _names(groups)) for group in groups]}
 
 
@@ -91,7 +92,17 @@ def update(call: Call) -> dict[str, Any]:
 
 def delete(call: Call) -> None:
     group_id = _id(call)
-    service_of(call).db.write(lambda tx: _network(call).delete_group(tx, call.ctx, group_id))
+
+    def work(tx: Tx) -> None:
+        found = _network(call).group(tx, call.ctx, group_id)
+        if found["name"] == "default":
+            raise BadInput("The default security group cannot be deleted.")
+        try:
+            _network(call).delete_group(tx, call.ctx, group_id)
+        except Conflict as error:
+            raise BadInput(error.message) from None
+
+    service_of(call).db.write(work)
 
 
 def rule_create(call: Call) -> dict[str, Any]:
@@ -119,7 +130,10 @@ def rule_create(call: Call) -> dict[str, Any]:
         values["remote_ip_prefix"] = body.cidr or "0.0.0.0/0"
 
     def work(tx: Tx) -> dict[str, Any]:
-        made = _network(call).create_rule(tx, call.ctx, values)
+        try:
+            made = _network(call).create_rule(tx, call.ctx, values)
+        except Conflict as error:
+            raise BadInput(error.message) from None
         return _rule_view(made, _names(_network(call).groups(tx, call.ctx)))
 
     return {"security_group_rule": service_of(call).db.write(work)}
