@@ -211,7 +211,7 @@ def test_a_child_may_have_the_object_of_its_parent(world: World) -> None:
 
 def test_a_full_backlog_refuses(world: World) -> None:
     world.engine.register(sagas.BUILD)
-    world.engine._max_waiting = 3
+    world.engine._intake._max_waiting = 3
     for n in range(3):
         world.add_thing(f"t{n}")
         world.start(sagas.BUILD, f"t{n}")

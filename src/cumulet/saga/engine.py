@@ -27,9 +27,9 @@ from cumulet.bus import Bus, RemoteFault, register
 from cumulet.db import Database, Tx
 from cumulet.kernel.clock import SECOND
 from cumulet.kernel.context import RequestContext
-from cumulet.kernel.errors import CloudError, Conflict, Unavailable
-from cumulet.kernel.ids import new_uuid
+from cumulet.kernel.errors import CloudError, Unavailable
 from cumulet.saga import journal
+from cumulet.saga.intake import Intake
 from cumulet.saga.journal import SagaRow, Stale, StepRow
 from cumulet.saga.model import Call, Saga
 from cumulet.saga.stepper import Abandoned, After, Flight, Hosts, StepFailed, Stepper
@@ -79,11 +79,13 @@ class SagaEngine:
         self.db = db
         self.bus = bus
         self.name = name
-        self.stepper = Stepper(hosts, lease_seconds, self._start)
-        self.stepper.name = name
         self.sagas: dict[tuple[str, int], Saga] = {}
+        self._intake = Intake(
+            self.sagas, self.wake_saga, name=name, lease_us=int(lease_seconds * SECOND), max_waiting=max_waiting
+        )
+        self.stepper = Stepper(hosts, lease_seconds, self._intake.start)
+        self.stepper.name = name
         self._threads = threads
-        self._max_waiting = max_waiting
         self._scan_seconds = scan_seconds
         self._state = threading.Condition()
         self._queue: deque[str | Callable[[], None]] = deque()
@@ -99,7 +101,6 @@ class SagaEngine:
         self._running: list[threading.Thread] = []
         self._stopping = False
         self._abandoned = False
-        self._waiting_seen = (0, 0)  # when counted, how many
 
     # -- declaring and starting ---------------------------------------------------------------------------------
 
@@ -124,96 +125,8 @@ class SagaEngine:
     def start(self, tx: Tx, saga: Saga, object_id: str, params: msgspec.Struct, ctx: RequestContext) -> str:
         """Insert a saga and take the object's slot, in the caller's transaction. Conflict if another saga owns the
         object (a preempting one waits for it; started twice, it is the same one)."""
-        self._admit(tx)
-        return self._start(tx, saga, object_id, params, ctx=ctx)
-
-    def _start(
-        self,
-        tx: Tx,
-        saga: Saga,
-        object_id: str,
-        params: msgspec.Struct,
-        *,
-        ctx: RequestContext | None = None,
-        parent: SagaRow | None = None,
-    ) -> str:
-        if self.sagas.get((saga.kind, saga.version)) is not saga:
-            raise ValueError(f"saga {saga.kind} is not registered")
-        saga_id = new_uuid()
-        owns, status = True, "running"
-        epoch = journal.claim_owner(tx, saga.object_kind, object_id, saga_id)
-        if epoch is None:
-            if parent is not None and self._is_ancestor(tx, saga.object_kind, object_id, parent):
-                owns, epoch = False, parent.epoch + 1
-            elif saga.preempts:
-                existing = self._preempt(tx, saga, object_id, saga_id)
-                if existing is not None:
-                    return existing
-                status, epoch = "queued", 0
-            else:
-                raise Conflict(f"Another operation is under way on {saga.object_kind} {object_id}.", code="owned")
-        row = SagaRow(
-            id=saga_id, kind=saga.kind, version=saga.version, object_kind=saga.object_kind, object_id=object_id,
-            parent_id=parent.id if parent else None, parent_position=parent.position if parent else None, owns=owns,
-            request_id=ctx.request_id if ctx else (parent.request_id if parent else ""),
-            project_id=ctx.project_id if ctx else (parent.project_id if parent else None),
-            user_id=ctx.user_id if ctx else (parent.user_id if parent else None),
-            params=msgspec.to_builtins(params), status=status, position=0, phase="ready", attempt=1, op_host=None,
-            op_id=None, step_started_at=tx.now, deadline_at=None, patience=0,
-            wake_at=tx.now + self.stepper.lease_us if status == "running" else None,
-            lease_owner=self.name, epoch=epoch + 1, cancel_requested=False, cancelled=False, error=None,
-            error_code=None, error_details=None, created_at=tx.now, updated_at=tx.now, ended_at=None,
-        )  # fmt: skip
-        journal.insert_saga(tx, row)
-        flight = Flight(saga, row, {}, params)
-        if saga.settle is not None:
-            saga.settle(tx, flight.run(), saga.steps[0])
-        if status == "running":
-            tx.after_commit(lambda: self.wake_saga(saga_id))
-        return saga_id
-
-    def _is_ancestor(self, tx: Tx, object_kind: str, object_id: str, parent: SagaRow) -> bool:
-        found = journal.owner(tx, object_kind, object_id)
-        owner_id = found[0] if found else None
-        ancestor: SagaRow | None = parent
-        while ancestor is not None:
-            if ancestor.id == owner_id:
-                return True
-            ancestor = journal.load(tx, ancestor.parent_id) if ancestor.parent_id else None
-        return False
-
-    def _preempt(self, tx: Tx, saga: Saga, object_id: str, saga_id: str) -> str | None:
-        """Queue behind the owner and ask it to unwind; the id of the same saga if it is there already."""
-        found = journal.owner(tx, saga.object_kind, object_id)
-        assert found is not None
-        owner_id, next_id, _ = found
-        for other in (next_id, owner_id):
-            row = journal.load(tx, other) if other else None
-            if row is None:
-                continue
-            if row.kind == saga.kind:
-                return row.id
-            decl = self.sagas.get((row.kind, row.version))
-            if decl is not None and decl.preempts >= saga.preempts:
-                raise Conflict(f"{saga.object_kind} {object_id} is being deleted.", code="owned")
-            if row.id == next_id:
-                journal.drop_queued(tx, saga.object_kind, object_id, row.id)
-        assert owner_id is not None
-        journal.request_cancel(tx, owner_id)
-        if not journal.queue_behind(tx, saga.object_kind, object_id, owner_id, saga_id):
-            raise Conflict(f"Another operation is under way on {saga.object_kind} {object_id}.", code="owned")
-        tx.after_commit(lambda: self.wake_saga(owner_id))
-        return None
-
-    def _admit(self, tx: Tx) -> None:
-        seen_at, waiting = self._waiting_seen
-        if abs(tx.now - seen_at) > SECOND:
-            waiting = journal.backlog(tx)
-            seen_at = tx.now
-        if waiting >= self._max_waiting:
-            self._waiting_seen = (seen_at, waiting)
-            raise Unavailable("Too many operations are waiting. Try again later.", headers={"Retry-After": "5"})
-        self._waiting_seen = (seen_at, waiting + 1)
+        self._intake.admit(tx)
+        return self._intake.start(tx, saga, object_id, params, ctx=ctx)
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
