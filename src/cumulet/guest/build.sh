@@ -79,7 +79,7 @@ done | sort -u | while read -r f; do install -D -m644 "$f" "$r/lib/modules/$kver
 cp "$x/lib/modules/$kver"/modules.{order,builtin,builtin.modinfo} "$r/lib/modules/$kver/"; depmod -b "$r" "$kver"
 rm -f "$r/lib/modules/$kver"/modules.*.bin "$r/lib/modules/$kver/modules.devname" "$r/lib/modules/$kver/modules.softdep"
 cp -a --no-preserve=ownership,mode "$here/rootfs/." "$r/"
-chmod 755 "$r"/etc/rc* "$r"/usr/sbin/* "$r"/etc/udhcpc.sh "$r"/etc/acpi/PWRF/*
+chmod 755 "$r"/etc/rc* "$r"/usr/sbin/* "$r"/usr/bin/curl "$r"/etc/udhcpc.sh "$r"/etc/acpi/PWRF/*
 chmod 600 "$r/etc/shadow"; chmod 700 "$r/root" "$r/home/cirros" "$r/home/cirros/.ssh"; chmod 1777 "$r/tmp"
 
 # --- initramfs: only what finds the root disk -----------------------------------------------------
