@@ -38,10 +38,12 @@ def quickstart(config: Path | None) -> None:
         raise Problem(f"{config} sets no [network] external_cidr", "set it to a free IPv4 range of this machine")
 
     builder = ImageBuilder()
-    builder.start()
+    live = process.running(settings.run_dir, "all") is not None
+    if not live:
+        builder.start()
     with phases("starting the cloud"):
         passwords(settings)
-        if process.running(settings.run_dir, "all") is None:
+        if not live:
             took = daemon.start(settings, config, "all")
             phases.say(f"  the API answers after {took:.1f} s at {settings.public_url}")
         else:
@@ -52,7 +54,7 @@ def quickstart(config: Path | None) -> None:
         seed.flavors(admin)
         seed.key_pair(demo)
     with phases("the tiny guest image (built from Debian packages)"):
-        seed.image(admin, builder.result())
+        seed.image(admin, builder.result)
     with phases("networks: public, private, a router, a security group"):
         external = seed.external_network(admin, settings.network.external_cidr)
         private = seed.private_network(demo, external["id"])
@@ -142,6 +144,9 @@ class ImageBuilder(threading.Thread):
             self._error = error
 
     def result(self) -> Path:
+        """The image, built by now. Problem."""
+        if self.ident is None:
+            self.start()
         self.join()
         if self._error is not None:
             raise Problem(f"the guest image could not be built: {self._error}", "see the log", str(self.log))

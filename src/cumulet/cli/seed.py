@@ -6,6 +6,7 @@ Every function looks first and creates only what is missing, so that it may run 
 import ipaddress
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +79,14 @@ def flavors(admin: Cloud) -> None:
             admin.post("compute", "/flavors", body)
 
 
-def image(admin: Cloud, path: Path) -> Any:
-    """Upload the tiny guest as a public image."""
+def image(admin: Cloud, built: Callable[[], Path]) -> Any:
+    """Upload the tiny guest as a public image; ``built`` is called when there is none."""
     found = admin.find("image", "images", IMAGE)
     if found is not None and found["status"] == "active":
         return found
     if found is not None:  # a first run was killed during the upload
         admin.delete("image", f"/images/{found['id']}")
+    path = built()
     body = {"name": IMAGE, "disk_format": "qcow2", "container_format": "bare", "visibility": "public", "min_disk": 1}
     made = admin.post("image", "/images", {**body, "min_ram": 96, **IMAGE_PROPERTIES})
     with open(path, "rb") as data:
