@@ -22,6 +22,8 @@ from tests.support.rabbit import RabbitServer
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--database", choices=("sqlite", "postgres"), default="sqlite", help="database of the clouds")
     parser.addoption("--bus", choices=("local", "rabbit"), default="local", help="message bus of the clouds")
+    parser.addoption("--fuzz-requests", type=int, default=20, help="requests made up per operation (tests/fuzz)")
+    parser.addoption("--fuzz-seed", type=int, default=1, help="which ones")
 
 
 @pytest.fixture(scope="session")
