@@ -39,6 +39,7 @@ class PolicyEngine:
         self.defaults = dict(rules)
         self.texts: dict[str, str] = {}
         self._checks: dict[str, Check] = {}
+        self._compiled: dict[str, Check] = {}  # by text: most rules share a few
         self.load(overrides or {})
 
     def load(self, overrides: Mapping[str, str]) -> None:
@@ -62,6 +63,12 @@ class PolicyEngine:
     # -- compilation -------------------------------------------------------------------------------------
 
     def compile(self, text: str) -> Check:
+        found = self._compiled.get(text)
+        if found is None:
+            found = self._compiled[text] = self._compile(text)
+        return found
+
+    def _compile(self, text: str) -> Check:
         if not text.strip():
             return _always
         tokens = list(_tokens(text))

@@ -6,7 +6,7 @@ from cumulet.db import Tx
 from cumulet.http import Call, Reply, Route
 from cumulet.kernel.clock import iso
 from cumulet.kernel.errors import BadInput, Conflict, NotFound
-from cumulet.services.compute import catalogue, keys
+from cumulet.services.compute import catalogue
 from cumulet.services.compute.api.common import (
     cut,
     marker_missing,
@@ -80,6 +80,8 @@ def create(call: Call) -> Reply:
         raise BadInput(f"Invalid input for field/attribute name. Value: {name}. Can not start or end with whitespace.")
     if version >= (2, 92) and body.public_key is None:
         raise BadInput("Invalid input for field/attribute keypair. 'public_key' is a required property")
+    from cumulet.services.compute import keys  # what reads keys and certificates is big: not at every start
+
     if body.public_key is not None:
         made = keys.import_key(body.type, body.public_key)
     else:
