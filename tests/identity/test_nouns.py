@@ -364,11 +364,15 @@ def test_regions_and_endpoints(identity: Identity, admin: str) -> None:
 
 
 def test_policy_documents(identity: Identity, admin: str) -> None:
-    body = {"policy": {"type": "application/json", "blob": {"a": 1}, "note": "x"}}
+    body = {"policy": {"type": "application/json", "blob": "{'a': 1}", "note": "x"}}
     made = identity.ask("POST", "/policies", admin, json=body).json()["policy"]
     change = {"policy": {"type": "text/plain"}}
     changed = identity.ask("PATCH", f"/policies/{made['id']}", admin, json=change).json()["policy"]
-    assert (changed["type"], changed["blob"], changed["note"]) == ("text/plain", {"a": 1}, "x")
+    assert (changed["type"], changed["blob"], changed["note"]) == ("text/plain", "{'a': 1}", "x")
+    for blob in (None, {"a": 1}):
+        body = {"policy": {"type": "text/plain", "blob": blob}}
+        assert status(identity, "POST", "/policies", admin, json=body) == 400
+        assert status(identity, "PATCH", f"/policies/{made['id']}", admin, json=body) == 400
     assert identity.ask("GET", "/policies?type=text/plain", admin).json()["policies"][0]["id"] == made["id"]
     assert status(identity, "DELETE", f"/policies/{made['id']}", admin) == 204
     assert status(identity, "GET", f"/policies/{made['id']}", admin) == 404

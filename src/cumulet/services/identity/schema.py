@@ -324,12 +324,12 @@ class LimitChange(Struct, forbid_unknown_fields=True):
 
 
 class NewPolicy(Struct):
-    blob: Any
+    blob: str
     type: Type255
 
 
 class PolicyChange(Struct):
-    blob: Any = UNSET
+    blob: str | Maybe = UNSET
     type: Type255 | Maybe = UNSET
 
 
