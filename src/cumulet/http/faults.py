@@ -183,7 +183,9 @@ class NeutronFaults(Faults):
 
     def wrong_method(self, allowed: Iterable[str], request: FaultRequest) -> Reply:
         error = CloudError("The method is not allowed.", status=405, type_name="HTTPMethodNotAllowed")
-        return self.reply(error, request)
+        reply = self.reply(error, request)
+        reply.headers["allow"] = ", ".join(sorted(allowed))
+        return reply
 
 
 class GlanceFaults(Faults):
