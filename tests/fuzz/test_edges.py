@@ -124,7 +124,12 @@ BROKEN = {
 @pytest.mark.parametrize("what", BROKEN)
 def test_a_body_that_is_no_document_is_400(wire: Wire, service: str, what: str) -> None:
     _, path, _, _ = PLACES[service]
-    assert wire(service, "POST", path, BROKEN[what]).status == 400
+    answer = wire(service, "POST", path, BROKEN[what])
+    if (service, what) == ("image", "empty object"):  # an image needs nothing
+        assert answer.status == 201
+        assert wire(service, "DELETE", f"{path}/{answer.json()['id']}").status == 204
+    else:
+        assert answer.status == 400, answer
 
 
 @each_service
@@ -162,7 +167,7 @@ def test_a_huge_body_is_413(wire: Wire, service: str, chunked: bool) -> None:
     _, path, _, _ = PLACES[service]
     target = f"POST {path} HTTP/1.1\r\nHost: x\r\nAccept: application/json\r\nContent-Type: application/json\r\n"
     target += f"X-Auth-Token: {wire.cloud.api('admin').token}\r\nConnection: close\r\n"
-    size = 8_000_000
+    size = 9_000_000  # more than the largest of any operation
     if chunked:
         block = b"10000\r\n" + b" " * 65536 + b"\r\n"
         content = target.encode() + b"Transfer-Encoding: chunked\r\n\r\n" + block * (size // 65536) + b"0\r\n\r\n"
