@@ -371,8 +371,8 @@ def test_policy_documents(identity: Identity, admin: str) -> None:
     assert (changed["type"], changed["blob"], changed["note"]) == ("text/plain", "{'a': 1}", "x")
     for blob in (None, {"a": 1}):
         body = {"policy": {"type": "text/plain", "blob": blob}}
-        assert status(identity, "POST", "/policies", admin, json=body) == 400
-        assert status(identity, "PATCH", f"/policies/{made['id']}", admin, json=body) == 400
+        assert status(identity, "POST", "/policies", admin, body) == 400
+        assert status(identity, "PATCH", f"/policies/{made['id']}", admin, body) == 400
     assert identity.ask("GET", "/policies?type=text/plain", admin).json()["policies"][0]["id"] == made["id"]
     assert status(identity, "DELETE", f"/policies/{made['id']}", admin) == 204
     assert status(identity, "GET", f"/policies/{made['id']}", admin) == 404
