@@ -33,7 +33,7 @@ class Recorder:
     def __init__(self) -> None:
         self.started: list[tuple[str, msgspec.Struct]] = []
 
-    def start(self, tx: Any, saga: Any, object_id: str, params: msgspec.Struct, ctx: Any) -> str:
+    def start(self, tx: Any, saga: Any, object_id: str, params: msgspec.Struct, ctx: Any, **more: Any) -> str:
         self.started.append((object_id, params))
         return unique("saga")
 

@@ -1,7 +1,7 @@
 """Bodies and query strings, decoded into structs with errors that name the field."""
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -12,7 +12,8 @@ from cumulet.kernel.errors import BadInput, CloudError
 
 _decode = msgspec.json.Decoder().decode
 _LONG_NUMBER = re.compile(rb"\d{19}|[eE]\+?\d")
-_WHERE = re.compile(r"^(.*?)(?: - at `(.*)`)?\Z", re.DOTALL)
+_WHERE = re.compile(r"^(.*?)(?: - at `(?:key in )?\$?(.*)`)?\Z", re.DOTALL)
+_STEP = re.compile(r"[^.\[\]]+")
 _INT64 = 1 << 63
 
 
@@ -79,16 +80,44 @@ def convert(value: Any, kind: Any, *, strict: bool = True, prefix: str = "$") ->
     try:
         return msgspec.convert(value, kind, strict=strict)
     except msgspec.ValidationError as error:
-        raise BadInput(explain(str(error), prefix)) from None
+        message, where = _parted(str(error))
+        field = _STEP.findall((prefix + where)[1:])
+        if "..." in where:
+            message = f"one of its values: {message}"
+        at = BadField(field[-1] if field else "", _value_at(value, _STEP.findall(where)), message)
+        raise BadInput(explain(str(error), prefix), field=at) from None
     except RecursionError:
         raise BadInput("The request body is nested too deeply.") from None
 
 
+class BadField(NamedTuple):
+    """What a service's faults may say more of a body that did not fit, in its own words."""
+
+    name: str  # empty: the whole body
+    value: Any
+    reason: str
+
+
+def _value_at(value: Any, path: list[str]) -> Any:
+    for step in path:
+        if isinstance(value, list) and step.isdigit():
+            value = value[int(step)]
+        elif isinstance(value, dict) and step in value:
+            value = value[step]
+        else:
+            return value  # in a mapping, msgspec does not say which key
+    return value
+
+
+def _parted(text: str) -> tuple[str, str]:
+    found = _WHERE.match(text)
+    return (found.group(1), found.group(2) or "") if found else (text, "")
+
+
 def explain(text: str, prefix: str = "$") -> str:
     """msgspec's message with the field in front."""
-    found = _WHERE.match(text)
-    message, where = (found.group(1), found.group(2)) if found else (text, None)
-    path = (prefix + (where or "$")[1:]).removeprefix("$").removeprefix(".")
+    message, where = _parted(text)
+    path = (prefix + where).removeprefix("$").removeprefix(".")
     if not path:
         return f"Invalid input: {message}."
     return f"Invalid input for field {path!r}: {message}."

@@ -122,11 +122,21 @@ class SagaEngine:
     def hosts(self, hosts: Hosts | None) -> None:
         self.stepper.hosts = hosts
 
-    def start(self, tx: Tx, saga: Saga, object_id: str, params: msgspec.Struct, ctx: RequestContext) -> str:
+    def start(
+        self,
+        tx: Tx,
+        saga: Saga,
+        object_id: str,
+        params: msgspec.Struct,
+        ctx: RequestContext,
+        *,
+        settled: bool = False,
+    ) -> str:
         """Insert a saga and take the object's slot, in the caller's transaction. Conflict if another saga owns the
-        object (a preempting one waits for it; started twice, it is the same one)."""
+        object (a preempting one waits for it; started twice, it is the same one). ``settled``: the object was just
+        inserted, with the visible state that the first step gives it."""
         self._intake.admit(tx)
-        return self._intake.start(tx, saga, object_id, params, ctx=ctx)
+        return self._intake.start(tx, saga, object_id, params, ctx=ctx, settled=settled)
 
     # -- asking ---------------------------------------------------------------------------------------------------
 

@@ -46,6 +46,7 @@ class Intake:
         *,
         ctx: RequestContext | None = None,
         parent: SagaRow | None = None,
+        settled: bool = False,
     ) -> str:
         if self._sagas.get((saga.kind, saga.version)) is not saga:
             raise ValueError(f"saga {saga.kind} is not registered")
@@ -76,7 +77,7 @@ class Intake:
         )  # fmt: skip
         journal.insert_saga(tx, row)
         flight = Flight(saga, row, {}, params)
-        if saga.settle is not None:
+        if saga.settle is not None and not settled:
             saga.settle(tx, flight.run(), saga.steps[0])
         if status == "running":
             tx.after_commit(lambda: self._wake(saga_id))

@@ -86,6 +86,7 @@ _SAVE = (
     )
     .values(epoch=SAGAS.c.epoch + 1, **{name: bindparam(name) for name in _SAVED})
 )
+_SET_PARAMS = update(SAGAS).where(SAGAS.c.id == bindparam("the_id")).values(params=bindparam("params"))
 _UNDONE = (
     update(SAGA_STEPS)
     .where(SAGA_STEPS.c.saga_id == bindparam("the_id"), SAGA_STEPS.c.position == bindparam("the_position"))
@@ -238,6 +239,13 @@ def save(tx: Tx, row: SagaRow) -> None:
     if tx.run(_SAVE, values) != 1:
         raise Stale(row.id)
     row.epoch += 1
+
+
+def wipe(tx: Tx, row: SagaRow, secrets: tuple[str, ...]) -> None:
+    """Take secrets out of the params; in the transaction that ends the saga, so no crash leaves them behind."""
+    if any(row.params.get(name) is not None for name in secrets):
+        row.params = {name: value for name, value in row.params.items() if name not in secrets}
+        tx.run(_SET_PARAMS, {"the_id": row.id, "params": row.params})
 
 
 def mark_undone(tx: Tx, saga_id: str, position: int, state: str, error: str | None = None) -> bool:

@@ -459,6 +459,8 @@ class Stepper:
         row.status, row.phase, row.ended_at = status, "ended", tx.now
         row.wake_at = row.lease_owner = row.deadline_at = row.op_host = row.op_id = None
         after = self._save(tx, flight, After(ended=True))
+        if saga.secrets:
+            journal.wipe(tx, row, saga.secrets)
         if row.owns:
             successor = journal.release_owner(tx, row)
             if successor is not None:

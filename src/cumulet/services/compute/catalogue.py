@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, delete, func, or_, select, update
+from sqlalchemy import bindparam, delete, func, literal, or_, select, union_all, update
 
 from cumulet.db import Tx
 from cumulet.kernel.context import RequestContext
@@ -124,6 +124,18 @@ def delete_keypair(tx: Tx, user_id: str, name: str) -> bool:
 _QUOTAS = select(QUOTAS.c.scope, QUOTAS.c.resource, QUOTAS.c.hard_limit).where(
     QUOTAS.c.scope.in_(bindparam("scopes", expanding=True))
 )
+_QUOTAS_AND_USE = union_all(
+    select(QUOTAS.c.scope, QUOTAS.c.resource, QUOTAS.c.hard_limit, literal(0), literal(0)).where(
+        QUOTAS.c.scope.in_(bindparam("scopes", expanding=True))
+    ),
+    select(
+        literal(""),
+        literal(""),
+        func.count(),
+        func.coalesce(func.sum(SERVERS.c.vcpus), 0),
+        func.coalesce(func.sum(SERVERS.c.memory_mb), 0),
+    ).where(SERVERS.c.project_id == bindparam("project_id"), SERVERS.c.deleted_at.is_(None)),
+)
 _DELETE_QUOTA = delete(QUOTAS).where(QUOTAS.c.scope == bindparam("scope"), QUOTAS.c.resource == bindparam("resource"))
 _DELETE_QUOTAS = delete(QUOTAS).where(QUOTAS.c.scope == bindparam("scope"))
 
@@ -133,6 +145,22 @@ def quotas(tx: Tx, scopes: Sequence[str]) -> dict[str, dict[str, int]]:
     for scope, resource, limit in tx.rows(_QUOTAS, {"scopes": list(scopes)}):
         found[scope][resource] = limit
     return found
+
+
+def quotas_and_use(
+    tx: Tx, scopes: Sequence[str], project_id: str
+) -> tuple[dict[str, dict[str, int]], tuple[int, int, int]]:
+    """The limits of these scopes; and the project's servers, their cores and MiB, as `store.used` sums them."""
+    found: dict[str, dict[str, int]] = {scope: {} for scope in scopes}
+    used = (0, 0, 0)
+    for scope, resource, first, cores, ram in tx.rows(
+        _QUOTAS_AND_USE, {"scopes": list(scopes), "project_id": project_id}
+    ):
+        if scope:
+            found[scope][resource] = first
+        else:
+            used = (int(first), int(cores), int(ram))
+    return found, used
 
 
 def set_quota(tx: Tx, scope: str, resource: str, limit: int) -> None:
@@ -260,12 +288,26 @@ def remove_aggregate_host(tx: Tx, aggregate_id: int, host: str) -> bool:
     return tx.run(_DELETE_AGGREGATE_HOST, {"id": aggregate_id, "host": host}) > 0
 
 
+_AGGREGATES_OF_HOSTS = (
+    select(AGGREGATE_HOSTS.c.host, AGGREGATES.c.metadata)
+    .join(AGGREGATES, AGGREGATES.c.id == AGGREGATE_HOSTS.c.aggregate_id)
+    .order_by(AGGREGATES.c.id)
+)
+
+
+def aggregates_of_hosts(tx: Tx) -> dict[str, list[dict[str, str]]]:
+    """Host -> metadata of the aggregates it is in."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for host, metadata in tx.rows(_AGGREGATES_OF_HOSTS):
+        found.setdefault(host, []).append(metadata)
+    return found
+
+
+def zone_of(aggregates: Iterable[dict[str, str]]) -> str | None:
+    """The availability zone that a host's aggregates say."""
+    return next((a["availability_zone"] for a in aggregates if a.get("availability_zone") is not None), None)
+
+
 def zones(tx: Tx) -> dict[str, str]:
     """Host -> availability zone, for hosts that an aggregate puts into one."""
-    by_id = {row.id: row.metadata.get("availability_zone") for row in aggregates(tx)}
-    return {
-        host: zone
-        for aggregate_id, hosts in aggregate_hosts(tx).items()
-        if (zone := by_id.get(aggregate_id)) is not None
-        for host in hosts
-    }
+    return {host: zone for host, found in aggregates_of_hosts(tx).items() if (zone := zone_of(found)) is not None}

@@ -13,7 +13,7 @@ from msgspec import UNSET
 
 from cumulet.db import Tx
 from cumulet.kernel.context import RequestContext
-from cumulet.kernel.errors import BadInput, Conflict, Forbidden, NotFound, NoValidHost, QuotaExceeded
+from cumulet.kernel.errors import BadInput, Conflict, Forbidden, NotFound, NoValidHost
 from cumulet.kernel.ids import is_uuid, new_uuid
 from cumulet.services.compute import catalogue, rules, store
 from cumulet.services.compute.parts import Parts
@@ -78,8 +78,8 @@ class Intake:
             self.quotas.admit_files(tx, project_id, files)
         zone, host = self._destination(tx, body, may)
         group = self._group(tx, ctx, hints)
-        networks = self._networks(tx, ctx, body, high, may)
-        count = self._admit(tx, project_id, user_id, flavor, low, high)
+        self._check_requested(body, high)
+        count = self.quotas.admit(tx, project_id, user_id, flavor, low, high)
         if group is not None:
             members = catalogue.members(tx, [group.id]).get(group.id, [])
             mine = [member for member in members if member[2] == user_id]
@@ -97,6 +97,7 @@ class Intake:
             "volume_backed": volume_backed,
         }
         placed, refusal = self._place(tx, ctx, flavor, request, ids)
+        plan = self._plan(tx, ctx, body, count, may)  # after the claims: locks are taken in one order
         for row in rows:
             row["host"] = placed.get(row["id"])
             if volume_backed:
@@ -104,11 +105,11 @@ class Intake:
         store.insert_servers(tx, rows)
         if group is not None:
             catalogue.add_members(tx, group.id, ids)
-        for tag_owner in ids:
-            store.add_tags(tx, tag_owner, dict.fromkeys(body.tags))
+        store.add_tags(tx, ids, dict.fromkeys(body.tags))
         names = self._security_groups(body)
+        self._ports(tx, rows, plan, names, zone)
+        actions = []
         for row in rows:
-            self._ports(tx, ctx, row, networks, names, zone)
             self._insert_disks(tx, ctx, row["id"], disks, image, flavor)
             params = CreateParams(
                 host=placed.get(row["id"]),
@@ -117,13 +118,13 @@ class Intake:
                 request=request,
                 admin_password=password,
             )
-            saga_id = self.parts.sagas.start(tx, self.create_workflow.create, row["id"], params, ctx)
-            store.insert_action(
-                tx,
+            saga_id = self.parts.sagas.start(tx, self.create_workflow.create, row["id"], params, ctx, settled=True)
+            actions.append(
                 ActionRow(
                     saga_id, row["id"], ctx.request_id, "create", user_id, project_id, tx.now, "server", row["id"]
-                ),
+                )
             )
+        store.insert_actions(tx, actions)
         return Created(ids, reservation, password, names)
 
     # -- judging -------------------------------------------------------------------------------------------------
@@ -186,20 +187,17 @@ class Intake:
             raise BadInput(f"Instance group {hints.group} could not be found.")
         return group
 
-    def _networks(self, tx: Tx, ctx: RequestContext, body: ServerCreate, count: int, may: May) -> Any:
-        """What the network service takes as requested networks, checked by it."""
-        asked = body.networks
-        requested: Any
-        if asked is UNSET or asked == []:
-            requested = None  # the project's only network, or the ones shared with it
-        elif isinstance(asked, str):
-            requested = asked
-        else:
-            for item in asked:
+    def _check_requested(self, body: ServerCreate, count: int) -> None:
+        if isinstance(body.networks, list):
+            for item in body.networks:
                 self._network(item, count)
-            requested = asked
+
+    def _plan(self, tx: Tx, ctx: RequestContext, body: ServerCreate, count: int, may: May) -> Any:
+        """What the network service makes ports from: checked by it."""
+        # None: the project's only network, or the ones shared with it
+        requested = None if body.networks is UNSET or body.networks == [] else body.networks
         try:
-            return self.parts.network.validate_requests(tx, ctx, requested, count, external=may.external_network)
+            return self.parts.network.plan_server_ports(tx, ctx, requested, count, external=may.external_network)
         except NotFound as error:
             raise BadInput(error.message) from None
 
@@ -216,18 +214,6 @@ class Intake:
             raise BadInput(f"Bad networks format: network uuid is not in proper format ({item.uuid})")
         if item.fixed_ip is not None and count > 1:
             raise BadInput("Invalid fixed IP Address used with more than one instance.")
-
-    def _admit(self, tx: Tx, project_id: str, user_id: str, flavor: FlavorRow, low: int, high: int) -> int:
-        """As many of min..max as the quota takes."""
-        for count in range(high, low - 1, -1):
-            try:
-                self.quotas.admit(tx, project_id, user_id, flavor, count)
-            except QuotaExceeded:
-                if count == low:
-                    raise
-            else:
-                return count
-        raise AssertionError("unreachable")
 
     def _security_groups(self, body: ServerCreate) -> list[str]:
         if body.security_groups is UNSET or not body.security_groups:
@@ -307,17 +293,16 @@ class Intake:
             return {}, refusal
         return dict(zip(ids, hosts, strict=True)), None
 
-    def _ports(
-        self, tx: Tx, ctx: RequestContext, row: dict[str, Any], networks: Any, groups: list[str], zone: str | None
-    ) -> None:
+    def _ports(self, tx: Tx, rows: list[dict[str, Any]], plan: Any, groups: list[str], zone: str | None) -> None:
+        servers = {row["id"]: row["hostname"] for row in rows}
         try:
-            made = self.parts.network.create_server_ports(
-                tx, ctx, row["id"], networks, row["hostname"], zone or self.parts.default_zone, security_groups=groups
+            made = self.parts.network.make_server_ports(
+                plan, servers, zone or self.parts.default_zone, security_groups=groups
             )
         except NotFound as error:
             raise BadInput(error.message) from None
-        tags = [choice.tag for choice in networks]
-        store.insert_interfaces(tx, row["id"], list(zip(made, tags, strict=True)))
+        tags = [choice.tag for choice in plan.choices]
+        store.insert_interfaces(tx, {id: list(zip(ports, tags, strict=True)) for id, ports in made.items()})
 
     # -- disks ---------------------------------------------------------------------------------------------------
 

@@ -236,7 +236,7 @@ class ComputeService:
             kind,
             object_id,
         )
-        store.insert_action(tx, row)
+        store.insert_actions(tx, [row])
 
     def power_action(self, tx: Tx, ctx: RequestContext, server: ServerRow, name: str) -> None:
         rules.check_state(server, name, {"soft_reboot": "reboot", "hard_reboot": "reboot"}.get(name))

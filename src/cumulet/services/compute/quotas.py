@@ -58,16 +58,26 @@ class Quotas:
         use.update(instances=instances, cores=cores, ram=ram, server_groups=catalogue.groups_used(tx, project_id))
         return use
 
-    def admit(self, tx: Tx, project_id: str, user_id: str, flavor: Any, count: int) -> None:
-        """Raise QuotaExceeded unless ``count`` more servers fit. Call it in the transaction that inserts them."""
+    def admit(self, tx: Tx, project_id: str, user_id: str, flavor: Any, low: int, high: int) -> int:
+        """As many of low..high more servers as fit; QuotaExceeded if not even ``low``. Call it in the transaction that
+        inserts them."""
         tx.lock("quota", project_id)
-        wanted = {"instances": count, "cores": count * flavor.vcpus, "ram": count * flavor.memory_mb}
-        scopes = [CLASS, f"project:{project_id}", f"user:{project_id}:{user_id}"]
-        found = catalogue.quotas(tx, scopes)
-        limits = {**self.configured, **found[CLASS], **found[scopes[1]]}
-        self._check(limits, wanted, store.used(tx, project_id))
-        if found[scopes[2]]:
-            self._check({**limits, **found[scopes[2]]}, wanted, store.used(tx, project_id, user_id))
+        project, user = f"project:{project_id}", f"user:{project_id}:{user_id}"
+        found, used = catalogue.quotas_and_use(tx, [CLASS, project, user], project_id)
+        bounds = [({**self.configured, **found[CLASS], **found[project]}, used)]
+        if found[user]:
+            bounds.append(({**bounds[0][0], **found[user]}, store.used(tx, project_id, user_id)))
+        for count in range(high, low - 1, -1):
+            wanted = {"instances": count, "cores": count * flavor.vcpus, "ram": count * flavor.memory_mb}
+            try:
+                for limits, use in bounds:
+                    self._check(limits, wanted, use)
+            except QuotaExceeded:
+                if count == low:
+                    raise
+            else:
+                return count
+        raise AssertionError("unreachable")
 
     def admit_change(self, tx: Tx, project_id: str, user_id: str, cores: int, ram: int) -> None:
         """The same for a resize by these differences."""

@@ -296,45 +296,48 @@ def refusal(objections: Sequence[tuple[str, tuple[int, str, str]]], placed: int,
     return NoValidHost(message, **details)
 
 
+def names_traits(request: SchedulerRequest) -> bool:
+    return any(key.startswith("trait:") for source in (request.extra_specs, request.image_properties) for key in source)
+
+
 class Scheduler:
     def __init__(self, hosts: HostRegistry, placement: PlacementService, *, default_zone: str = "nova") -> None:
         self._hosts = hosts
         self._placement = placement
         self._default_zone = default_zone
 
-    def candidates(self, tx: Tx) -> list[Candidate]:
+    def candidates(self, tx: Tx, hosts: Sequence[HostRow] | None = None, *, traits: bool = True) -> list[Candidate]:
         """All hosts with what they have left."""
-        inventories = self._placement.inventories(tx)
-        used = self._placement.all_usages(tx)
-        traits = self._placement.traits(tx)
-        zones = catalogue.zones(tx)
-        metadata = {row.id: row.metadata for row in catalogue.aggregates(tx)}
-        member_of: dict[str, list[Mapping[str, str]]] = {}
-        for aggregate_id, names in catalogue.aggregate_hosts(tx).items():
-            for name in names:
-                member_of.setdefault(name, []).append(metadata.get(aggregate_id, {}))
-        return [
-            Candidate(
+        stock = self._placement.stock(tx)
+        has_traits = self._placement.traits(tx) if traits else {}
+        aggregates = catalogue.aggregates_of_hosts(tx)
+        found = []
+        for host in self._hosts.list(tx) if hosts is None else hosts:
+            mine, shelves = aggregates.get(host.name, []), stock.get(host.uuid, {})
+            candidate = Candidate(
                 host=host,
-                zone=zones.get(host.name, self._default_zone),
-                inventories=inventories.get(host.uuid, {}),
-                used=dict(used.get(host.uuid, {})),
-                traits=traits.get(host.uuid, set()),
-                aggregates=member_of.get(host.name, []),
+                zone=catalogue.zone_of(mine) or self._default_zone,
+                inventories={name: inventory for name, (inventory, _) in shelves.items()},
+                used={name: used for name, (_, used) in shelves.items()},
+                traits=has_traits.get(host.uuid, ()),
+                aggregates=mine,
             )
-            for host in self._hosts.list(tx)
-        ]
+            found.append(candidate)
+        return found
 
     def select(self, tx: Tx, request: SchedulerRequest, count: int = 1) -> list[HostRow]:
         """A host for each of ``count`` servers (a host may be named several times). Raises NoValidHost."""
-        return choose(self.candidates(tx), request, count)
+        return choose(self.candidates(tx, traits=names_traits(request)), request, count)
 
     def place(self, tx: Tx, request: SchedulerRequest, consumers: Sequence[str], user_id: str) -> list[HostRow]:
-        """Select and claim in this (writing) transaction: a host for each consumer. The providers are locked first, so
-        what was selected is still there when it is claimed."""
-        for host in sorted(self._hosts.list(tx), key=lambda host: host.uuid):
+        """Select and claim in this (writing) transaction: a host for each consumer, which had nothing so far. The
+        providers are locked first, so what was selected is still there when it is claimed."""
+        hosts = self._hosts.list(tx)
+        for host in sorted(hosts, key=lambda host: host.uuid):
             tx.lock("resource_provider", host.uuid)
-        chosen = self.select(tx, request, len(consumers))
-        for consumer, host in zip(consumers, chosen, strict=True):
-            self._placement.claim(tx, consumer, host.uuid, request.resources, request.project_id or "", user_id)
+        chosen = choose(self.candidates(tx, hosts, traits=names_traits(request)), request, len(consumers))
+        places = {consumer: host.uuid for consumer, host in zip(consumers, chosen, strict=True)}
+        self._placement.claim_new(
+            tx, places, request.resources, request.project_id or "", user_id, checked=not request.force
+        )
         return chosen

@@ -1,6 +1,6 @@
 """SQL over servers and what hangs on them: faults, tags, disks, interfaces, reports, actions."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, bindparam, delete, exists, func, literal, select, update
@@ -226,8 +226,9 @@ def tags(tx: Tx, ids: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def add_tags(tx: Tx, server_id: str, new: Iterable[str]) -> None:
-    tx.insert(SERVER_TAGS, [{"server_id": server_id, "tag": tag} for tag in new])
+def add_tags(tx: Tx, server_ids: Iterable[str], new: Iterable[str]) -> None:
+    wanted = list(new)
+    tx.insert(SERVER_TAGS, [{"server_id": server_id, "tag": tag} for server_id in server_ids for tag in wanted])
 
 
 def delete_tag(tx: Tx, server_id: str, tag: str) -> bool:
@@ -287,12 +288,14 @@ _DELETE_INTERFACE = delete(INTERFACES).where(INTERFACES.c.port_id == bindparam("
 _DELETE_INTERFACES = _PURGE[3]
 
 
-def insert_interfaces(tx: Tx, server_id: str, ports: Sequence[tuple[str, str | None]]) -> None:
+def insert_interfaces(tx: Tx, ports: Mapping[str, Sequence[tuple[str, str | None]]]) -> None:
+    """Server -> its new ports with their tags, in order."""
     tx.insert(
         INTERFACES,
         [
             {"port_id": port, "server_id": server_id, "position": tx.now + n, "tag": tag}
-            for n, (port, tag) in enumerate(ports)
+            for server_id, mine in ports.items()
+            for n, (port, tag) in enumerate(mine)
         ],
     )
 
@@ -371,8 +374,8 @@ _ACTIONS = (
 )
 
 
-def insert_action(tx: Tx, row: ActionRow) -> None:
-    tx.insert(SERVER_ACTIONS, {field: getattr(row, field) for field in row.__struct_fields__})
+def insert_actions(tx: Tx, rows: Sequence[ActionRow]) -> None:
+    tx.insert(SERVER_ACTIONS, [{field: getattr(row, field) for field in row.__struct_fields__} for row in rows])
 
 
 def actions(tx: Tx, server_id: str) -> list[ActionRow]:

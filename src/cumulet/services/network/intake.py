@@ -17,6 +17,7 @@ class Given(dict[str, Any]):
     """Checked values of one object. ``explicit``: the attributes that the caller gave."""
 
     explicit: frozenset[str] = frozenset()
+    for_server: bool = False  # a port that comes and goes with its server
 
     def has(self, name: str) -> bool:
         """Given, or with a default."""

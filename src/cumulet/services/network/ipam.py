@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
-from sqlalchemy import and_, bindparam, exists, select
+from sqlalchemy import BigInteger, and_, bindparam, case, exists, select
 
 from cumulet.db import Tx
 from cumulet.services.network import tables as t
@@ -18,24 +18,28 @@ from cumulet.services.network.faults import bad, conflict
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _MAX_POSITION = 2**63 - 1
 
-_a, _b = t.ADDRESSES.alias("a"), t.ADDRESSES.alias("b")
 _TAKEN = select(t.ADDRESSES.c.port_id).where(
     t.ADDRESSES.c.subnet_id == bindparam("subnet_id"), t.ADDRESSES.c.ip_address == bindparam("ip_address")
 )
-_AT = select(t.ADDRESSES.c.port_id).where(
-    t.ADDRESSES.c.subnet_id == bindparam("subnet_id"), t.ADDRESSES.c.position == bindparam("position")
-)
-# the first taken position of the range behind which there is a free one
-_LAST_BEFORE_GAP = (
-    select(_a.c.position)
-    .where(
-        _a.c.subnet_id == bindparam("subnet_id"),
-        _a.c.position >= bindparam("low"),
-        _a.c.position < bindparam("high"),
-        ~exists().where(and_(_b.c.subnet_id == _a.c.subnet_id, _b.c.position == _a.c.position + 1)),
+# the low end of the range if it is free, else what follows the first taken position behind which there is a free one
+_at, _a, _b = (t.ADDRESSES.alias(name) for name in ("first", "a", "b"))
+_LOWEST_FREE = select(
+    case(
+        (
+            ~exists().where(_at.c.subnet_id == bindparam("subnet_id"), _at.c.position == bindparam("low")),
+            bindparam("low", type_=BigInteger),
+        ),
+        else_=select(_a.c.position + 1)
+        .where(
+            _a.c.subnet_id == bindparam("subnet_id"),
+            _a.c.position >= bindparam("low"),
+            _a.c.position < bindparam("high"),
+            ~exists().where(and_(_b.c.subnet_id == _a.c.subnet_id, _b.c.position == _a.c.position + 1)),
+        )
+        .order_by(_a.c.position)
+        .limit(1)
+        .scalar_subquery(),
     )
-    .order_by(_a.c.position)
-    .limit(1)
 )
 _POSITIONS = select(t.ADDRESSES.c.position).where(
     t.ADDRESSES.c.subnet_id == bindparam("subnet_id"),
@@ -102,11 +106,9 @@ class Free:
             low = max(first, self._from)
             if low > high:
                 continue
-            if self.tx.first(_AT, {"subnet_id": self.subnet.id, "position": low}) is None:
-                return low
-            before = self.tx.scalar(_LAST_BEFORE_GAP, {"subnet_id": self.subnet.id, "low": low, "high": high})
-            if before is not None:
-                return int(before) + 1
+            found = self.tx.scalar(_LOWEST_FREE, {"subnet_id": self.subnet.id, "low": low, "high": high})
+            if found is not None:
+                return int(found)
         return None
 
     def next(self) -> dict[str, Any] | None:

@@ -122,23 +122,24 @@ class Ports(DhcpPorts):
 
     def create(self, work: "Work", items: list[Given]) -> list[t.PortRow]:
         tx = work.tx
-        self.service.quotas.reserve(tx, "port", [g["project_id"] for g in items])
+        if work.ports_reserved >= len(items):
+            work.ports_reserved -= len(items)
+        else:
+            self.service.quotas.reserve(tx, "port", [g["project_id"] for g in items])
         network_ids = sorted({g["network_id"] for g in items})
-        networks = self.service.networks.many(tx, network_ids)
+        networks = work.networks_with_subnets(network_ids)
         for id in network_ids:
             if id not in networks:
                 raise self.service.networks.not_found(id)
-            tx.lock("subnet-addresses", id)
-        subnets = grouped_subnets(self.service.subnets.of_networks(tx, network_ids))
         bulk = len(items) > 3 or any(g.has("fixed_ips") and len(g["fixed_ips"] or ()) > 1 for g in items)
-        spaces = {id: Allocation(tx, id, subnets.get(id, []), bulk=bulk) for id in network_ids}
+        spaces = {id: Allocation(tx, id, networks[id][1], bulk=bulk) for id in network_ids}
         macs = self._macs(tx, items)
         rows: list[t.PortRow] = []
         addresses: list[dict[str, Any]] = []
         members: list[dict[str, Any]] = []
         tags: list[dict[str, Any]] = []
         for given, mac in zip(items, macs, strict=True):
-            network = networks[given["network_id"]]
+            network, _ = networks[given["network_id"]]
             row, groups = self._new(work, given, network, mac)
             mine = spaces[network.id].choose(given["fixed_ips"], mac, row.device_owner)
             if given.has("fixed_ips") and given["fixed_ips"] == []:
@@ -146,6 +147,8 @@ class Ports(DhcpPorts):
             rows.append(row)
             addresses.extend({**values, "port_id": row.id} for values in mine)
             members.extend({"port_id": row.id, "security_group_id": group} for group in groups)
+            if row.host or not row.made_for_server:  # a server's port is told of when it is bound
+                work.members.update(groups)
             tags.extend({"resource_id": row.id, "tag": tag} for tag in given["tags"])
         tx.insert(t.PORTS, [row.values() for row in rows])
         tx.insert(t.ADDRESSES, addresses)
@@ -153,7 +156,6 @@ class Ports(DhcpPorts):
         tx.insert(t.TAGS, tags)
         for row in rows:
             work.port_changed(row)
-        work.members.update(member["security_group_id"] for member in members)
         return rows
 
     def _macs(self, tx: Tx, items: list[Given]) -> list[str]:
@@ -224,7 +226,7 @@ class Ports(DhcpPorts):
             vif_details={},
             wired=False,
             powered=True,
-            made_for_server=False,
+            made_for_server=given.for_server,
             **plain(given, "project_id", "network_id", "name", "description", "admin_state_up", "dns_name"),
             **self.stamps(work.tx),
         )
@@ -351,13 +353,6 @@ class Ports(DhcpPorts):
         tx.run(_DROP_ADDRESSES, {"ids": ids})
         tx.run(_DROP_GROUPS, {"ids": ids})
         self.remove(tx, ids)
-
-
-def grouped_subnets(rows: Iterable[t.SubnetRow]) -> dict[str, list[t.SubnetRow]]:
-    found: dict[str, list[t.SubnetRow]] = {}
-    for row in rows:
-        found.setdefault(row.network_id, []).append(row)
-    return found
 
 
 def new_mac() -> str:

@@ -5,7 +5,8 @@ Compute asks for ports with a server (`validate_requests`, `create_server_ports`
 existed before their server survive it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cumulet.agent.contract import PortDoc
@@ -31,7 +32,15 @@ from cumulet.services.network.work import Work
 from cumulet.settings import Network as NetworkSettings
 from cumulet.settings import Quota
 
-__all__ = ["AddressInfo", "GroupInfo", "NetworkChoice", "NetworkService"]
+__all__ = ["AddressInfo", "GroupInfo", "NetworkChoice", "NetworkService", "PortPlan"]
+
+
+@dataclass
+class PortPlan:
+    """What new servers get, checked, within one unit of work."""
+
+    work: Work
+    choices: list[NetworkChoice]
 
 
 class NetworkService:
@@ -86,7 +95,22 @@ class NetworkService:
     ) -> list[NetworkChoice]:
         """Check what a server create asks for (None, "auto", "none" or items with ``uuid``, ``port``, ``fixed_ip``,
         ``tag``); the result goes to `create_server_ports`. ``external``: the caller may use external networks."""
-        return self.servers.validate(tx, ctx, requested, count, external=external)
+        return self.servers.validate(self.work(tx, ctx), requested, count, external=external)
+
+    def plan_server_ports(
+        self, tx: Tx, ctx: RequestContext, requested: Any, count: int = 1, *, external: bool = False
+    ) -> PortPlan:
+        """As `validate_requests`, for `make_server_ports` in the same transaction: nothing is read twice."""
+        work = self.work(tx, ctx)
+        return PortPlan(work, self.servers.validate(work, requested, count, external=external))
+
+    def make_server_ports(
+        self, plan: PortPlan, servers: Mapping[str, str], az: str, *, security_groups: Sequence[str] = ()
+    ) -> dict[str, list[str]]:
+        """Make or adopt the ports of new servers (id -> host name), in the order of the choices."""
+        found = self.servers.create(plan.work, servers, plan.choices, az, security_groups)
+        plan.work.flush()
+        return found
 
     def create_server_ports(
         self,
@@ -100,10 +124,8 @@ class NetworkService:
         security_groups: Sequence[str] = (),
     ) -> list[str]:
         """Make or adopt the ports of a new server, in order; their ids. ``security_groups``: names or ids."""
-        work = self.work(tx, ctx)
-        found = self.servers.create(work, server_id, requested, hostname, az, security_groups)
-        work.flush()
-        return found
+        plan = PortPlan(self.work(tx, ctx), list(requested))
+        return self.make_server_ports(plan, {server_id: hostname}, az, security_groups=security_groups)[server_id]
 
     def bind_ports(self, tx: Tx, port_ids: Sequence[str], host: str) -> None:
         """The ports are to be made on this host (binding:host_id), and unmade on another they were bound to."""
@@ -164,9 +186,9 @@ class NetworkService:
     ) -> str:
         """One more port for a server: ``requested`` has ``uuid`` or ``port``, or is None (the only network there is).
         The port's id; it is bound to ``host`` if given."""
-        choices = self.validate_requests(tx, ctx, None if requested is None else [requested], 1)
         work = self.work(tx, ctx)
-        found = self.servers.create(work, server_id, choices, hostname, az, ())
+        choices = self.servers.validate(work, None if requested is None else [requested], 1, external=False)
+        found = self.servers.create(work, {server_id: hostname}, choices, az, ())[server_id]
         if not found:
             raise self.servers.no_network()
         if host:

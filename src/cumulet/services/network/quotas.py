@@ -25,6 +25,15 @@ _COUNTS = {
     for name, table in _TABLES.items()
 }
 _LIMITS = select(t.QUOTAS.c.resource, t.QUOTAS.c.limit).where(t.QUOTAS.c.project_id == bindparam("project_id"))
+_LIMIT_AND_USE = {
+    name: select(
+        select(t.QUOTAS.c.limit)
+        .where(t.QUOTAS.c.project_id == bindparam("project_id"), t.QUOTAS.c.resource == name)
+        .scalar_subquery(),
+        count.scalar_subquery(),
+    )
+    for name, count in _COUNTS.items()
+}
 _PROJECTS = select(t.QUOTAS.c.project_id).distinct()
 _SET = (
     update(t.QUOTAS)
@@ -66,14 +75,16 @@ class Quotas:
             if not project_id:
                 continue
             tx.lock("quota", project_id)
-            limit = self.limits(tx, project_id)[resource]
-            if limit >= 0 and self.used(tx, project_id, resource) + count > limit:
+            room = self.room(tx, resource, project_id)
+            if room is not None and count > room:
                 raise over_quota([resource])
 
     def room(self, tx: Tx, resource: str, project_id: str) -> int | None:
         """How many more the project may have; None: any number."""
-        limit = self.limits(tx, project_id)[resource]
-        return None if limit < 0 else max(0, limit - self.used(tx, project_id, resource))
+        limit, used = tx.rows(_LIMIT_AND_USE[resource], {"project_id": project_id})[0]
+        if limit is None:
+            limit = self._defaults[resource]
+        return None if limit < 0 else max(0, limit - used)
 
     def details(self, tx: Tx, project_id: str) -> dict[str, Any]:
         return {

@@ -4,11 +4,11 @@ The errors are those nova's API gives: no such network or port 400, in use 409, 
 """
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from sqlalchemy import bindparam, func, or_, select
+from sqlalchemy import and_, bindparam, func, or_, select
 
 from cumulet.db import Tx
 from cumulet.kernel.context import RequestContext
@@ -38,8 +38,13 @@ _USABLE = (
     )
     .order_by(t.NETWORKS.c.created_at, t.NETWORKS.c.id)
 )
-_BY_NAME = select(t.SECURITY_GROUPS.c.id).where(
-    t.SECURITY_GROUPS.c.name == bindparam("name"), t.SECURITY_GROUPS.c.project_id == bindparam("project_id")
+_G = t.SECURITY_GROUPS.c
+_NAMED_OR_DEFAULT = select(_G.id, _G.name, _G.project_id, _G.default_for).where(
+    or_(
+        _G.id.in_(bindparam("names", expanding=True)),
+        and_(_G.project_id == bindparam("project_id"), _G.name.in_(bindparam("names", expanding=True))),
+        _G.default_for == bindparam("project_id"),
+    )
 )
 _TAKEN = select(t.ADDRESSES.c.port_id).where(
     t.ADDRESSES.c.network_id == bindparam("network_id"), t.ADDRESSES.c.ip_address == bindparam("ip_address")
@@ -50,10 +55,32 @@ _UNWIRED = select(func.count()).where(
     t.PORTS.c.admin_state_up.is_(True),
     t.PORTS.c.wired.is_(False),
 )
+_OF_SERVER = (t.PORTS.c.device_id.in_(bindparam("ids", expanding=True)), t.PORTS.c.device_owner.startswith("compute:"))
+_FIXED = (
+    select(
+        t.PORTS.c.device_id,
+        t.PORTS.c.id,
+        t.PORTS.c.mac_address,
+        t.NETWORKS.c.id,
+        t.NETWORKS.c.name,
+        t.ADDRESSES.c.ip_address,
+    )
+    .join(t.NETWORKS, t.NETWORKS.c.id == t.PORTS.c.network_id)
+    .join(t.ADDRESSES, t.ADDRESSES.c.port_id == t.PORTS.c.id)
+    .where(*_OF_SERVER)
+    .order_by(t.PORTS.c.created_at, t.PORTS.c.id)
+)
+_FLOATING = (
+    select(t.FLOATING_IPS.c.port_id, t.FLOATING_IPS.c.fixed_ip_address, t.FLOATING_IPS.c.floating_ip_address)
+    .join(t.PORTS, t.PORTS.c.id == t.FLOATING_IPS.c.port_id)
+    .where(*_OF_SERVER)
+)
 _GROUP_NAMES = (
-    select(t.PORT_GROUPS.c.port_id, t.SECURITY_GROUPS.c.id, t.SECURITY_GROUPS.c.name)
+    select(t.PORTS.c.device_id, t.SECURITY_GROUPS.c.id, t.SECURITY_GROUPS.c.name)
+    .distinct()
+    .join(t.PORT_GROUPS, t.PORT_GROUPS.c.port_id == t.PORTS.c.id)
     .join(t.SECURITY_GROUPS, t.SECURITY_GROUPS.c.id == t.PORT_GROUPS.c.security_group_id)
-    .where(t.PORT_GROUPS.c.port_id.in_(bindparam("ids", expanding=True)))
+    .where(*_OF_SERVER)
     .order_by(t.SECURITY_GROUPS.c.name, t.SECURITY_GROUPS.c.id)
 )
 
@@ -90,16 +117,18 @@ class ServerPorts:
 
     # -- asking -----------------------------------------------------------------------------------------------------
 
-    def validate(
-        self, tx: Tx, ctx: RequestContext, requested: Any, count: int, *, external: bool
-    ) -> list[NetworkChoice]:
+    def validate(self, work: "Work", requested: Any, count: int, *, external: bool) -> list[NetworkChoice]:
+        """In a writing unit of work, what it finds holds until its end: networks, addresses and room for the ports."""
         if requested == "none":
             return []
         if requested is None or requested == "auto":
-            choices = self._only_network(tx, ctx, automatic=requested == "auto")
+            choices = self._only_network(work.tx, work.ctx, automatic=requested == "auto")
         else:
-            choices = [self._checked(tx, ctx, item) for item in requested]
-        self._check_networks(tx, choices, external=external)
+            work.networks_with_subnets(
+                uuid for item in requested if getattr(item, "port", None) is None and (uuid := item.uuid) is not None
+            )
+            choices = [self._checked(work, item) for item in requested]
+        self._check_networks(work, choices, external=external)
         seen: set[str] = set()
         for choice in choices:
             if choice.port is not None:
@@ -107,12 +136,15 @@ class ServerPorts:
                     raise BadInput(f"Port {choice.port} is asked for more than once.", type_name="PortInUse")
                 seen.add(choice.port)
         needed = sum(1 for choice in choices if choice.port is None) * count
-        if needed and ctx.project_id:
-            room = self.service.quotas.room(tx, "port", ctx.project_id)
+        if needed and work.ctx.project_id:
+            if work.tx.writing:
+                work.tx.lock("quota", work.ctx.project_id)
+            room = self.service.quotas.room(work.tx, "port", work.ctx.project_id)
             if room is not None and needed > room:
                 raise QuotaExceeded(
                     "Maximum number of ports exceeded", type_name="PortLimitExceeded", needed=needed, room=room
                 )
+            work.ports_reserved = needed
         return choices
 
     def _only_network(self, tx: Tx, ctx: RequestContext, *, automatic: bool) -> list[NetworkChoice]:
@@ -135,7 +167,8 @@ class ServerPorts:
             return []
         return [NetworkChoice(uuid=usable[0].id)]
 
-    def _checked(self, tx: Tx, ctx: RequestContext, item: Any) -> NetworkChoice:
+    def _checked(self, work: "Work", item: Any) -> NetworkChoice:
+        tx, ctx = work.tx, work.ctx
         port_id, network_id = getattr(item, "port", None), getattr(item, "uuid", None)
         choice = NetworkChoice(
             uuid=network_id, port=port_id, fixed_ip=getattr(item, "fixed_ip", None), tag=getattr(item, "tag", None)
@@ -150,7 +183,7 @@ class ServerPorts:
                     f"Port {port_id} requires a FixedIP in order to be used.", type_name="PortRequiresFixedIP"
                 )
             return msgspec.structs.replace(choice, uuid=port.network_id)
-        network = self.service.networks.find(tx, network_id or "")
+        network, _ = work.networks_with_subnets([network_id or ""]).get(network_id or "", (None, ()))
         if network is None or not self._sees(ctx, network):
             raise NotFound(f"Network {network_id} could not be found.", type_name="NetworkNotFound")
         if choice.fixed_ip is not None:
@@ -174,17 +207,16 @@ class ServerPorts:
         if tx.first(_TAKEN, {"network_id": network.id, "ip_address": text}) is not None:
             raise BadInput(f"Fixed IP address {text} is already in use.", type_name="FixedIpAlreadyInUse")
 
-    def _check_networks(self, tx: Tx, choices: Sequence[NetworkChoice], *, external: bool) -> None:
+    def _check_networks(self, work: "Work", choices: Sequence[NetworkChoice], *, external: bool) -> None:
         ids = {choice.uuid for choice in choices if choice.port is None and choice.uuid is not None}
-        networks = self.service.networks.many(tx, ids)
-        with_subnets = {subnet.network_id for subnet in self.service.subnets.of_networks(tx, sorted(ids))}
-        for network in networks.values():
+        found = work.networks_with_subnets(ids)
+        for network, subnets in (found[id] for id in sorted(ids)):
             if network.external and not network.shared and not external:
                 raise Forbidden(
                     f"Servers of this project may not be attached to external network {network.id}",
                     type_name="ExternalNetworkAttachForbidden",
                 )
-            if network.id not in with_subnets and network.port_security_enabled:
+            if not subnets and network.port_security_enabled:
                 raise BadInput(
                     f"Network {network.id} requires a subnet in order to boot instances on.",
                     type_name="NetworkRequiresSubnet",
@@ -199,47 +231,52 @@ class ServerPorts:
     def create(
         self,
         work: "Work",
-        server_id: str,
+        servers: Mapping[str, str],
         choices: Sequence[NetworkChoice],
-        hostname: str,
         az: str,
         groups: Sequence[str],
-    ) -> list[str]:
-        tx = work.tx
+    ) -> dict[str, list[str]]:
+        """For each server (id -> host name) its ports, in the order of the choices."""
         owner = f"compute:{az}"
-        group_ids = self._groups(work, groups)
-        found: dict[int, str] = {}
-        new: list[tuple[int, Given]] = []
-        for at, choice in enumerate(choices):
-            if choice.port is not None:
-                found[at] = self._adopt(work, choice.port, server_id, owner, hostname)
-            else:
-                new.append((at, self._wanted(work, choice, server_id, owner, hostname, group_ids)))
+        group_ids = self._groups(work, groups) if groups and any(choice.port is None for choice in choices) else []
+        found: dict[tuple[str, int], str] = {}
+        new: dict[tuple[str, int], Given] = {}
+        for server_id, hostname in servers.items():
+            for at, choice in enumerate(choices):
+                if choice.port is not None:
+                    found[server_id, at] = self._adopt(work, choice.port, server_id, owner, hostname)
+                else:
+                    new[server_id, at] = self._wanted(work, choice, server_id, owner, hostname, group_ids)
         if new:
-            rows = self.service.ports.create(work, [given for _, given in new])
-            for (at, _), row in zip(new, rows, strict=True):
-                row.made_for_server = True
-                self.service.ports.save(tx, row, bump=False)
-                found[at] = row.id
-        return [found[at] for at in range(len(choices))]
+            rows = self.service.ports.create(work, list(new.values()))
+            found.update((key, row.id) for key, row in zip(new, rows, strict=True))
+        return {server_id: [found[server_id, at] for at in range(len(choices))] for server_id in servers}
 
     def _groups(self, work: "Work", groups: Sequence[str]) -> list[str]:
-        project = work.ctx.project_id or ""
-        if groups:
+        """Ids of the groups, which are given by id or by name in the project."""
+        project, names = work.ctx.project_id or "", list(dict.fromkeys(groups))
+        known = work.tx.rows(_NAMED_OR_DEFAULT, {"names": names, "project_id": project})
+        default = next((row[0] for row in known if row[3] == project and project), None)
+        if default is not None:
+            work.default_groups[project] = default
+        elif project:
             self.service.groups.ensure_default(work, project)
-        return [self._group(work, group, project) for group in dict.fromkeys(groups)]
+            known = work.tx.rows(_NAMED_OR_DEFAULT, {"names": names, "project_id": project})
+        found = [self._group(work, name, project, known) for name in names]
+        work.usable_groups.update((group, project) for group in found)
+        return found
 
-    def _group(self, work: "Work", group: str, project: str) -> str:
+    def _group(self, work: "Work", group: str, project: str, known: Sequence[Any]) -> str:
         if is_uuid(group):
-            row = self.service.groups.find(work.tx, group)
-            if row is not None and (work.sees_all or row.project_id == project):
-                return row.id
-        rows = work.tx.rows(_BY_NAME, {"name": group, "project_id": project})
-        if len(rows) > 1:
+            for row in known:
+                if row[0] == group and (work.sees_all or row[2] == project):
+                    return group
+        ids = [row[0] for row in known if row[1] == group and row[2] == project]
+        if len(ids) > 1:
             raise conflict("NoUniqueMatch", f"Multiple security groups found matching '{group}'. Use an ID.")
-        if not rows:
+        if not ids:
             raise missing("SecurityGroupNotFound", "Security group", group)
-        return str(rows[0][0])
+        return str(ids[0])
 
     def _wanted(
         self, work: "Work", choice: NetworkChoice, server_id: str, owner: str, hostname: str, groups: list[str]
@@ -253,11 +290,12 @@ class ServerPorts:
         explicit = {"network_id", "device_id", "device_owner"}
         if choice.fixed_ip is not None:
             given["fixed_ips"] = [{"ip_address": str(ipaddress.ip_address(choice.fixed_ip))}]
-        network = self.service.networks.get(work.tx, str(choice.uuid))
+        network, _ = work.networks_with_subnets([str(choice.uuid)])[str(choice.uuid)]
         if groups and network.port_security_enabled:
             given["security_groups"] = groups
             explicit.add("security_groups")
         given.explicit = frozenset(explicit)
+        given.for_server = True
         assert given["mac_address"] is UNSET
         return given
 
@@ -278,6 +316,9 @@ class ServerPorts:
 
     def bind(self, work: "Work", port_ids: Sequence[str], host: str) -> None:
         rows = self.service.ports.many(work.tx, port_ids)
+        if host:
+            groups = self.service.ports.groups_of(work.tx, port_ids)
+            work.members.update(group for found in groups.values() for group in found)
         for row in rows.values():
             if row.host == host and row.vif_type not in (state.UNBOUND, state.FAILED):
                 continue
@@ -316,48 +357,28 @@ class ServerPorts:
         return not tx.scalar(_UNWIRED, {"server_id": server_id})
 
     def addresses(self, tx: Tx, server_ids: Sequence[str]) -> dict[str, list[AddressInfo]]:
-        ports = self.rows(tx, server_ids)
-        all_rows = [row for rows in ports.values() for row in rows]
-        if not all_rows:
-            return {}
-        networks = self.service.networks.many(tx, (row.network_id for row in all_rows))
-        fixed = self.service.ports.addresses_of(tx, (row.id for row in all_rows))
         floating: dict[tuple[str, str], list[str]] = {}
-        for item in self.service.floating_ips.of_ports(tx, [row.id for row in all_rows]):
-            floating.setdefault((item.port_id or "", item.fixed_ip_address or ""), []).append(item.floating_ip_address)
+        for port_id, fixed, address in rows_in(tx, _FLOATING, server_ids):
+            floating.setdefault((port_id, fixed), []).append(address)
         found: dict[str, list[AddressInfo]] = {}
-        for server_id, rows in ports.items():
+        for server_id, port_id, mac, network_id, name, address in rows_in(tx, _FIXED, server_ids):
             mine = found.setdefault(server_id, [])
-            for row in rows:
-                network = networks[row.network_id]
-                for address in fixed.get(row.id, []):
-                    several = [(address.ip_address, "fixed")]
-                    several += [(ip, "floating") for ip in floating.get((row.id, address.ip_address), [])]
-                    mine.extend(
-                        AddressInfo(
-                            network=network.name or network.id,
-                            addr=ip,
-                            version=ipaddress.ip_address(ip).version,
-                            type=kind,
-                            mac_addr=row.mac_address,
-                            port_id=row.id,
-                            network_id=network.id,
-                        )
-                        for ip, kind in several
-                    )
+            mine.append(_address(address, "fixed", mac, port_id, network_id, name))
+            for other in floating.get((port_id, address), ()):
+                mine.append(_address(other, "floating", mac, port_id, network_id, name))
         return found
 
     def groups(self, tx: Tx, server_ids: Sequence[str]) -> dict[str, list[GroupInfo]]:
-        ports = self.rows(tx, server_ids)
-        owner = {row.id: server_id for server_id, rows in ports.items() for row in rows}
-        found: dict[str, dict[str, GroupInfo]] = {}
-        for port_id, id, name in rows_in(tx, _GROUP_NAMES, owner):
-            found.setdefault(owner[port_id], {})[id] = GroupInfo(id=id, name=name)
-        return {server_id: list(groups.values()) for server_id, groups in found.items()}
+        found: dict[str, list[GroupInfo]] = {}
+        for server_id, id, name in rows_in(tx, _GROUP_NAMES, server_ids):
+            found.setdefault(server_id, []).append(GroupInfo(id=id, name=name))
+        return found
 
     def change_group(self, work: "Work", server_id: str, group: str, *, add: bool) -> None:
         tx = work.tx
-        group_id = self._group(work, group, work.ctx.project_id or "")
+        project = work.ctx.project_id or ""
+        known = tx.rows(_NAMED_OR_DEFAULT, {"names": [group], "project_id": project})
+        group_id = self._group(work, group, project, known)
         rows = self.rows(tx, [server_id]).get(server_id, [])
         have = self.service.ports.groups_of(tx, [row.id for row in rows])
         usable = [row for row in rows if row.port_security_enabled]
@@ -379,3 +400,15 @@ class ServerPorts:
         if not changed and not add:
             raise missing("SecurityGroupNotFound", f"On server {server_id}, security group", group)
         work.members.add(group_id)
+
+
+def _address(address: str, kind: str, mac: str, port_id: str, network_id: str, network: str) -> AddressInfo:
+    return AddressInfo(
+        network=network or network_id,
+        addr=address,
+        version=6 if ":" in address else 4,
+        type=kind,
+        mac_addr=mac,
+        port_id=port_id,
+        network_id=network_id,
+    )

@@ -64,6 +64,13 @@ _WAIT = (
     )
     .values(wanted_generation=bindparam("_generation"))
 )
+_WITH_SUBNETS = (
+    select(t.NETWORKS, t.SUBNETS)
+    .outerjoin(t.SUBNETS, t.SUBNETS.c.network_id == t.NETWORKS.c.id)
+    .where(t.NETWORKS.c.id.in_(bindparam("ids", expanding=True)))
+    .order_by(t.SUBNETS.c.created_at, t.SUBNETS.c.id)
+)
+_WIDTH = len(t.NETWORKS.c)
 Key = tuple[str, str, str]  # host, kind, object id
 
 
@@ -84,7 +91,9 @@ class Work:
         self.default_groups: dict[str, str] = {}
         self._ports: dict[str, t.PortRow] = {}
         self._bindings: dict[tuple[str, str], set[str]] = {}
-        self._usable_groups: set[tuple[str, str]] = set()
+        self.usable_groups: set[tuple[str, str]] = set()  # (group, project)
+        self.ports_reserved = 0  # so many more of the context's project are within its quota
+        self._networks: dict[str, tuple[t.NetworkRow, list[t.SubnetRow]]] = {}
         self._hosts: dict[str, Any] | None = None
 
     # -- small services ----------------------------------------------------------------------------------------
@@ -95,10 +104,22 @@ class Work:
         return self._hosts
 
     def check_groups(self, groups: Iterable[str], project_id: str) -> None:
-        new = [group for group in groups if (group, project_id) not in self._usable_groups]
+        new = [group for group in groups if (group, project_id) not in self.usable_groups]
         if new:
             self.service.groups.check_usable(self, new, project_id)
-            self._usable_groups.update((group, project_id) for group in new)
+            self.usable_groups.update((group, project_id) for group in new)
+
+    def networks_with_subnets(self, ids: Iterable[str]) -> dict[str, tuple[t.NetworkRow, list[t.SubnetRow]]]:
+        """Those that exist, read once, under the locks of their addresses."""
+        wanted = sorted(set(ids) - self._networks.keys())
+        if self.tx.writing:
+            for id in wanted:
+                self.tx.lock("subnet-addresses", id)
+        for row in rows_in(self.tx, _WITH_SUBNETS, wanted):
+            _, subnets = self._networks.setdefault(row[0], (t.NetworkRow(*row[:_WIDTH]), []))
+            if row[_WIDTH] is not None:
+                subnets.append(t.SubnetRow(*row[_WIDTH:]))
+        return self._networks
 
     def touch_revision(self, table: Table, ids: Iterable[str]) -> None:
         wanted = list(ids)

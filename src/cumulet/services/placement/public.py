@@ -5,6 +5,7 @@ two claims cannot both take the last free part, on either database.
 Fails: with `NoCapacity` when a claim does not fit, saying what is missing.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -118,6 +119,28 @@ class PlacementService:
         there, NotFound without such a provider. Claiming the same twice is claiming it once."""
         self.claim_many(tx, consumer_id, {provider_uuid: resources}, project_id, user_id, consumer_type=consumer_type)
 
+    def claim_new(
+        self,
+        tx: Tx,
+        places: Mapping[str, str],
+        resources: Mapping[str, int],
+        project_id: str,
+        user_id: str,
+        *,
+        checked: bool,
+    ) -> None:
+        """The same resources for each of several consumers that had nothing (consumer -> provider), in three
+        statements. The caller holds the providers' locks; ``checked``: and has found room for all of them."""
+        resources = {name: amount for name, amount in resources.items() if amount}
+        if not resources:
+            return
+        if not checked:
+            for uuid, number in sorted(Counter(places.values()).items()):
+                self.check(tx, uuid, {name: amount * number for name, amount in resources.items()})
+        store.insert_allocations_of(tx, {consumer: {uuid: resources} for consumer, uuid in places.items()})
+        store.bump_all(tx, sorted(set(places.values())))
+        store.insert_consumers(tx, [ConsumerRow(c, project_id, user_id, "INSTANCE", 1, tx.now) for c in places])
+
     def claim_many(
         self,
         tx: Tx,
@@ -209,6 +232,10 @@ class PlacementService:
     def inventories(self, tx: Tx) -> dict[str, dict[str, InventoryRow]]:
         """Provider -> resource class -> inventory."""
         return store.all_inventories(tx)
+
+    def stock(self, tx: Tx) -> dict[str, dict[str, tuple[InventoryRow, int]]]:
+        """Provider -> resource class -> (inventory, used)."""
+        return store.stock(tx)
 
     def traits(self, tx: Tx) -> dict[str, set[str]]:
         """Provider -> traits."""

@@ -91,6 +91,9 @@ _BUMP_ANY = (
     .where(_P.uuid == bindparam("the_uuid"))
     .values(generation=_P.generation + 1, updated_at=bindparam("now"))
 )
+_BUMP_ALL = (
+    update(PROVIDERS).where(_P.uuid.in_(_uuids)).values(generation=_P.generation + 1, updated_at=bindparam("now"))
+)
 _RENAME = (
     update(PROVIDERS)
     .where(_P.uuid == bindparam("the_uuid"))
@@ -117,6 +120,15 @@ _USAGE = (
 )
 _ALL_USAGE = select(_A.provider_uuid, _A.resource_class, func.sum(_A.used)).group_by(
     _A.provider_uuid, _A.resource_class
+)
+_STOCK = select(
+    *_I,
+    func.coalesce(
+        select(func.sum(_A.used))
+        .where(_A.provider_uuid == _I.provider_uuid, _A.resource_class == _I.resource_class)
+        .scalar_subquery(),
+        0,
+    ),
 )
 _ALLOCATIONS_OF = select(*_A).where(_A.consumer_uuid == bindparam("uuid")).order_by(_A.provider_uuid, _A.resource_class)
 _ALLOCATIONS_ON = select(*_A).where(_A.provider_uuid == bindparam("uuid")).order_by(_A.consumer_uuid, _A.resource_class)
@@ -211,6 +223,10 @@ def bump(tx: Tx, uuid: str, generation: int | None = None) -> bool:
     return tx.run(_BUMP, {"the_uuid": uuid, "the_generation": generation, "now": tx.now}) == 1
 
 
+def bump_all(tx: Tx, uuids: Sequence[str]) -> None:
+    tx.run(_BUMP_ALL, {"uuids": list(uuids), "now": tx.now})
+
+
 def rename_provider(tx: Tx, uuid: str, name: str) -> None:
     tx.run(_RENAME, {"the_uuid": uuid, "name": name, "now": tx.now})
 
@@ -262,6 +278,14 @@ def all_usage(tx: Tx) -> dict[str, dict[str, int]]:
     return found
 
 
+def stock(tx: Tx) -> dict[str, dict[str, tuple[InventoryRow, int]]]:
+    """Provider -> resource class -> (inventory, used), in one statement."""
+    found: dict[str, dict[str, tuple[InventoryRow, int]]] = {}
+    for *inventory, used in tx.rows(_STOCK):
+        found.setdefault(inventory[0], {})[inventory[1]] = (InventoryRow(*inventory), int(used))
+    return found
+
+
 def project_usage(tx: Tx, project_id: str, user_id: str | None) -> list[tuple[str | None, str, int, int]]:
     """(consumer type, resource class, used, consumers of that type that use that class)"""
     statement, params = _PROJECT_USAGE, {"project_id": project_id}
@@ -296,7 +320,11 @@ def consumers(tx: Tx, uuids: Sequence[str]) -> dict[str, ConsumerRow]:
 
 
 def insert_consumer(tx: Tx, row: ConsumerRow) -> None:
-    tx.insert(CONSUMERS, msgspec.structs.asdict(row))
+    insert_consumers(tx, [row])
+
+
+def insert_consumers(tx: Tx, rows: Sequence[ConsumerRow]) -> None:
+    tx.insert(CONSUMERS, [msgspec.structs.asdict(row) for row in rows])
 
 
 def update_consumer(tx: Tx, row: ConsumerRow, generation: int) -> bool:
@@ -320,12 +348,18 @@ def allocations_on(tx: Tx, provider_uuid: str) -> list[AllocationRow]:
 
 
 def insert_allocations(tx: Tx, consumer_uuid: str, wanted: Mapping[str, Mapping[str, int]]) -> None:
+    insert_allocations_of(tx, {consumer_uuid: wanted})
+
+
+def insert_allocations_of(tx: Tx, wanted: Mapping[str, Mapping[str, Mapping[str, int]]]) -> None:
+    """Consumer -> provider -> resource class -> amount."""
     rows: list[dict[str, Any]] = [
         {
-            "consumer_uuid": consumer_uuid, "provider_uuid": uuid, "resource_class": name, "used": amount,
+            "consumer_uuid": consumer, "provider_uuid": uuid, "resource_class": name, "used": amount,
             "updated_at": tx.now,
         }
-        for uuid, resources in wanted.items()
+        for consumer, providers in wanted.items()
+        for uuid, resources in providers.items()
         for name, amount in resources.items()
     ]  # fmt: skip
     tx.insert(ALLOCATIONS, rows)

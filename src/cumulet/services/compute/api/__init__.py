@@ -1,6 +1,6 @@
 """The compute API: one table of routes."""
 
-from cumulet.http import NovaFaults, ServiceApi
+from cumulet.http import ServiceApi
 from cumulet.services.compute.api import (
     actions,
     aggregates,
@@ -17,6 +17,7 @@ from cumulet.services.compute.api import (
     servers,
     versions,
 )
+from cumulet.services.compute.faults import ComputeFaults
 from cumulet.services.compute.policy import RULES
 from cumulet.services.compute.public import ComputeService
 from cumulet.services.compute.versions import MICROVERSIONS
@@ -46,7 +47,7 @@ def build_api(service: ComputeService) -> ServiceApi:
         service=service,
         routes=[route for table in TABLES for route in table.ROUTES],
         root_routes=versions.ROOT_ROUTES,
-        faults=NovaFaults(),
+        faults=ComputeFaults(),
         rules=RULES,
         version_prefix="/v2.1",
         version_aliases=("/v2",),

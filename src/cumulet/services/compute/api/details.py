@@ -115,7 +115,7 @@ def tags_replace(call: Call) -> dict[str, Any]:
         row = load(call, tx, _TAGS + "update_all")
         _check_tag_state(row)
         store.delete_tags(tx, row.id)
-        store.add_tags(tx, row.id, new)
+        store.add_tags(tx, [row.id], new)
         store.update_server(tx, row.id)
 
     service_of(call).db.write(work)
@@ -160,7 +160,7 @@ def tag_add(call: Call) -> Reply:
             return False
         if len(have) >= _MAX_TAGS:
             raise BadInput(f"The number of tags exceeded the per-server limit {_MAX_TAGS}")
-        store.add_tags(tx, row.id, [tag])
+        store.add_tags(tx, [row.id], [tag])
         store.update_server(tx, row.id)
         return True
 

@@ -219,7 +219,7 @@ def nics_attach(call: Call) -> dict[str, Any]:
             )
         except NotFound as error:
             raise NotFound(error.message) if body.port_id is not None else BadInput(error.message) from None
-        store.insert_interfaces(tx, row.id, [(port_id, body.tag)])
+        store.insert_interfaces(tx, {row.id: [(port_id, body.tag)]})
         port = next(port for port in network.server_ports(tx, row.id) if port.id == port_id)
         params = InterfaceParams(server_id=row.id, mac_address=port.mac_address)
         service.start_on(tx, row, service.interfaces.attach, port_id, params, call.ctx)

@@ -62,6 +62,7 @@ class CreateWorkflows(Workflow):
             kind="server.build",
             object_kind="server",
             params=BuildParams,
+            secrets=("admin_password",),
             settle=settle,
             steps=(
                 Transact("networking", self._bind, self._unbind, "networking", EVENT),
@@ -80,6 +81,7 @@ class CreateWorkflows(Workflow):
             kind="server.create",
             object_kind="server",
             params=CreateParams,
+            secrets=("admin_password",),
             settle=settle,
             finished=self._finished,
             failed=self._failed,

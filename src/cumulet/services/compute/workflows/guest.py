@@ -34,7 +34,7 @@ class SnapshotParams(msgspec.Struct, kw_only=True):
 
 
 class PasswordParams(msgspec.Struct, kw_only=True):
-    password: str
+    password: str = ""
 
 
 class RebuildParams(msgspec.Struct, kw_only=True):
@@ -75,6 +75,7 @@ class GuestWorkflows(Workflow):
             kind="server.password",
             object_kind="server",
             params=PasswordParams,
+            secrets=("password",),
             settle=settle,
             failed=self._fault,
             action="changePassword",
@@ -92,6 +93,7 @@ class GuestWorkflows(Workflow):
             kind="server.rebuild",
             object_kind="server",
             params=RebuildParams,
+            secrets=("admin_password",),
             settle=settle,
             finished=self._rebuilt,
             failed=self._rebuild_failed,

@@ -1,0 +1,100 @@
+"""What requests cost in statements, and that passwords do not stay in the database."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from cumulet.db import METADATA
+from cumulet.db.database import Database
+from tests.compute.helpers import LATEST, Nova
+from tests.support.cloud import unique
+
+
+@pytest.fixture(autouse=True)
+def tidy(nova: Nova) -> Iterator[None]:
+    """Nothing stays: the project's quota is small."""
+    before = {server["id"] for server in nova.get("/servers")["servers"]}
+    yield
+    made = [server["id"] for server in nova.get("/servers")["servers"] if server["id"] not in before]
+    for server_id in made:
+        assert nova.delete(f"/servers/{server_id}").status == 204
+    for server_id in made:
+        nova.gone(server_id)
+
+
+@pytest.fixture
+def network(nova: Nova) -> str:
+    api = nova.cloud.api("demo")
+    made: str = api.post("network", "/networks", {"network": {"name": unique("net")}})["network"]["id"]
+    subnet = {"network_id": made, "cidr": "10.77.0.0/24", "ip_version": 4}
+    assert api.post("network", "/subnets", {"subnet": subnet}).status == 201
+    return made
+
+
+class Meter:
+    """Statements of one request, the check of its token included."""
+
+    def __init__(self, nova: Nova, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.app = nova.cloud.control.http
+        self.database: Database = nova.cloud.control.db
+        self.counts: list[int] = []
+        work = self.app._work
+
+        def counted(request: Any) -> Any:
+            with self.database.counting() as count:
+                answer = work(request)
+            self.counts.append(count[0])
+            return answer
+
+        monkeypatch.setattr(self.app, "_work", counted)
+
+    def of(self, answer: Any) -> int:
+        assert answer.status < 300, answer.text
+        return self.counts[-1]
+
+
+def test_statements_of_servers(nova: Nova, network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = nova.boot(networks=[{"uuid": network}])  # the project's default group is made, once
+    meter = Meter(nova, monkeypatch)
+    bare = nova.server_body()
+    assert meter.of(nova.post("/servers", {"server": bare})) <= 14
+    wired = nova.server_body(networks=[{"uuid": network}])
+    assert meter.of(nova.post("/servers", {"server": wired})) <= 23
+    two = meter.of(nova.post("/servers", {"server": {**wired, "name": unique("two"), "min_count": 2, "max_count": 2}}))
+    assert two <= 23 + 3  # one more: two for its saga, one for its address
+    assert meter.of(nova.get(f"/servers/{first}")) <= 11
+    some = meter.of(nova.get("/servers/detail"))
+    assert some <= 11
+    for _ in range(2):
+        nova.boot(networks=[{"uuid": network}], wait=None)
+    assert meter.of(nova.get("/servers/detail")) == some
+
+
+def stored(nova: Nova, secret: str) -> list[str]:
+    def look(tx: Any) -> list[str]:
+        return [t.name for t in METADATA.sorted_tables if any(secret in repr(row) for row in tx.rows(select(t)))]
+
+    found: list[str] = nova.cloud.control.db.read(look)
+    return found
+
+
+def test_passwords_do_not_stay(nova: Nova) -> None:
+    made = nova.post("/servers", {"server": nova.server_body(adminPass="Geheim-1", config_drive=True)}, version=LATEST)
+    assert made["server"]["adminPass"] == "Geheim-1"
+    server = made["server"]["id"]
+    nova.wait(server, "ACTIVE")
+    nova.cloud.wait(lambda: stored(nova, "Geheim-1") == [])
+    assert nova.act(server, "changePassword", {"adminPass": "Geheim-2"}).status == 202
+    nova.wait(server, "ACTIVE")
+    assert stored(nova, "Geheim-2") == []
+    assert nova.act(server, "rebuild", {"imageRef": nova.image, "adminPass": "Geheim-3"}).status == 202
+    nova.wait(server, "ACTIVE")
+    assert stored(nova, "Geheim-3") == []
+
+
+def test_nor_do_those_of_failed_creates(nova: Nova) -> None:
+    impossible = nova.new_flavor(vcpus=1, ram=50_000, disk=900_000)
+    nova.boot(adminPass="Geheim-4", flavorRef=impossible, wait="ERROR")
+    assert stored(nova, "Geheim-4") == []
