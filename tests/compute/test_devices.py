@@ -141,6 +141,42 @@ def test_volumes(nova: Nova) -> None:
     await_volume(nova, volume, "available")
 
 
+def test_a_volume_in_use_grows_and_ends_through_its_server_alone(nova: Nova) -> None:
+    api = nova.cloud.api("demo")
+    server, volume = nova.boot(), new_volume(nova)
+    path = f"/servers/{server}/os-volume_attachments"
+    assert nova.post(path, {"volumeAttachment": {"volumeId": volume}}).status == 200
+    shown = await_volume(nova, volume, "in-use")
+    attachment = shown["attachments"][0]["attachment_id"]
+    action = f"/volumes/{volume}/action"
+    assert api.post("volume", action, {"os-extend": {"new_size": 2}}, version="3.42").status == 202
+    assert await_volume(nova, volume, "in-use")["size"] == 2
+
+    def extended() -> dict[str, Any] | None:
+        actions = nova.get(f"/servers/{server}/os-instance-actions")["instanceActions"]
+        request = next((item["request_id"] for item in actions if item["action"] == "extend_volume"), None)
+        if request is None:
+            return None
+        one = nova.get(f"/servers/{server}/os-instance-actions/{request}")["instanceAction"]
+        return next((event for event in one["events"] if event["finish_time"]), None)
+
+    event = nova.cloud.wait(extended)
+    assert (event["event"], event["result"]) == ("compute_extend_volume", "Success")
+    refused = api.delete("volume", f"/attachments/{attachment}", version="3.27")
+    assert refused.status == 409, refused.text
+    assert "Compute API" in refused.body["conflictingRequest"]["message"]
+    admin = nova.cloud.api("admin")
+    for body in (
+        {"os-detach": {"attachment_id": attachment}},
+        {"os-force_detach": {"attachment_id": attachment}},
+        {"os-terminate_connection": {"connector": {"host": "client"}}},
+    ):
+        assert admin.post("volume", action, body).status == 409
+    assert nova.delete(f"{path}/{volume}").status == 202
+    await_volume(nova, volume, "available")
+    nova.remove(server)
+
+
 def test_attach_that_fails_is_taken_back(nova: Nova) -> None:
     server, volume = nova.boot(), new_volume(nova)
     for host in nova.cloud.hosts.values():

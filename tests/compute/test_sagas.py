@@ -8,10 +8,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from sqlalchemy import select
 
 from cumulet.compose import build_control_plane
 from cumulet.kernel.context import RequestContext
 from cumulet.saga import testing
+from cumulet.saga.tables import SAGAS
 from cumulet.saga.testing import Case
 from cumulet.services.compute import store
 from cumulet.services.compute.intake import May
@@ -78,6 +80,13 @@ class CloudHarness:
         )
         self.cloud.control.image.start()
         self.cloud.control.conductor.start()
+        self._look_at_once()
+
+    def _look_at_once(self) -> None:
+        """Reports that came while nobody listened are found by the next poll, seconds later: do not wait for it."""
+        parked = select(SAGAS.c.object_kind, SAGAS.c.object_id).where(SAGAS.c.phase == "waiting")
+        for kind, object_id in self.db.read(lambda tx: tx.rows(parked)):
+            self.engine.wake(kind, object_id)
 
     def host_state(self) -> Any:
         def look() -> dict[str, Any]:

@@ -236,6 +236,38 @@ def test_the_attachments_api_exports(cloud, volumes):
         assert attachment["id"] not in host.fake.world.leftovers().get("exports", [])
 
 
+def test_a_connection_without_an_attachment(cloud, volumes, admin):
+    volume = volumes.create()
+    connector = {"connector": {"host": "client", "ip": "10.0.0.1"}}
+    made = volumes.action(volume, "os-initialize_connection", connector)
+    assert made.status == 200, made.text
+    told = made.body["connection_info"]
+    assert (told["driver_volume_type"], told["volume_id"]) == ("nbd", volume)
+    assert volumes.action(volume, "os-initialize_connection", connector).body["connection_info"] == told
+    other = volumes.action(volume, "os-initialize_connection", {"connector": {"host": "another"}})
+    assert other.status == 200
+
+    def exports():
+        found = [host.fake.world.state.volumes.get(volume) for host in cloud.hosts.values()]
+        return sum(len(one.exports) for one in found if one is not None)
+
+    assert exports() == 2
+    shown = volumes.show(volume)
+    assert (shown["status"], shown["attachments"]) == ("available", [])
+    assert volumes.ok("GET", f"/attachments?volume_id={volume}")["attachments"] == []
+    assert volumes.call("DELETE", f"/volumes/{volume}").status == 400
+    assert volumes.action(volume, "revert", {"snapshot_id": volumes.snapshot(volume)}).status == 400
+    for wrong in ({}, {"connector": {}}, {"connector": {"host": 5}}, {"connector": "client"}):
+        assert volumes.action(volume, "os-initialize_connection", wrong).status == 400
+        assert volumes.action(volume, "os-terminate_connection", wrong).status == 400
+    for left in (1, 1):
+        assert volumes.action(volume, "os-terminate_connection", connector).status == 202
+        cloud.wait(lambda left=left: exports() == left)
+    assert admin.call("DELETE", f"/volumes/{volume}?force=true&cascade=true").status == 202
+    volumes.gone(f"/volumes/{volume}")
+    assert exports() == 0
+
+
 def test_flags_and_resets(volumes, admin):
     volume = volumes.create()
     assert volumes.action(volume, "os-set_bootable", {"bootable": "true"}).status == 200
@@ -293,6 +325,28 @@ def test_a_type_chooses_its_backend(volumes, admin):
         assert volumes.call("DELETE", f"/volumes/{volume}").status == 202
         volumes.gone(f"/volumes/{volume}")
         admin.ok("DELETE", f"/types/{kind['volume_type']['id']}")
+
+
+def test_nothing_is_made_in_plain_form_that_was_to_be_encrypted(cloud, volumes, admin):
+    kind = admin.ok("POST", "/types", {"volume_type": {"name": unique("secret")}})["volume_type"]
+    plain = volumes.create()
+    body = {"encryption": {"provider": "luks", "control_location": "front-end", "cipher": "aes-xts-plain64"}}
+    admin.ok("POST", f"/types/{kind['id']}/encryption", body)
+    refused = volumes.call("POST", "/volumes", {"volume": {"size": 1, "volume_type": kind["name"]}})
+    assert refused.status == 400, refused.text
+    assert "Key manager" in refused.body["badRequest"]["message"]
+    assert volumes.action(plain, "os-retype", {"new_type": kind["name"]}).status == 400
+    disk = {
+        "boot_index": 0, "source_type": "blank", "destination_type": "volume", "volume_size": 1,
+        "volume_type": kind["name"],
+    }  # fmt: skip
+    flavor = {"name": unique("flavor"), "ram": 64, "vcpus": 1, "disk": 0}
+    flavor = cloud.api("admin").post("compute", "/flavors", {"flavor": flavor}).body["flavor"]["id"]
+    server = {"name": "s", "flavorRef": flavor, "networks": "none", "block_device_mapping_v2": [disk]}
+    answer = cloud.api("demo").post("compute", "/servers", {"server": server}, version="2.90")
+    assert answer.status == 400, answer.text
+    assert cloud.api("admin").delete("compute", f"/flavors/{flavor}").status == 202
+    admin.ok("DELETE", f"/types/{kind['id']}")
 
 
 def test_image_metadata(volumes):

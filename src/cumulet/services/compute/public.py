@@ -10,13 +10,13 @@ from typing import Any
 
 import msgspec
 
-from cumulet.agent.contract import Absent, Inventory, MetadataDoc, ResizeAttachedVolume, ServerReport
+from cumulet.agent.contract import Absent, Inventory, MetadataDoc, ServerReport
 from cumulet.db import Database, Tx
 from cumulet.kernel.clock import Clock
 from cumulet.kernel.context import RequestContext, system_context
 from cumulet.kernel.errors import Conflict, NotFound
 from cumulet.kernel.ids import new_uuid
-from cumulet.saga.model import HostCall, Saga
+from cumulet.saga.model import Saga
 from cumulet.services.compute import rules, state, store
 from cumulet.services.compute.intake import Created, Intake, May
 from cumulet.services.compute.parts import Parts
@@ -31,7 +31,7 @@ from cumulet.services.compute.workflows.delete import DeleteParams, DeleteWorkfl
 from cumulet.services.compute.workflows.guest import GuestWorkflows
 from cumulet.services.compute.workflows.interfaces import InterfaceWorkflows
 from cumulet.services.compute.workflows.power import PowerParams, PowerWorkflows
-from cumulet.services.compute.workflows.volumes import VolumeWorkflows
+from cumulet.services.compute.workflows.volumes import ExtendParams, VolumeWorkflows
 
 
 class ComputeService:
@@ -104,14 +104,24 @@ class ComputeService:
         for disk in store.disks_of_volume(tx, volume_id):
             tx.after_commit(partial(self.parts.sagas.wake, "block_device", disk.id))
 
-    def resize_attached(self, tx: Tx, server_id: str, volume_id: str, size_gb: int) -> HostCall | None:
-        """How the host of a running server learns of a volume's new size; None if no host has to."""
-        server = store.server(tx, server_id)
-        if server is None or server.host is None or server.deleted_at is not None:
-            return None
-        return server.host, ResizeAttachedVolume(
-            server_id=server.id, instance_name=server.instance_name, volume_id=volume_id, size_gb=size_gb
-        )
+    def volume_grown(self, tx: Tx, volume_id: str, size_gb: int, ctx: RequestContext) -> None:
+        """A volume in use has grown: each server that has it learns of it, as an action of its own (upstream's
+        ``volume-extended`` event). A disk that is just being attached or detached needs no telling."""
+        for disk in store.disks_of_volume(tx, volume_id):
+            server = store.server(tx, disk.server_id)
+            if server is None or server.host is None or server.deleting or disk.connection is None:
+                continue
+            if self.parts.sagas.owner(tx, "block_device", disk.id) is None:
+                params = ExtendParams(server_id=server.id, size_gb=size_gb)
+                self.start_on(tx, server, self.volume_workflows.extend, disk.id, params, ctx)
+
+    def uses_attachment(self, tx: Tx, volume_id: str, attachment_id: str) -> bool:
+        """Is it a disk of a living server?"""
+        for disk in store.disks_of_volume(tx, volume_id):
+            server = store.server(tx, disk.server_id) if disk.attachment_id == attachment_id else None
+            if server is not None and server.deleted_at is None:
+                return True
+        return False
 
     def image_in_use(self, tx: Tx, image_id: str) -> str | None:
         """Images of servers may be deleted, as upstream allows it."""

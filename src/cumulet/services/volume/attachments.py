@@ -11,6 +11,7 @@ from cumulet.kernel.errors import NotFound, WrongState
 from cumulet.kernel.ids import new_uuid
 from cumulet.services.volume import state, store
 from cumulet.services.volume.store import AttachmentRow, VolumeRow
+from cumulet.services.volume.tables import EXPORTED
 
 
 def reserve(
@@ -60,6 +61,26 @@ def reserve(
     store.ATTACHMENTS.insert(tx, row)
     state.settle(tx, volume.id)
     return row
+
+
+def exported(tx: Tx, volume: VolumeRow, host: str, connector: dict[str, Any]) -> AttachmentRow:
+    """A connection that belongs to no attachment (os-initialize_connection)."""
+    row = AttachmentRow(
+        id=new_uuid(),
+        volume_id=volume.id,
+        project_id=volume.project_id,
+        server_id=None,
+        status=EXPORTED,
+        generation=1,
+        host=host,
+        device=None,
+        mode="ro" if volume.admin_metadata.get("readonly") == "True" else None,
+        connector=connector,
+        connection=None,
+        attached_at=None,
+        created_at=tx.now,
+    )
+    return store.ATTACHMENTS.insert(tx, row)
 
 
 def export(tx: Tx, attachment_id: str, host: str) -> tuple[str, c.ExportVolume]:

@@ -56,6 +56,7 @@ def create_volume(service: "object", tx: Tx, ctx: RequestContext, asked: CreateV
     if asked.availability_zone not in (None, service.settings.availability_zone):
         raise BadInput(f"Invalid input received: Availability zone '{asked.availability_zone}' is invalid.")
     volume_type = _type(tx, ctx, asked, source)
+    types.refuse_encrypted(volume_type)
     quotas.check_size(tx, ctx.project_id, size)
     quotas.claim(tx, ctx.project_id, {"volumes": 1, "gigabytes": size}, volume_type.name)
     row = VolumeRow(

@@ -9,11 +9,10 @@ from cumulet.agent.contract import Absent, ExportVolume, Inventory, UnexportVolu
 from cumulet.db import Database, Tx
 from cumulet.kernel.clock import Clock
 from cumulet.kernel.context import RequestContext, system_context
-from cumulet.kernel.errors import BadInput, NotFound
-from cumulet.saga.model import HostCall
+from cumulet.kernel.errors import BadInput, Conflict, NotFound
 from cumulet.services.volume import attachments, state, store, types
 from cumulet.services.volume.creation import CreateVolumeRequest, create_volume
-from cumulet.services.volume.store import VolumeRow
+from cumulet.services.volume.store import AttachmentRow, VolumeRow
 from cumulet.services.volume.workflows.attachments import AttachmentWorkflows
 from cumulet.services.volume.workflows.backups import BackupWorkflows
 from cumulet.services.volume.workflows.snapshots import SnapshotWorkflows
@@ -43,14 +42,15 @@ class VolumeService:
         self.image = image
         self.settings = settings or VolumeSettings()
         self.snapshot_workflows = SnapshotWorkflows(self)
-        self.volume_workflows = VolumeWorkflows(self, self.snapshot_workflows.delete)
-        self.backup_workflows = BackupWorkflows(self)
         self.attachment_workflows = AttachmentWorkflows(self)
-        # Set by the composition root: how the server that has a volume learns of its new size; and who wants to know
-        # that a volume became ready, failed or is gone.
-        self.resize_attached: Callable[[Tx, str, str, int], HostCall | None] = lambda tx, server, volume, size: None
-        # Does a server use this attachment (then only compute ends it)? Set by the composition root.
-        self.server_uses: Callable[[Tx, str], bool] = lambda tx, attachment_id: False
+        self.volume_workflows = VolumeWorkflows(
+            self, self.snapshot_workflows.delete, self.attachment_workflows.disconnect
+        )
+        self.backup_workflows = BackupWorkflows(self)
+        # Set by the composition root: who is told that a volume in use has grown; whether a server uses an attachment
+        # (then only compute ends it); and who wants to know that a volume became ready, failed or is gone.
+        self.grown: Callable[[Tx, str, int, RequestContext], object] = lambda tx, volume_id, size_gb, ctx: None
+        self.server_uses: Callable[[Tx, str, str], bool] = lambda tx, volume_id, attachment_id: False
         self.listeners: list[Callable[[Tx, str], object]] = []
         sagas.register(
             *self.volume_workflows.sagas(),
@@ -130,7 +130,7 @@ class VolumeService:
         row = store.VOLUMES.find(tx, volume_id)
         if row is None or row.busy == "deleting" or store.snapshots_of(tx, volume_id):
             return
-        if store.attachments_of(tx, volume_id):
+        if store.attachments_of(tx, volume_id) or store.exports_of(tx, volume_id):
             return
         ctx = msgspec.structs.replace(system_context("volume"), project_id=row.project_id, user_id=row.user_id)
         self.begin_delete(tx, ctx, row, cascade=False)
@@ -153,6 +153,12 @@ class VolumeService:
     def changed(self, tx: Tx, volume_id: str) -> None:
         for listener in self.listeners:
             listener(tx, volume_id)
+
+    def refuse_used(self, tx: Tx, *rows: AttachmentRow) -> None:
+        """A server's disk is taken away through the compute API alone."""
+        for row in rows:
+            if self.server_uses(tx, row.volume_id, row.id):
+                raise Conflict(f"Detach volume from instance {row.server_id} using the Compute API")
 
     def host_named(self, tx: Tx, name: str) -> Any:
         for host in self.hosts.list(tx, "storage"):

@@ -232,9 +232,16 @@ TRANSFERS = Store(t.TRANSFERS, TransferRow, "Transfer")
 MESSAGES = Store(t.MESSAGES, MessageRow, "Message")
 
 _BY_VOLUME = (
-    select(t.ATTACHMENTS).where(t.ATTACHMENTS.c.volume_id == bindparam("id")).order_by(t.ATTACHMENTS.c.created_at)
+    select(t.ATTACHMENTS)
+    .where(t.ATTACHMENTS.c.volume_id == bindparam("id"), t.ATTACHMENTS.c.status != t.EXPORTED)
+    .order_by(t.ATTACHMENTS.c.created_at)
 )
-_BY_VOLUMES = select(t.ATTACHMENTS).where(t.ATTACHMENTS.c.volume_id.in_(bindparam("ids", expanding=True)))
+_EXPORTS = select(t.ATTACHMENTS).where(
+    t.ATTACHMENTS.c.volume_id == bindparam("id"), t.ATTACHMENTS.c.status == t.EXPORTED
+)
+_BY_VOLUMES = select(t.ATTACHMENTS).where(
+    t.ATTACHMENTS.c.volume_id.in_(bindparam("ids", expanding=True)), t.ATTACHMENTS.c.status != t.EXPORTED
+)
 _TYPE_NAMED = select(t.TYPES).where(t.TYPES.c.name == bindparam("name"))
 _ACCESS = select(t.TYPE_ACCESS.c.project_id).where(t.TYPE_ACCESS.c.volume_type_id == bindparam("id"))
 _VOLUME_SUM = (
@@ -264,6 +271,11 @@ _PLACED = (
 
 def attachments_of(tx: Tx, volume_id: str) -> list[AttachmentRow]:
     return [AttachmentRow(*row) for row in tx.rows(_BY_VOLUME, {"id": volume_id})]
+
+
+def exports_of(tx: Tx, volume_id: str) -> list[AttachmentRow]:
+    """Connections that belong to no attachment."""
+    return [AttachmentRow(*row) for row in tx.rows(_EXPORTS, {"id": volume_id})]
 
 
 def attachments_of_all(tx: Tx, volume_ids: Iterable[str]) -> dict[str, list[AttachmentRow]]:

@@ -62,6 +62,9 @@ SNAPSHOTS = Table(
     Index("ix_volume_snapshots_project", "project_id", "deleted_at", "created_at"),
 )
 
+# The status of a connection that belongs to no attachment; what looks for attachments does not see it.
+EXPORTED = "exported"
+
 ATTACHMENTS = Table(
     "volume_attachments",
     METADATA,
@@ -69,7 +72,7 @@ ATTACHMENTS = Table(
     Column("volume_id", Id, nullable=False, index=True),
     Column("project_id", Id, nullable=False),
     Column("server_id", Id, index=True),
-    Column("status", Id, nullable=False),  # reserved, attaching, attached, detaching
+    Column("status", Id, nullable=False),  # reserved, attaching, attached, detaching; exported
     Column("generation", Integer, nullable=False),
     Column("host", Id),  # that connects
     Column("device", Text),

@@ -47,5 +47,11 @@ def default_for(tx: Tx, project_id: str | None) -> TypeRow:
     return row
 
 
+def refuse_encrypted(row: TypeRow) -> None:
+    """There is no key manager here: what asks to be encrypted is not made in plain form instead."""
+    if row.encryption is not None:
+        raise BadInput(f"Key manager error: there is no key for volumes of the encrypted type {row.name}.")
+
+
 def multiattach(row: TypeRow) -> bool:
     return row.extra_specs.get("multiattach", "").lower() == "<is> true"

@@ -5,6 +5,7 @@ that several go on side by side; what a server's build or delete needs they star
 | server_volume.attach | export, add the disk to the running server | detach, unexport, free the volume |
 | server_volume.detach | remove the disk, unexport, free the volume | - (only forward) |
 | server_volume.disconnect (unwinding a build) | unexport | - |
+| server_volume.extend | let the guest see what the volume has grown to | - (a disk never shrinks) |
 | server_volume.release (delete) | unexport, free or delete the volume | - |
 """
 
@@ -13,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from cumulet.agent.contract import AttachVolume, DetachVolume
+from cumulet.agent.contract import AttachVolume, DetachVolume, ResizeAttachedVolume
 from cumulet.db import Tx
 from cumulet.kernel.errors import CloudError
 from cumulet.saga.model import Call, HostCall, Run, Saga, Transact, Wait, nothing_to_undo
@@ -28,6 +29,11 @@ FORWARD = nothing_to_undo("taking away only goes forward")
 class ConnectParams(msgspec.Struct, kw_only=True):
     server_id: str
     host: str | None = None
+
+
+class ExtendParams(msgspec.Struct, kw_only=True):
+    server_id: str
+    size_gb: int
 
 
 class VolumeWorkflows(Workflow):
@@ -62,13 +68,25 @@ class VolumeWorkflows(Workflow):
             failed=self._detach_failed,
             action="detach_volume",
         )
+        self.extend = self._saga(
+            "server_volume.extend",
+            Call(
+                "grow",
+                self._grow,
+                nothing_to_undo("a disk never shrinks"),
+                if_host_down="skip",
+                event="compute_extend_volume",
+            ),
+            params=ExtendParams,
+            action="extend_volume",
+        )
         self.release = self._saga("server_volume.release", unexport, Transact("free", self._free, FORWARD), preempts=2)
 
-    def _saga(self, kind: str, *steps: Any, **more: Any) -> Saga:
-        return Saga(kind=kind, object_kind="block_device", params=ConnectParams, steps=steps, **more)
+    def _saga(self, kind: str, *steps: Any, params: type[msgspec.Struct] = ConnectParams, **more: Any) -> Saga:
+        return Saga(kind=kind, object_kind="block_device", params=params, steps=steps, **more)
 
     def sagas(self) -> Sequence[Saga]:
-        return self.connect, self.disconnect, self.attach, self.detach, self.release
+        return self.connect, self.disconnect, self.attach, self.detach, self.extend, self.release
 
     def give_up_all(self, tx: Tx, server_id: str) -> None:
         """A build failed for good (its connections are undone): its volumes are free again."""
@@ -142,6 +160,17 @@ class VolumeWorkflows(Workflow):
             return None
         return server.host, DetachVolume(
             server_id=server.id, instance_name=server.instance_name, volume_id=disk.volume_id
+        )
+
+    def _grow(self, tx: Tx, run: Run) -> HostCall | None:
+        disk, server = self._disk(tx, run), self._owner(tx, run)
+        if disk is None or server is None or server.host is None:
+            return None
+        return server.host, ResizeAttachedVolume(
+            server_id=server.id,
+            instance_name=server.instance_name,
+            volume_id=disk.volume_id,
+            size_gb=run.params.size_gb,
         )
 
     def _free(self, tx: Tx, run: Run) -> None:

@@ -5,6 +5,7 @@ from cumulet.services.volume.api import (
     actions,
     attachments,
     backups,
+    connections,
     group_types,
     info,
     qos,
@@ -26,6 +27,7 @@ def build_api(service: VolumeService) -> ServiceApi:
         routes=[
             *volumes.ROUTES,
             *actions.ROUTES,
+            *connections.ROUTES,
             *snapshots.ROUTES,
             *attachments.ROUTES,
             *types.ROUTES,

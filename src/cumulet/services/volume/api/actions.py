@@ -1,4 +1,4 @@
-"""Actions on a volume: extend, upload, reserve and attach the old way, administrators' resets, and the small ones."""
+"""Actions on a volume: extend, upload, administrators' resets, and the small ones (attaching: `connections`)."""
 
 from typing import Annotated, Any, Literal
 
@@ -7,7 +7,7 @@ import msgspec
 from cumulet.db import Tx
 from cumulet.http import Call, Reply, Route, Since
 from cumulet.kernel.errors import BadInput, Conflict, NotFound, WrongState
-from cumulet.services.volume import attachments, quotas, state, store, types
+from cumulet.services.volume import quotas, state, store, types
 from cumulet.services.volume.api.common import Metadata, Name, Size, Text255, UuidText, load, moment, owned
 from cumulet.services.volume.api.volumes import begin_delete
 from cumulet.services.volume.store import VolumeRow
@@ -31,22 +31,6 @@ class UploadImage(msgspec.Struct, forbid_unknown_fields=True):
     container_format: Text255 | None = "bare"
     visibility: Annotated[Literal["community", "public", "private", "shared"], Since("3.1")] = "private"
     protected: Annotated[bool, Since("3.1")] = False
-
-
-class Attach(msgspec.Struct, forbid_unknown_fields=True):
-    mountpoint: Name
-    instance_uuid: UuidText | None = None
-    host_name: Text255 | None = None
-    mode: Literal["rw", "ro"] = "rw"
-
-
-class Detach(msgspec.Struct, forbid_unknown_fields=True):
-    attachment_id: UuidText | None = None
-
-
-class ForceDetach(msgspec.Struct, forbid_unknown_fields=True):
-    attachment_id: str | None = None
-    connector: Any = None
 
 
 class ResetStatus(msgspec.Struct, forbid_unknown_fields=True):
@@ -85,11 +69,7 @@ class Reimage(msgspec.Struct, forbid_unknown_fields=True):
     reimage_reserved: bool = False
 
 
-class Connector(msgspec.Struct, forbid_unknown_fields=True):
-    connector: Any = None
-
-
-def _act(call: Call, rule: str, work: Any, status: int = 202) -> Reply:
+def act(call: Call, rule: str, work: Any, status: int = 202) -> Reply:
     """Load the volume under the rule, do the work in one transaction."""
 
     def unit(tx: Tx) -> Any:
@@ -100,12 +80,17 @@ def _act(call: Call, rule: str, work: Any, status: int = 202) -> Reply:
     return Reply(call.service.db.write(unit), status=status)
 
 
-def _must_be(row: VolumeRow, *statuses: str, verb: str) -> None:
+def must_be(row: VolumeRow, *statuses: str, verb: str) -> None:
     if row.status not in statuses:
         raise WrongState(
             f"Invalid volume: Volume {row.id} status must be {' or '.join(statuses)} to {verb}, but the current status"
             f" is {row.status}."
         )
+
+
+def _not_exported(tx: Tx, row: VolumeRow) -> None:
+    if store.exports_of(tx, row.id):
+        raise WrongState(f"Invalid volume: Volume {row.id} is exported; terminate its connections first.")
 
 
 # -- size --------------------------------------------------------------------------------------------------------
@@ -121,7 +106,7 @@ def extend(call: Call) -> Reply:
             if not call.allowed("volume:extend_attached_volume", owned(row)):
                 raise WrongState("The volume is attached.")
         else:
-            _must_be(row, "available", verb="extend")
+            must_be(row, "available", verb="extend")
         if new_size <= row.size_gb:
             raise BadInput(
                 f"Invalid input received: New size for extend must be greater than current size. (current: "
@@ -134,12 +119,13 @@ def extend(call: Call) -> Reply:
         params = ExtendParams(size_gb=new_size, old_size_gb=row.size_gb)
         call.service.sagas.start(tx, call.service.volume_workflows.extend, row.id, params, call.ctx)
 
-    return _act(call, "volume:extend", work)
+    return act(call, "volume:extend", work)
 
 
 def revert(call: Call) -> Reply:
     def work(tx: Tx, row: VolumeRow) -> None:
-        _must_be(row, "available", verb="revert")
+        must_be(row, "available", verb="revert")
+        _not_exported(tx, row)
         newest = sorted(store.snapshots_of(tx, row.id), key=lambda one: one.created_at)
         if not newest or newest[-1].id != call.body.snapshot_id:
             raise BadInput(
@@ -152,13 +138,14 @@ def revert(call: Call) -> Reply:
         params = RevertParams(snapshot_id=newest[-1].id)
         call.service.sagas.start(tx, call.service.volume_workflows.revert, row.id, params, call.ctx)
 
-    return _act(call, "volume:revert_to_snapshot", work)
+    return act(call, "volume:revert_to_snapshot", work)
 
 
 def reimage(call: Call) -> Reply:
     def work(tx: Tx, row: VolumeRow) -> None:
         allowed = ("available", "error") + (("reserved",) if call.body.reimage_reserved else ())
-        _must_be(row, *allowed, verb="be re-imaged")
+        must_be(row, *allowed, verb="be re-imaged")
+        _not_exported(tx, row)
         image = call.service.image.get(tx, call.ctx, call.body.image_id)
         if image.status != "active" or max(image.size or 0, image.virtual_size or 0) > row.size_gb << 30:
             raise BadInput("Invalid image: it is not active or does not fit the volume.")
@@ -168,7 +155,7 @@ def reimage(call: Call) -> Reply:
         params = ReimageParams(image_id=image.id)
         call.service.sagas.start(tx, call.service.volume_workflows.reimage, row.id, params, call.ctx)
 
-    return _act(call, "volume:reimage", work)
+    return act(call, "volume:reimage", work)
 
 
 # -- images ------------------------------------------------------------------------------------------------------
@@ -180,7 +167,7 @@ def upload_image(call: Call) -> Reply:
     def work(tx: Tx, row: VolumeRow) -> dict[str, Any]:
         if body.visibility in ("public", "community"):
             call.authorize("volume_extension:volume_actions:upload_public", owned(row))
-        _must_be(row, *(("available", "in-use") if body.force else ("available",)), verb="upload")
+        must_be(row, *(("available", "in-use") if body.force else ("available",)), verb="upload")
         if body.container_format not in (None, "bare"):
             raise BadInput("Invalid input received: volumes are uploaded in the container format bare.")
         if body.disk_format == "ploop":
@@ -216,7 +203,7 @@ def upload_image(call: Call) -> Reply:
             answer.update(visibility=body.visibility, protected=body.protected)
         return {"os-volume_upload_image": answer}
 
-    return _act(call, "volume_extension:volume_actions:upload_image", work)
+    return act(call, "volume_extension:volume_actions:upload_image", work)
 
 
 def set_image_metadata(call: Call) -> Reply:
@@ -225,7 +212,7 @@ def set_image_metadata(call: Call) -> Reply:
         store.VOLUMES.change(tx, row.id, image_metadata=changed)
         return {"metadata": changed}
 
-    return _act(call, "volume_extension:volume_image_metadata:set", work, 200)
+    return act(call, "volume_extension:volume_image_metadata:set", work, 200)
 
 
 def unset_image_metadata(call: Call) -> Reply:
@@ -236,119 +223,20 @@ def unset_image_metadata(call: Call) -> Reply:
         del old[call.body.key]
         store.VOLUMES.change(tx, row.id, image_metadata=old or None)
 
-    return _act(call, "volume_extension:volume_image_metadata:remove", work, 200)
+    return act(call, "volume_extension:volume_image_metadata:remove", work, 200)
 
 
 def show_image_metadata(call: Call) -> Reply:
-    return _act(
+    return act(
         call, "volume_extension:volume_image_metadata:show", lambda tx, row: {"metadata": row.image_metadata or {}}, 200
     )
-
-
-# -- attaching the old way -----------------------------------------------------------------------------------------
-
-
-def reserve(call: Call) -> Reply:
-    def work(tx: Tx, row: VolumeRow) -> None:
-        _must_be(row, *(("available", "in-use") if row.multiattach else ("available",)), verb="reserve")
-        state.change(tx, row.id, legacy="attaching")
-
-    return _act(call, "volume_extension:volume_actions:reserve", work)
-
-
-def unreserve(call: Call) -> Reply:
-    return _act(
-        call,
-        "volume_extension:volume_actions:unreserve",
-        lambda tx, row: state.change(tx, row.id, legacy=None) if row.legacy == "attaching" else None,
-    )
-
-
-def attach(call: Call) -> Reply:
-    body: Attach = call.body
-    if body.instance_uuid is None and body.host_name is None:
-        raise BadInput("Invalid request to attach volume to an invalid target")
-    if body.instance_uuid is not None and body.host_name is not None:
-        raise BadInput("Invalid request to attach volume to an instance and a host simultaneously")
-
-    def work(tx: Tx, row: VolumeRow) -> None:
-        _must_be(row, "available", "attaching", *(("in-use",) if row.multiattach else ()), verb="attach")
-        if row.admin_metadata.get("readonly") == "True" and body.mode == "rw":
-            raise WrongState("Invalid volume: Invalid attaching mode 'rw' for a read-only volume.")
-        state.change(tx, row.id, legacy=None)
-        made = attachments.reserve(
-            tx, call.ctx, store.VOLUMES.get(tx, row.id), body.instance_uuid, body.mountpoint, body.mode
-        )
-        attachments.connected(tx, made.id, body.host_name, body.mountpoint)
-
-    return _act(call, "volume_extension:volume_actions:attach", work)
-
-
-def begin_detaching(call: Call) -> Reply:
-    def work(tx: Tx, row: VolumeRow) -> None:
-        _must_be(row, "in-use", verb="detach")
-        state.change(tx, row.id, legacy="detaching")
-
-    return _act(call, "volume_extension:volume_actions:begin_detaching", work)
-
-
-def roll_detaching(call: Call) -> Reply:
-    return _act(
-        call,
-        "volume_extension:volume_actions:roll_detaching",
-        lambda tx, row: state.change(tx, row.id, legacy=None) if row.legacy == "detaching" else None,
-    )
-
-
-def detach(call: Call) -> Reply:
-    attachment_id = call.body.attachment_id if call.body is not None else None
-
-    def work(tx: Tx, row: VolumeRow) -> None:
-        found = attachments.of_volume(tx, row.id, attachment_id)
-        if found is not None:
-            attachments.drop(tx, found.id)
-        else:
-            state.change(tx, row.id, legacy=None)
-
-    return _act(call, "volume_extension:volume_actions:detach", work)
-
-
-def force_detach(call: Call) -> Reply:
-    def work(tx: Tx, row: VolumeRow) -> None:
-        found = attachments.of_volume(tx, row.id, call.body.attachment_id)
-        if found is not None:
-            attachments.drop(tx, found.id)
-
-    return _act(call, "volume_extension:volume_admin_actions:force_detach", work)
-
-
-def initialize_connection(call: Call) -> Reply:
-    """External clients connect through the attachments API, which fences; the old call names no attachment."""
-    load_rule = "volume_extension:volume_actions:initialize_connection"
-    if not isinstance(call.body.connector, dict):
-        raise BadInput("Invalid input received: the connector must be an object.")
-
-    def work(tx: Tx, row: VolumeRow) -> dict[str, Any]:
-        found = [one for one in store.attachments_of(tx, row.id) if one.connection is not None]
-        if not found:
-            raise WrongState(
-                f"Invalid volume: volume {row.id} has no exported attachment; create one with a connector"
-                " (attachments API)."
-            )
-        return {"connection_info": attachments.connection_info(row, found[-1])}
-
-    return _act(call, load_rule, work, 200)
-
-
-def terminate_connection(call: Call) -> Reply:
-    return _act(call, "volume_extension:volume_actions:terminate_connection", lambda tx, row: None)
 
 
 # -- flags and administrators -----------------------------------------------------------------------------------------
 
 
 def set_bootable(call: Call) -> Reply:
-    return _act(
+    return act(
         call,
         "volume:update",
         lambda tx, row: store.VOLUMES.change(tx, row.id, bootable=call.body.bootable) and None,
@@ -358,11 +246,11 @@ def set_bootable(call: Call) -> Reply:
 
 def set_readonly(call: Call) -> Reply:
     def work(tx: Tx, row: VolumeRow) -> None:
-        _must_be(row, "available", verb="update readonly flag")
+        must_be(row, "available", verb="update readonly flag")
         changed = {**row.admin_metadata, "readonly": str(call.body.readonly)}
         store.VOLUMES.change(tx, row.id, admin_metadata=changed)
 
-    return _act(call, "volume:update_readonly_flag", work)
+    return act(call, "volume:update_readonly_flag", work)
 
 
 def reset_status(call: Call) -> Reply:
@@ -388,11 +276,11 @@ def reset_status(call: Call) -> Reply:
             store.VOLUMES.change(tx, row.id, override=body.status.lower())
         state.settle(tx, row.id, event=False)
 
-    return _act(call, "volume_extension:volume_admin_actions:reset_status", work)
+    return act(call, "volume_extension:volume_admin_actions:reset_status", work)
 
 
 def force_delete(call: Call) -> Reply:
-    return _act(
+    return act(
         call,
         "volume_extension:volume_admin_actions:force_delete",
         lambda tx, row: begin_delete(call, tx, row, force=True),
@@ -407,7 +295,8 @@ def retype(call: Call) -> Reply:
             raise BadInput(f"Invalid input received: Invalid volume_type passed: {call.body.new_type}.") from error
         if row.volume_type_id == new.id:
             raise BadInput("Invalid input received: New volume type same as original.")
-        _must_be(row, "available", "in-use", verb="retype")
+        types.refuse_encrypted(new)
+        must_be(row, "available", "in-use", verb="retype")
         names = store.type_names(tx)
         quotas.claim(tx, row.project_id, {}, None)
         if new.name in names.values():
@@ -415,47 +304,38 @@ def retype(call: Call) -> Reply:
             quotas.claim(tx, row.project_id, wanted)
         store.VOLUMES.change(tx, row.id, volume_type_id=new.id, multiattach=types.multiattach(new))
 
-    return _act(call, "volume:retype", work)
+    return act(call, "volume:retype", work)
 
 
 def migrate(call: Call) -> Reply:
     def work(tx: Tx, row: VolumeRow) -> None:
         raise Conflict("Volumes of the file backend stand where they are; their data does not move between hosts.")
 
-    return _act(call, "volume_extension:volume_admin_actions:migrate_volume", work)
+    return act(call, "volume_extension:volume_admin_actions:migrate_volume", work)
 
 
 _PATH = "/volumes/{id}/action"
 
 
-def _route(action: str, handler: Any, body: Any = None, **more: Any) -> Route:
+def action(name: str, handler: Any, body: Any = None, **more: Any) -> Route:
     return Route(
-        method="POST", path=_PATH, action=action, handler=handler, body=body, strict=False,
+        method="POST", path=_PATH, action=name, handler=handler, body=body, strict=False,
         success=more.pop("success", 202), **more,
     )  # fmt: skip
 
 
 ROUTES = [
-    _route("os-extend", extend, Extend),
-    _route("revert", revert, Revert, min_version="3.40"),
-    _route("os-reimage", reimage, Reimage, min_version="3.68"),
-    _route("os-volume_upload_image", upload_image, UploadImage),
-    _route("os-set_image_metadata", set_image_metadata, ImageMetadata, success=200),
-    _route("os-unset_image_metadata", unset_image_metadata, UnsetImageMetadata, success=200),
-    _route("os-show_image_metadata", show_image_metadata, success=200),
-    _route("os-reserve", reserve),
-    _route("os-unreserve", unreserve),
-    _route("os-attach", attach, Attach),
-    _route("os-begin_detaching", begin_detaching),
-    _route("os-roll_detaching", roll_detaching),
-    _route("os-detach", detach, Detach | None),
-    _route("os-force_detach", force_detach, ForceDetach),
-    _route("os-initialize_connection", initialize_connection, Connector, success=200),
-    _route("os-terminate_connection", terminate_connection, Connector),
-    _route("os-set_bootable", set_bootable, Bootable, success=200),
-    _route("os-update_readonly_flag", set_readonly, ReadOnly),
-    _route("os-reset_status", reset_status, ResetStatus),
-    _route("os-force_delete", force_delete),
-    _route("os-retype", retype, Retype),
-    _route("os-migrate_volume", migrate),
+    action("os-extend", extend, Extend),
+    action("revert", revert, Revert, min_version="3.40"),
+    action("os-reimage", reimage, Reimage, min_version="3.68"),
+    action("os-volume_upload_image", upload_image, UploadImage),
+    action("os-set_image_metadata", set_image_metadata, ImageMetadata, success=200),
+    action("os-unset_image_metadata", unset_image_metadata, UnsetImageMetadata, success=200),
+    action("os-show_image_metadata", show_image_metadata, success=200),
+    action("os-set_bootable", set_bootable, Bootable, success=200),
+    action("os-update_readonly_flag", set_readonly, ReadOnly),
+    action("os-reset_status", reset_status, ResetStatus),
+    action("os-force_delete", force_delete),
+    action("os-retype", retype, Retype),
+    action("os-migrate_volume", migrate),
 ]

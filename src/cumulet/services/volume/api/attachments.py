@@ -1,6 +1,7 @@
 """The attachments API (3.27): reserve, connect, complete, delete."""
 
 import time
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -11,7 +12,7 @@ from cumulet.kernel.errors import BadInput, Conflict, Unavailable
 from cumulet.services.volume import attachments, state, store
 from cumulet.services.volume.api.common import UuidText, equals, listed, listing, load, moment
 from cumulet.services.volume.store import AttachmentRow
-from cumulet.services.volume.tables import ATTACHMENTS
+from cumulet.services.volume.tables import ATTACHMENTS, EXPORTED
 from cumulet.services.volume.workflows.attachments import ConnectParams, DisconnectParams
 
 _CONNECT_SECONDS = 20
@@ -58,10 +59,15 @@ def create(call: Call) -> dict[str, Any]:
     return _answer(call, attachment_id, bool(body.connector))
 
 
-def _connect(call: Call, tx: Tx, row: AttachmentRow, connector: dict[str, Any]) -> None:
+def host_of(connector: dict[str, Any]) -> str:
     host = connector.get("host")
     if not isinstance(host, str) or not host or len(host) > 255:
         raise BadInput("Invalid input received: the connector names no host.")
+    return host
+
+
+def _connect(call: Call, tx: Tx, row: AttachmentRow, connector: dict[str, Any]) -> None:
+    host = host_of(connector)
     device = connector.get("mountpoint")
     mode = connector.get("mode")
     store.ATTACHMENTS.change(
@@ -77,6 +83,12 @@ def _connect(call: Call, tx: Tx, row: AttachmentRow, connector: dict[str, Any]) 
 
 
 def _answer(call: Call, attachment_id: str, connecting: bool) -> dict[str, Any]:
+    return settled(call, attachment_id, lambda tx, row: {"attachment": view(call, tx, row)}, connecting=connecting)
+
+
+def settled(
+    call: Call, attachment_id: str, shown: Callable[[Tx, AttachmentRow], dict[str, Any]], *, connecting: bool
+) -> dict[str, Any]:
     """This call is synchronous upstream: the answer holds the connection, so it waits for the export, not for long."""
     service = call.service
     end = time.monotonic() + _CONNECT_SECONDS
@@ -87,12 +99,12 @@ def _answer(call: Call, attachment_id: str, connecting: bool) -> dict[str, Any]:
         running = service.sagas.owner(tx, "volume_attachment", attachment_id) is not None
         if connecting and not running and row.connection is None:
             raise Unavailable("The volume could not be exported to the host of the connector.")
-        return running, view(call, tx, row)
+        return running, shown(tx, row)
 
     while True:
         running, found = service.db.read(look)
         if not running:
-            return {"attachment": found}
+            return found
         if time.monotonic() > end:
             raise Unavailable("The volume is not exported yet; ask for the attachment again.")
         time.sleep(pause)
@@ -125,10 +137,7 @@ def delete(call: Call) -> dict[str, Any]:
 
     def work(tx: Tx) -> list[dict[str, Any]]:
         row = load(tx, call, store.ATTACHMENTS, call.params["id"], "volume:attachment_delete")
-        if service.server_uses(tx, row.id):
-            raise Conflict(
-                f"Detach volume from instance {row.server_id} using the Compute API", type_name="ConflictNovaUsing"
-            )
+        service.refuse_used(tx, row)
         if row.connector is None:
             attachments.drop(tx, row.id)
         else:
@@ -153,7 +162,9 @@ _SORTS = {"id": "id", "created_at": "created_at", "status": "status", "volume_id
 
 def _index(call: Call, full: bool) -> dict[str, Any]:
     def work(tx: Tx) -> dict[str, Any]:
-        rows, _, more = listing(call, tx, store.ATTACHMENTS, _FILTERS, sort_keys=_SORTS, like=())
+        rows, _, more = listing(
+            call, tx, store.ATTACHMENTS, _FILTERS, sort_keys=_SORTS, like=(), extra=[ATTACHMENTS.c.status != EXPORTED]
+        )
         views = [view(call, tx, row, full=full) for row in rows]
         path = "attachments/detail" if full else "attachments"
         return listed(call, "attachments", path, views, rows, None, more)

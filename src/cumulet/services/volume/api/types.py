@@ -269,7 +269,7 @@ def delete_spec(call: Call) -> Reply:
     return Reply(status=202)
 
 
-# -- encryption of a type (kept and shown; volumes of an encrypted type are refused at creation) -----------------------
+# -- encryption of a type (kept and shown; volumes of an encrypted type are refused) -----------------------
 
 
 def show_encryption(call: Call) -> dict[str, Any]:

@@ -310,7 +310,7 @@ def begin_delete(call: Call, tx: Tx, row: VolumeRow, *, cascade: bool = False, f
     if frozen(tx, call.service.hosts, row.host):
         raise BadInput("Invalid input received: The volume's host is frozen.")
     snapshots = store.snapshots_of(tx, row.id)
-    attached = bool(store.attachments_of(tx, row.id))
+    attached = bool(store.attachments_of(tx, row.id) or store.exports_of(tx, row.id))
     good = force or row.status in DELETABLE
     if cascade:
         good = good and (force or all(one.status in ("available", "error", "deleting") for one in snapshots))
@@ -326,8 +326,6 @@ def begin_delete(call: Call, tx: Tx, row: VolumeRow, *, cascade: bool = False, f
             " attached, belong to a group, have snapshots, awaiting a transfer, or be disassociated from snapshots"
             " after volume transfer."
         )
-    for one in store.attachments_of(tx, row.id):
-        store.ATTACHMENTS.remove(tx, one.id)
     for snapshot in snapshots:
         store.SNAPSHOTS.change(tx, snapshot.id, status="deleting")
     call.service.begin_delete(tx, call.ctx, row, cascade=cascade)

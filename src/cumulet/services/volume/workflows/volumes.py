@@ -1,8 +1,8 @@
 """Sagas of a volume.
 
 | volume.create | place (choose the storage host) → create → restore (from a backup) | delete |
-| volume.delete (preempts) | snapshots (children) → delete | - (only forward) |
-| volume.extend | storage → guest (the server that has it) | - (a disk never shrinks) |
+| volume.delete (preempts) | connections, snapshots (children) → delete | - (only forward) |
+| volume.extend | storage; then whoever has it is told | - (a disk never shrinks) |
 | volume.upload | target → upload → activate | discard the image |
 | volume.revert | revert | - |
 | volume.reimage | delete → create | - |
@@ -14,11 +14,12 @@ import msgspec
 
 from cumulet.agent import contract as c
 from cumulet.db import Tx
-from cumulet.kernel.context import system_context
+from cumulet.kernel.context import RequestContext, system_context
 from cumulet.kernel.errors import NoValidHost
 from cumulet.saga.model import Call, Children, HostCall, Run, Saga, Start, Transact, nothing_to_undo
 from cumulet.services.volume import placing, state, store
 from cumulet.services.volume.messages import record
+from cumulet.services.volume.workflows.attachments import DisconnectParams
 from cumulet.services.volume.workflows.backups import describe_again
 
 FORWARD = nothing_to_undo("taking away only goes forward")
@@ -50,9 +51,10 @@ class ReimageParams(msgspec.Struct, kw_only=True):
 
 
 class VolumeWorkflows:
-    def __init__(self, service: Any, delete_snapshot: Saga) -> None:
+    def __init__(self, service: Any, delete_snapshot: Saga, disconnect: Saga) -> None:
         self.service = service
         self.delete_snapshot = delete_snapshot
+        self.disconnect = disconnect
         self.create = self._saga(
             "volume.create",
             CreateParams,
@@ -65,6 +67,7 @@ class VolumeWorkflows:
         self.delete = self._saga(
             "volume.delete",
             DeleteParams,
+            Children("connections", self._disconnect, undo=FORWARD),
             Children("snapshots", self._delete_snapshots, undo=FORWARD),
             Call("delete", self._remove, FORWARD),
             finished=self._deleted,
@@ -74,9 +77,8 @@ class VolumeWorkflows:
         self.extend = self._saga(
             "volume.extend",
             ExtendParams,
-            Call("storage", self._extend, nothing_to_undo("a disk never shrinks"), done=self._extended),
-            Call("guest", self._extend_guest, nothing_to_undo("a disk never shrinks"), if_host_down="skip"),
-            finished=self._finished,
+            Call("storage", self._extend, nothing_to_undo("a disk never shrinks")),
+            finished=self._extend_finished,
             failed=self._extend_failed,
         )
         self.upload = self._saga(
@@ -172,6 +174,11 @@ class VolumeWorkflows:
 
     # -- delete ------------------------------------------------------------------------------------------------
 
+    def _disconnect(self, tx: Tx, run: Run) -> list[Start]:
+        """What a forced delete takes it from."""
+        rows = (*store.attachments_of(tx, run.object_id), *store.exports_of(tx, run.object_id))
+        return [Start(self.disconnect, one.id, DisconnectParams()) for one in rows]
+
     def _delete_snapshots(self, tx: Tx, run: Run) -> list[Start]:
         if not run.params.cascade:
             return []
@@ -201,16 +208,10 @@ class VolumeWorkflows:
             raise NoValidHost("The volume stands on no host.")
         return volume.host, c.ExtendVolume(volume_id=volume.id, new_size_gb=run.params.size_gb)
 
-    def _extended(self, tx: Tx, run: Run, result: dict[str, Any] | None) -> None:
-        return None
-
-    def _extend_guest(self, tx: Tx, run: Run) -> HostCall | None:
-        for attachment in store.attachments_of(tx, run.object_id):
-            if attachment.status == "attached" and attachment.server_id is not None:
-                asked = self.service.resize_attached(tx, attachment.server_id, run.object_id, run.params.size_gb)
-                if asked is not None:
-                    return asked
-        return None
+    def _extend_finished(self, tx: Tx, run: Run) -> None:
+        self._finished(tx, run)
+        actor = RequestContext(request_id=run.request_id, user_id=run.user_id, project_id=run.project_id)
+        self.service.grown(tx, run.object_id, run.params.size_gb, actor)
 
     def _extend_failed(self, tx: Tx, run: Run) -> None:
         # The room was claimed at the start; the disk may have grown or not, never beyond the claim.
