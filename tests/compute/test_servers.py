@@ -81,7 +81,7 @@ def test_several_at_once(nova: Nova) -> None:
         ({"networks": "sometimes"}, 400, "networks"),
         ({"networks": [{"uuid": NOBODY}]}, 400, NOBODY),
         ({"networks": [{"uuid": "x"}]}, 400, "network"),
-        ({"tags": ["a,b"]}, 400, "tags"),
+        ({"tags": ["a,b"]}, 400, "a,b"),
         ({"tags": ["x"] * 51}, 400, "tags"),
         ({"block_device_mapping_v2": [{"source_type": "elsewhere"}]}, 400, "source_type"),
         ({"OS-DCF:diskConfig": "MAYBE"}, 400, "diskConfig"),

@@ -21,7 +21,7 @@ _BUSY = select(func.count()).select_from(SAGAS).where(SAGAS.c.status.in_(("queue
 
 
 def counts(db: Any) -> dict[str, int]:
-    return {name: number for name, number in db.read(lambda tx: tx.rows(_COUNTS))}
+    return dict(db.read(lambda tx: tx.rows(_COUNTS)))
 
 
 def at_rest(db: Any, seconds: float = 5.0) -> dict[str, int]:

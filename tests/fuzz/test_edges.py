@@ -23,7 +23,8 @@ PLACES: dict[str, tuple[str, str, Any, str]] = {
     "image": ("/image/v2/images", "/image/v2/images", {"name": "x"}, "/image/v2/images/{}"),
     "placement": ("/placement/resource_providers", "/placement/resource_providers", {"name": "x"},
                   "/placement/resource_providers/{}"),
-    "network": ("/network/v2.0/networks", "/network/v2.0/networks", {"network": {"name": "x"}}, "/network/v2.0/ports/{}"),
+    "network": ("/network/v2.0/networks", "/network/v2.0/networks", {"network": {"name": "x"}},
+                "/network/v2.0/ports/{}"),
     "volume": ("/volume/v3/volumes", "/volume/v3/volumes", {"volume": {"size": 1}}, "/volume/v3/volumes/{}"),
     "compute": ("/compute/v2.1/servers", "/compute/v2.1/os-keypairs", {"keypair": {"name": "x"}},
                 "/compute/v2.1/servers/{}"),
@@ -240,9 +241,10 @@ def test_a_huge_header(wire: Wire, service: str) -> None:
 
 # -- paths, methods, queries ---------------------------------------------------------------------------------------
 
-ODD_IDS = ("not-a-uuid", "0", "-1", "%00", "a%00b", "%2e%2e", "..", ".", "%2F", "a%2Fb", "%", "%zz", "%ff%fe", "%F0%9F%98%80",
-           "x" * 255, "x" * 4000, "a b".replace(" ", "%20"), "%0d%0aX-Evil:1", "*", "'", "%22", "null", "None", "{id}",
-           "00000000-0000-0000-0000-000000000000", "<script>".replace("<", "%3C"), "a;b", "a,b", "detail%00")  # fmt: skip
+ODD_IDS = ("not-a-uuid", "0", "-1", "%00", "a%00b", "%2e%2e", "..", ".", "%2F", "a%2Fb", "%", "%zz", "%ff%fe",
+           "%F0%9F%98%80", "x" * 255, "x" * 4000, "a b".replace(" ", "%20"), "%0d%0aX-Evil:1", "*", "'", "%22",
+           "null", "None", "{id}", "00000000-0000-0000-0000-000000000000", "<script>".replace("<", "%3C"), "a;b",
+           "a,b", "detail%00")  # fmt: skip
 
 
 @each_service
@@ -283,10 +285,11 @@ def test_a_method_that_is_no_method(wire: Wire, service: str) -> None:
         assert answer.split(b" ")[1][:1] == b"4", answer
 
 
-QUERIES = ("limit=-1", "limit=0", "limit=abc", "limit=999999999999999999999999", "limit=1.5", "limit=", "limit=%00", "marker=nothing",
-           "marker=", "marker=%00", f"marker={uuid.UUID(int=5)}", "marker=..%2F..", "sort_key=nothing", "sort_key=", "sort_dir=sideways",
-           "sort=name:sideways", "sort=:", "sort=,", "sort_key=name;drop&sort_dir=asc", "sort_key=id&sort_key=id&sort_dir=asc",
-           "fields=nothing", "fields=", "offset=-1", "offset=99999999999999999999", "offset=x", "&&&", "=", "a=%", "%=a", "%ff=%ff",
+QUERIES = ("limit=-1", "limit=0", "limit=abc", "limit=999999999999999999999999", "limit=1.5", "limit=", "limit=%00",
+           "marker=nothing", "marker=", "marker=%00", f"marker={uuid.UUID(int=5)}", "marker=..%2F..",
+           "sort_key=nothing", "sort_key=", "sort_dir=sideways", "sort=name:sideways", "sort=:", "sort=,",
+           "sort_key=name;drop&sort_dir=asc", "sort_key=id&sort_key=id&sort_dir=asc", "fields=nothing", "fields=",
+           "offset=-1", "offset=99999999999999999999", "offset=x", "&&&", "=", "a=%", "%=a", "%ff=%ff",
            "all_tenants=maybe", "changes-since=yesterday", "name=%5B", "name=(", "tags=,", "&".join(["a=b"] * 1500),
            "&".join(f"a{number}=b" for number in range(900)), "limit=1&limit=x")  # fmt: skip
 
@@ -308,9 +311,7 @@ def test_a_limit_that_is_no_number_is_400(wire: Wire, service: str, query: str) 
     assert wire(service, "GET", f"{listing}?{query}", user="demo").status == 400
 
 
-@pytest.mark.parametrize(
-    ("service", "status"), [("image", 404), ("network", 404), ("volume", 404), ("compute", 400)]
-)
+@pytest.mark.parametrize(("service", "status"), [("image", 404), ("network", 404), ("volume", 404), ("compute", 400)])
 def test_a_marker_that_is_not_there(wire: Wire, service: str, status: int) -> None:
     listing, *_ = PLACES[service]
     answer = wire(service, "GET", f"{listing}?marker={uuid.UUID(int=7)}&limit=1", user="demo")
@@ -357,7 +358,8 @@ FOREIGN = (
     ("network", "/network/v2.0/routers", {"router": {"name": "mine"}}, "router"),
     ("volume", "/volume/v3/volumes", {"volume": {"size": 1}}, "volume"),
     ("image", "/image/v2/images", {"name": "mine", "disk_format": "raw", "container_format": "bare"}, ""),
-    ("compute", "/compute/v2.1/os-server-groups", {"server_group": {"name": "g", "policies": ["affinity"]}}, "server_group"),
+    ("compute", "/compute/v2.1/os-server-groups", {"server_group": {"name": "g", "policies": ["affinity"]}},
+     "server_group"),
 )  # fmt: skip
 
 
@@ -405,7 +407,9 @@ def test_a_missing_role_is_403(wire: Wire, service: str, method: str, path: str,
     assert wire(service, method, path, body, user="demo").status == 403
 
 
-@pytest.mark.parametrize("cidr", ["10.0.0.0/33", "10.0.0", "x", "", "10.0.0.0/-1", "::/129", "10.0.0.0/0x8", None, 7, []])
+@pytest.mark.parametrize(
+    "cidr", ["10.0.0.0/33", "10.0.0", "x", "", "10.0.0.0/-1", "::/129", "10.0.0.0/0x8", None, 7, []]
+)
 def test_a_bad_cidr_is_400(wire: Wire, cidr: Any) -> None:
     made = wire("network", "POST", "/network/v2.0/networks", {"network": {"name": unique("n")}}, user="demo").json()
     id = made["network"]["id"]

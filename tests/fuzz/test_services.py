@@ -39,6 +39,7 @@ class Fuzzer:
         self.seed = seed
         self.bodies = Bodies(self.document, world.pools, self.dice)
         self.statuses: Counter[int] = Counter()
+        self.came_through: set[str] = set()
         self.problems: list[str] = []
         self.rows = rows.at_rest(world.cloud.db)
 
@@ -57,6 +58,7 @@ class Fuzzer:
                     if turn % 3:
                         body = self.bodies.broken(body)
                     self._try(operation, self._encode(body), None, None, turn)
+        print("refused whatever was sent:", *sorted({one.label for one in found} - self.came_through), sep="\n    ")
         return len(found)
 
     def _refill(self) -> None:
@@ -81,6 +83,8 @@ class Fuzzer:
                                                      "application/json")  # fmt: skip
         sent = self.client.send(method, self._target(operation.path, case), headers, body or b"")
         self.statuses[sent.status] += 1
+        if sent.status < 400:
+            self.came_through.add(operation.label)
         self._judge(sent, user)
 
     def _judge(self, sent: Sent, user: str) -> None:
@@ -173,6 +177,6 @@ def test_no_request_makes_a_service_fail(
     statuses = dict(sorted(fuzzer.statuses.items()))
     print(f"{service}: seed {fuzz_seed}, {number} operations, {sum(statuses.values())} requests, {statuses}")
     assert number == sum(len(methods) for methods in fuzzer.document["paths"].values())
-    assert statuses.get(200, 0) > number / 4, "hardly anything came through: the objects are missing"
+    assert len(fuzzer.came_through) > number / 3, "hardly anything came through: the objects are missing"
     problems = fuzzer.problems
     assert not problems, f"{len(problems)} of {sum(statuses.values())}:\n" + "\n".join(problems[:40])

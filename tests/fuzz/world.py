@@ -52,16 +52,21 @@ QUERY_NAMES: dict[str, tuple[str, ...]] = {
     "volume": ("limit", "marker", "offset", "sort", "sort_key", "sort_dir", "all_tenants", "status", "name", "metadata",
                "bootable", "created_at", "with_count", "project_id", "usage", "force", "cascade", "is_public",
                "glance_metadata", "volume_id", "reserved", "host"),
-    "compute": ("limit", "marker", "sort_key", "sort_dir", "status", "name", "changes-since", "changes-before", "all_tenants",
-                "ip", "ip6", "flavor", "image", "host", "tags", "tags-any", "not-tags", "locked", "minDisk", "minRam",
-                "is_public", "start", "end", "detailed", "user_id", "reservation_id", "power_state", "created_at", "vm_state"),
+    "compute": ("limit", "marker", "sort_key", "sort_dir", "status", "name", "changes-since", "changes-before",
+                "all_tenants", "ip", "ip6", "flavor", "image", "host", "tags", "tags-any", "not-tags", "locked",
+                "minDisk", "minRam", "is_public", "start", "end", "detailed", "user_id", "reservation_id",
+                "power_state", "created_at", "vm_state"),
     "operator": ("limit", "marker"),
 }  # fmt: skip
 QUERY_VALUES = (
-    "", "0", "-1", "1", "2", "1000000000000000000000000", "abc", "None", "null", "true", "asc", "desc", "name", "name:asc",
-    "name:sideways", "id,name", "in:a,b", "in:", "in:\"a", "gt:2020-01-01", "gt:", "neq:x", "2020-01-01", "2020-13-01T00:00:00Z",
-    "VCPU:1", "VCPU:0", "VCPU:x", "VCPU", "CUSTOM_X:1", "!STORAGE", "in:!a", "ip_address=10.0.0.1", "ip_address_substr=1",
-    "subnet_id=x", "x=y", "{'a': 'b'}", "{", "[", "(", "*", "%", "_", "%zz", "[0-9", "a" * 300, "\u00e9", "10.0.0.0/8", ".*",
+    "", "0", "-1", "1", "2", "1000000000000000000000000", "abc", "None", "null", "true", "asc", "desc", "name",
+    "name:asc",
+    "name:sideways", "id,name", "in:a,b", "in:", "in:\"a", "gt:2020-01-01", "gt:", "neq:x", "2020-01-01",
+    "2020-13-01T00:00:00Z",
+    "VCPU:1", "VCPU:0", "VCPU:x", "VCPU", "CUSTOM_X:1", "!STORAGE", "in:!a", "ip_address=10.0.0.1",
+    "ip_address_substr=1",
+    "subnet_id=x", "x=y", "{'a': 'b'}", "{", "[", "(", "*", "%", "_", "%zz", "[0-9", "a" * 300, "\u00e9",
+    "10.0.0.0/8", ".*",
     "'", "\"", ";", "\\", "ACTIVE", "active", "available", "2030-01-01T00:00:00+02:00",
 )  # fmt: skip
 
@@ -251,7 +256,10 @@ class World:
     def _placement(self) -> None:
         made = self.make(self.admin, "placement", "/resource_providers", "", {"name": unique("fuzz")})
         uuid = made["uuid"]
-        inventories = {"resource_provider_generation": 0, "inventories": {"VCPU": {"total": 8}, "MEMORY_MB": {"total": 9}}}
+        inventories = {
+            "resource_provider_generation": 0,
+            "inventories": {"VCPU": {"total": 8}, "MEMORY_MB": {"total": 9}},
+        }
         put = self.admin.put("placement", f"/resource_providers/{uuid}/inventories", inventories, version="1.39")
         assert put.status == 200, put.text
         self.pools.add("resource_providers", uuid)
