@@ -1,10 +1,12 @@
 """The processes: start what a role needs, say when it works, stop it gracefully on SIGTERM or SIGINT.
 
 Roles: ``api`` (HTTP), ``conductor`` (sagas, reconcilers, hosts' messages), ``agent`` (one host), ``all``.
-A role that works has written ``<run_dir>/<role>.ready``; it goes with the process, but for a kill: whether the process
-lives is told by the lock on ``<role>.pid``.
+The API answers before the agent looks at its host, which may take long; why an agent does not start stands in
+``<run_dir>/agent.problem``. A role that works, its agent included, has written ``<run_dir>/<role>.ready``; it goes with
+the process, but for a kill: whether the process lives is told by the lock on ``<role>.pid``.
 """
 
+import gc
 import logging
 import secrets
 import signal
@@ -16,9 +18,16 @@ from pathlib import Path
 from sqlalchemy import text
 
 from cumulet import logs
-from cumulet.agent.runtime import Agent
+from cumulet.agent.runtime import Agent, AgentKeeper
 from cumulet.bus import Bus, open_bus
-from cumulet.compose import ControlPlane, build_agent, build_control_plane, build_drivers, prepare_host
+from cumulet.compose import (
+    ControlPlane,
+    build_agent,
+    build_control_plane,
+    build_drivers,
+    check_host_roles,
+    prepare_host,
+)
 from cumulet.db import Database, Tx, migrate
 from cumulet.server import HttpServer
 from cumulet.settings import Settings
@@ -38,21 +47,19 @@ class Process:
     def __init__(self, role: str, settings: Settings, *, control: ControlPlane | None = None) -> None:
         if role not in ROLES:
             raise ValueError(f"no role {role!r}; there are {', '.join(ROLES)}")
+        check_host_roles(settings)
         self.role = role
         self.settings = settings
         self.bus: Bus = control.bus if control is not None else open_bus(settings.bus.url)
         self.control = control
         if control is None and role != "agent":
             self.control = build_control_plane(settings, bus=self.bus)
-        self.agent: Agent | None = None
-        if role in ("all", "agent"):
-            self._drivers = build_drivers(settings)
-            self.agent = build_agent(settings, bus=self.bus, drivers=self._drivers)
         self.server: HttpServer | None = None
         self._stops: dict[str, Callable[[], None]] = {}  # of what was started
 
-    def start(self) -> None:
-        """Raises what made it impossible; `stop` then ends what was started."""
+    def start(self, works: Callable[[], None] = lambda: None) -> None:
+        """Returns when the API answers; ``works`` is called when all of the role works. Raises what made it
+        impossible; `stop` then ends what was started."""
         settings, control = self.settings, self.control
         if control is not None:
             self._stops["control plane"] = control.close
@@ -71,11 +78,12 @@ class Process:
         if self.server is not None:
             self.server.start()
             _log.info("the API answers on %s", settings.public_url)
-        if self.agent is not None:
-            for warning in prepare_host(settings, self._drivers):
-                _log.warning("%s (cure: %s)", warning["message"], warning["cure"])
-            self._stops["agent"] = self.agent.stop
-            self.agent.start()
+        if self.role in ("all", "agent"):
+            keeper = AgentKeeper(self._build_agent, settings.run_dir / "agent.problem", works)
+            self._stops["agent"] = keeper.stop
+            keeper.start()
+        else:
+            works()
 
     def stop(self) -> None:
         """First no more requests, then no more operations, then no more sagas."""
@@ -86,8 +94,11 @@ class Process:
                     stop()
                 except Exception:  # noqa: BLE001 - the others are stopped all the same
                     _log.exception("the %s did not stop in order", name)
-        if self.agent is not None:
-            self.agent.close()
+
+    def _build_agent(self) -> Agent:
+        drivers = build_drivers(self.settings)
+        prepare_host(self.settings, drivers)
+        return build_agent(self.settings, bus=self.bus, drivers=drivers)
 
 
 def prepare_database(control: ControlPlane) -> None:
@@ -149,11 +160,16 @@ def serve(role: str, settings: Settings) -> None:
     ready = settings.run_dir / f"{role}.ready"
     ready.unlink(missing_ok=True)
     process = Process(role, settings)
-    try:
-        process.start()
+
+    def works() -> None:
         ready.parent.mkdir(parents=True, exist_ok=True)
         ready.write_text(settings.public_url + "\n")
         _log.info("role %s works", role)
+
+    try:
+        process.start(works)
+        gc.freeze()  # what a start made stays: no later collection looks through it
+        gc.enable()
         while not stop.wait(1.0):
             if process.server is not None and not process.server.alive():
                 raise RuntimeError("the HTTP server ended unexpectedly")

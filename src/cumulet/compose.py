@@ -152,7 +152,8 @@ def build_control_plane(
     conductor.on_server_report(compute.on_server_report)
     conductor.on_inventory(compute.on_inventory)
     conductor.on_inventory(volume.on_inventory)
-    volume.resize_attached = compute.resize_attached
+    volume.grown = compute.volume_grown
+    volume.server_uses = compute.uses_attachment
     volume.listeners.append(compute.volume_changed)
     reconcilers = Reconcilers(db, bus, name=name)
     conductor.on_message(SignalReconciler, reconcilers.on_signal)
@@ -242,12 +243,16 @@ def build_agent(
     )
 
 
-def build_drivers(settings: Settings) -> list[Driver]:
-    """The drivers of this host, in the order in which they start: what servers stand on comes first."""
-    roles = settings.host.roles
-    unknown = set(roles) - {"compute", "network", "storage"}
+def check_host_roles(settings: Settings) -> None:
+    unknown = set(settings.host.roles) - {"compute", "network", "storage"}
     if unknown:
         raise SettingsError(f"host.roles: there is no role {', '.join(sorted(unknown))}")
+
+
+def build_drivers(settings: Settings) -> list[Driver]:
+    """The drivers of this host, in the order in which they start: what servers stand on comes first."""
+    check_host_roles(settings)
+    roles = settings.host.roles
     if settings.compute.driver == "fake":
         from cumulet.agent.fake import FakeHost
 
@@ -305,20 +310,20 @@ def _network_driver(settings: Settings) -> "NetworkDriver":
         mechanism=settings.network.mechanism,
         bridge_mappings=settings.network.bridge_mappings,
         dns_servers=settings.network.dns_servers,
+        tunnel_nic=settings.network.tunnel_nic,
     )
     return NetworkDriver(config, role="network" if "network" in settings.host.roles else "")
 
 
-def prepare_host(settings: Settings, drivers: list[Driver]) -> list[dict[str, str]]:
-    """The embedded cloud's external network: the bridge of its range on this host. Warnings (code, message, cure)."""
+def prepare_host(settings: Settings, drivers: list[Driver]) -> None:
+    """The embedded cloud's external network: the bridge of its range on this host. What is wrong with it, the network
+    driver tells with every heartbeat."""
     cidr = settings.network.external_cidr
     if cidr is None or "network" not in settings.host.roles or settings.network.driver == "fake":
-        return []
+        return
     network = ipaddress.ip_network(cidr)
     gateway = f"{network.network_address + 1}/{network.prefixlen}"
-    warnings: list[dict[str, str]] = []
     for driver in drivers:
         ensure = getattr(driver, "ensure_external_bridge", None)
         if ensure is not None:
-            warnings += ensure(next(iter(settings.network.bridge_mappings.values())), [gateway]).warnings
-    return warnings
+            ensure(next(iter(settings.network.bridge_mappings.values())), [gateway])

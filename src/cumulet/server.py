@@ -3,6 +3,7 @@
 The socket is bound by us first, so that a port in use is a clear error before anything else starts, and port 0 works.
 """
 
+import errno
 import logging
 import socket
 import threading
@@ -14,6 +15,7 @@ import uvicorn
 from cumulet.http.protocol import LimitedHttpProtocol
 
 _log = logging.getLogger(__name__)
+_BIND_SECONDS = 3.0  # a process that was killed a moment ago may still hold the port
 
 
 class HttpServer:
@@ -21,7 +23,7 @@ class HttpServer:
         self._socket = socket.socket(socket.AF_INET6 if ":" in bind else socket.AF_INET, socket.SOCK_STREAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            self._socket.bind((bind, port))
+            _bind(self._socket, bind, port)
         except OSError:
             self._socket.close()
             raise
@@ -68,3 +70,15 @@ class HttpServer:
             self._server.force_exit = True
             self._thread.join(1)
         self._socket.close()
+
+
+def _bind(listener: socket.socket, bind: str, port: int) -> None:
+    end = time.monotonic() + _BIND_SECONDS
+    while True:
+        try:
+            listener.bind((bind, port))
+            return
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() >= end:
+                raise
+        time.sleep(0.02)

@@ -91,6 +91,7 @@ class Network(_Section):
     physical_mtu: int = 1500
     external_cidr: str | None = None  # the embedded cloud makes br-ex with this range's gateway and masquerades it
     dns_servers: list[str] = msgspec.field(default_factory=list)
+    tunnel_nic: str | None = None  # a user-space Open vSwitch takes this NIC over for tunnels
 
 
 class Storage(_Section):

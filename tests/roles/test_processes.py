@@ -1,6 +1,8 @@
 """The roles as processes: alone (`all`), and apart over PostgreSQL and RabbitMQ with kills in the middle of things."""
 
+import fcntl
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 import requests
 
+from cumulet.cli.status import agent_problem
 from tests.support.cloud import Api, unique
 from tests.support.postgres import PostgresServer
 from tests.support.processes import Processes
@@ -122,13 +125,51 @@ def test_all_in_one_process_starts_and_stops(alone: Processes) -> None:
 
 
 def test_a_port_in_use_is_a_clear_failure(alone: Processes) -> None:
-    import socket
-
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", alone.settings.api.port))
         taken.listen()
         with pytest.raises(AssertionError, match=r"[Aa]ddress already in use"):
             alone.start("all")
+
+
+def test_an_agent_that_does_not_start_is_told_and_tried_again(alone: Processes) -> None:
+    """Its journal cannot be opened: the API answers all the same, and the agent works once that is mended."""
+    in_the_way = alone.settings.state_dir / "agent" / f"{alone.settings.host_name}.db"
+    in_the_way.mkdir(parents=True)
+    alone.launch("all")
+    eventually(lambda: answers(alone))
+    problem = alone.settings.run_dir / "agent.problem"
+    eventually(problem.exists)
+    assert "unable to open" in (agent_problem(alone.settings) or "")
+    alone.make_accounts()
+    assert alone.hosts_up() == []
+    assert not (alone.settings.run_dir / "all.ready").exists()
+    in_the_way.rmdir()
+    eventually(alone.hosts_up)
+    eventually((alone.settings.run_dir / "all.ready").exists)
+    assert not problem.exists()
+
+
+def answers(processes: Processes) -> bool:
+    try:
+        return requests.get(processes.url + "/identity/v3", timeout=5).status_code == 200
+    except requests.ConnectionError:
+        return False
+
+
+def test_a_dying_process_is_waited_for(alone: Processes) -> None:
+    """Its lock and its port: the next life takes them when they are free."""
+    run_dir = alone.settings.run_dir
+    run_dir.mkdir(parents=True)
+    with socket.socket() as taken, (run_dir / "all.pid").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        taken.bind(("127.0.0.1", alone.settings.api.port))
+        taken.listen()
+        alone.launch("all")
+        time.sleep(1.0)
+        lock.close()
+        time.sleep(1.0)
+    eventually(lambda: answers(alone))
 
 
 def test_an_administrators_password_is_made_up_once(alone: Processes) -> None:

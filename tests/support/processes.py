@@ -76,6 +76,16 @@ class Processes(Clients):
     def start(self, *roles: str, seconds: float = 30) -> float:
         """Start them together; how long until all work."""
         began = time.monotonic()
+        self.launch(*roles)
+        for role in roles:
+            while not (self.settings.run_dir / f"{role}.ready").exists():
+                assert self._running[role].poll() is None, f"{role} ended:\n{self.output(role)}"
+                assert time.monotonic() - began < seconds, f"{role} does not start:\n{self.output(role)}"
+                time.sleep(0.01)
+        return time.monotonic() - began
+
+    def launch(self, *roles: str) -> None:
+        """Start them; they may not work yet."""
         path = self.write_settings()
         for role in roles:
             (self.settings.run_dir / f"{role}.ready").unlink(missing_ok=True)
@@ -88,12 +98,6 @@ class Processes(Clients):
                     start_new_session=True,
                     cwd="/",
                 )
-        for role in roles:
-            while not (self.settings.run_dir / f"{role}.ready").exists():
-                assert self._running[role].poll() is None, f"{role} ended:\n{self.output(role)}"
-                assert time.monotonic() - began < seconds, f"{role} does not start:\n{self.output(role)}"
-                time.sleep(0.01)
-        return time.monotonic() - began
 
     def output(self, role: str) -> str:
         log = self.settings.log_dir / f"{role}.json.log"

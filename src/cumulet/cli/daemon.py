@@ -3,6 +3,7 @@
 ``down`` stops our processes only; guests, libvirtd, dnsmasq and the volume daemon go on, and ``up`` adopts them.
 """
 
+import gc
 import os
 import subprocess
 import sys
@@ -55,6 +56,7 @@ def down(config: Path | None) -> None:
 def serve(config: Path | None, role: str) -> None:
     settings = read_settings(config)
     lock = process.hold(settings.run_dir, role)
+    gc.disable()  # until it works: what a start makes is no garbage
     from cumulet import app
 
     try:

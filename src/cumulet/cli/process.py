@@ -11,15 +11,22 @@ from typing import IO
 from cumulet.cli.output import Problem
 
 
-def hold(run_dir: Path, role: str) -> IO[str]:
-    """Claim the role for this process until it ends; Problem when another process has it."""
+def hold(run_dir: Path, role: str, seconds: float = 3.0) -> IO[str]:
+    """Claim the role for this process until it ends; Problem when another process has it and keeps it: one that is
+    dying (killed a moment ago) is waited for."""
     run_dir.mkdir(parents=True, exist_ok=True)
     file = open(run_dir / f"{role}.pid", "a+")  # noqa: SIM115 - held for the life of the process
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.seek(0)
-        raise Problem(f"role {role} runs already (process {file.read().strip()})", "cumulet down") from error
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError as error:
+            if time.monotonic() < end:
+                time.sleep(0.02)
+                continue
+            file.seek(0)
+            raise Problem(f"role {role} runs already (process {file.read().strip()})", "cumulet down") from error
     file.seek(0)
     file.truncate()
     file.write(f"{os.getpid()}\n")

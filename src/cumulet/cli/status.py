@@ -23,12 +23,16 @@ def status(config: Path | None, as_json: bool) -> None:
     settings = daemon.read_settings(config)
     roles = {role: process.running(settings.run_dir, role) for role in daemon.ROLES}
     memory = memory_by_part(settings)
+    problem = agent_problem(settings)
     cloud = _cloud_status()
     if as_json:
-        click.echo(json.dumps({"roles": roles, "memory_kib": dict(memory), "cloud": cloud}, indent=2))
+        whole = {"roles": roles, "agent_problem": problem, "memory_kib": dict(memory), "cloud": cloud}
+        click.echo(json.dumps(whole, indent=2))
         return
     click.echo("Processes of this machine")
     table([(role, pid or "not running") for role, pid in roles.items() if pid or role == "all"], ("role", "process"))
+    if problem:
+        click.echo(f"\nThe agent of this host does not start: {problem}")
     click.echo("\nMemory (proportional set size)")
     table([(part, f"{kib / 1024:.0f} MiB") for part, kib in memory])
     if isinstance(cloud, str):
@@ -76,6 +80,9 @@ def diagnose(settings: Settings) -> Iterator[tuple[str, str, str]]:
     if not any(process.running(settings.run_dir, role) for role in daemon.ROLES):
         yield "error", "no role of the cloud runs on this machine", "cumulet up"
         return
+    problem = agent_problem(settings)
+    if problem:
+        yield "error", f"the agent of this host does not start: {problem}", "mend that: it is tried again by itself"
     said = _cloud_status()
     if isinstance(said, str):
         yield "error", f"the cloud does not answer: {said}", f"see {settings.log_dir}; cumulet down; cumulet up"
@@ -94,6 +101,16 @@ def diagnose(settings: Settings) -> Iterator[tuple[str, str, str]]:
     for document in said["failing_documents"]:
         what = f"{document['host']} cannot apply {document['kind']} {document['object_id']}: {document['error']}"
         yield "error", what, f"see agent lines in {settings.log_dir}"
+
+
+def agent_problem(settings: Settings) -> str | None:
+    """Why the agent of this machine does not work, if a process of ours tries to start one."""
+    if not any(process.running(settings.run_dir, role) for role in ("all", "agent")):
+        return None  # what it wrote may be left of one that was killed
+    try:
+        return (settings.run_dir / "agent.problem").read_text().strip() or None
+    except OSError:
+        return None
 
 
 def _cloud_status() -> Any:

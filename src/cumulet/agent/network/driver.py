@@ -53,6 +53,7 @@ class NetworkDriver(Driver):
         self._networks = DhcpServers(self._wiring)
         self._routers = Routers(self._wiring)
         self._metadata = MetadataDocs(store)
+        self._external: tuple[str, ...] = ()  # bridges of the single machine
         self._warnings: list[dict[str, str]] = []
         self._looked = -float(_LOOK_SECONDS) - 1
         self._stopping = threading.Event()
@@ -96,6 +97,7 @@ class NetworkDriver(Driver):
     # -- the single machine -------------------------------------------------------------------------------------------
 
     def ensure_external_bridge(self, name: str, gateway_cidrs: list[str], masquerade: bool = True) -> ExternalBridge:
+        self._external = (name,)
         return external.ensure_external_bridge(
             self.config.state_dir, name, gateway_cidrs, masquerade, ovs=self._wiring.mechanism.ovs_datapath
         )
@@ -144,7 +146,7 @@ class NetworkDriver(Driver):
                 {
                     "code": "forward-policy-drop",
                     "message": f"{chain} drops what this host forwards, bridged packets of guests among it",
-                    "cure": forward_cure(chain, *self._wiring.mechanism.bridge_patterns),
+                    "cure": forward_cure(chain, *self._wiring.mechanism.bridge_patterns, *self._external),
                 }
             )
         return found
