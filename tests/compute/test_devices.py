@@ -67,6 +67,49 @@ def test_server_on_a_network(nova: Nova, network: dict[str, Any]) -> None:
     assert api.get("network", f"/ports/{port['port_id']}").status == 404
 
 
+def test_guest_is_told_what_becomes_of_its_ports(nova: Nova, network: dict[str, Any]) -> None:
+    """Floating IPs, addresses and groups change after the boot: the metadata service says what is true now."""
+    api, admin = nova.cloud.api("demo"), nova.cloud.api("admin")
+    outside = admin.post("network", "/networks", {"network": {"name": unique("out"), "router:external": True}})
+    out_id = outside["network"]["id"]
+    subnet = {"network_id": out_id, "cidr": "198.51.100.0/24", "ip_version": 4, "enable_dhcp": False}
+    assert admin.post("network", "/subnets", {"subnet": subnet}).status == 201
+    gateway = {"external_gateway_info": {"network_id": out_id}}
+    router = api.post("network", "/routers", {"router": {"name": unique("router"), **gateway}})["router"]["id"]
+    inside = {"subnet_id": api.get("network", f"/networks/{network['id']}")["network"]["subnets"][0]}
+    assert api.put("network", f"/routers/{router}/add_router_interface", inside).status == 200
+    server = nova.boot(networks=[{"uuid": network["id"]}])
+    port = nova.get(f"/servers/{server}/os-interface")["interfaceAttachments"][0]["port_id"]
+
+    def told(key: str, value: Any) -> None:
+        def look() -> bool:
+            with nova.cloud.host.fake.world.look() as state:
+                doc = state.documents.get("metadata", {}).get(server)
+            return bool(doc and doc["ec2"]["meta-data"][key] == value)
+
+        nova.cloud.wait(look)
+
+    told("public-ipv4", "")
+    made = api.post("network", "/floatingips", {"floatingip": {"floating_network_id": out_id, "port_id": port}})
+    floating = made["floatingip"]
+    told("public-ipv4", floating["floating_ip_address"])
+    path = f"/floatingips/{floating['id']}"
+    assert api.put("network", path, {"floatingip": {"port_id": None}}).status == 200
+    told("public-ipv4", "")
+    assert api.put("network", path, {"floatingip": {"port_id": port}}).status == 200
+    told("public-ipv4", floating["floating_ip_address"])
+    assert api.delete("network", path).status == 204
+    told("public-ipv4", "")
+    fixed = {"fixed_ips": [{**inside, "ip_address": "10.8.0.77"}]}
+    assert api.put("network", f"/ports/{port}", {"port": {**fixed, "security_groups": []}}).status == 200
+    told("local-ipv4", "10.8.0.77")
+    told("security-groups", [])
+    nova.remove(server)
+    assert api.put("network", f"/routers/{router}/remove_router_interface", inside).status == 200
+    assert api.delete("network", f"/routers/{router}").status == 204
+    assert admin.delete("network", f"/networks/{out_id}").status == 204
+
+
 def test_given_port_survives(nova: Nova, network: dict[str, Any]) -> None:
     api = nova.cloud.api("demo")
     port = api.post("network", "/ports", {"port": {"network_id": network["id"]}})["port"]

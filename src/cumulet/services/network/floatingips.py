@@ -155,6 +155,8 @@ class FloatingIps(Noun[t.FloatingIpRow]):
     def _disassociate(self, work: "Work", row: t.FloatingIpRow) -> None:
         if row.router_id is not None:
             work.routers.add(row.router_id)
+        if row.port_id is not None:
+            work.inside.add(row.port_id)
         row.port_id = row.fixed_ip_address = row.router_id = None
         row.status = "DOWN"
 
@@ -192,6 +194,7 @@ class FloatingIps(Noun[t.FloatingIpRow]):
         if row.router_id is not None and row.router_id != router_id:
             work.routers.add(row.router_id)
         unchanged = (row.port_id, row.fixed_ip_address, row.router_id) == (port_id, address.ip_address, router_id)
+        work.inside.update({port_id, row.port_id or port_id})
         row.port_id, row.fixed_ip_address, row.router_id = port_id, address.ip_address, router_id
         if not unchanged:
             row.status = "DOWN"

@@ -64,6 +64,11 @@ _WAIT = (
     )
     .values(wanted_generation=bindparam("_generation"))
 )
+_SERVERS_OF_PORTS = (
+    select(t.PORTS.c.device_id)
+    .distinct()
+    .where(t.PORTS.c.id.in_(bindparam("ids", expanding=True)), t.PORTS.c.device_owner.startswith("compute:"))
+)
 _WITH_SUBNETS = (
     select(t.NETWORKS, t.SUBNETS)
     .outerjoin(t.SUBNETS, t.SUBNETS.c.network_id == t.NETWORKS.c.id)
@@ -87,6 +92,8 @@ class Work:
         self.groups: set[str] = set()  # rules changed
         self.members: set[str] = set()  # addresses behind the group changed
         self.floating: dict[str, set[str]] = {}  # router -> floating IPs that wait for it
+        self.inside: set[str] = set()  # ports that a floating IP came to or left
+        self._servers: set[str] = set()  # what their metadata says of ports changed
         self.gone: set[Key] = set()
         self.default_groups: dict[str, str] = {}
         self._ports: dict[str, t.PortRow] = {}
@@ -139,8 +146,13 @@ class Work:
         if row.host:  # nobody asks for the address of a port that is nowhere
             self.networks.add(row.network_id)
             self._bindings.setdefault((row.network_id, row.host), set()).add(row.id)
+            self._tell_server(row)
         if row.device_owner.startswith("network:router_"):
             self.routers.add(row.device_id)
+
+    def _tell_server(self, row: t.PortRow) -> None:
+        if row.device_owner.startswith("compute:"):
+            self._servers.add(row.device_id)
 
     def port_leaves(self, row: t.PortRow) -> None:
         """The port goes from its host (with its present ``host``), or altogether."""
@@ -150,6 +162,7 @@ class Work:
         if row.host:
             self.networks.add(row.network_id)
             self._bindings.setdefault((row.network_id, row.host), set()).add(row.id)
+            self._tell_server(row)
             if not row.device_owner.startswith("network:"):
                 self.gone.add((row.host, "port", row.id))
         if row.device_owner.startswith("network:router_"):
@@ -170,6 +183,9 @@ class Work:
             desired.remove(tx, *key)
         if wanted:
             desired.touch_many(tx, sorted(wanted))
+        self._servers.update(row[0] for row in rows_in(tx, _SERVERS_OF_PORTS, self.inside))
+        for server_id in sorted(self._servers):
+            desired.touch_holders(tx, "metadata", server_id)
         for host, router_id in sorted(router_keys):
             if (host, "router", router_id) in self.gone:
                 continue
