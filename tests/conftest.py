@@ -18,6 +18,8 @@ import pytest
 from tests.support.postgres import PostgresServer
 from tests.support.rabbit import RabbitServer
 
+pytest_plugins = ["tests.support.seen"]
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--database", choices=("sqlite", "postgres"), default="sqlite", help="database of the clouds")

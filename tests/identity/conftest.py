@@ -22,8 +22,7 @@ class Identity:
         self.db.create_all()
         self.service = self.another_process()
         self.api = build_api(self.service)
-        self.succeeded: set[tuple[str, str]] = set()
-        self.http = HttpApp([self.api], authenticate=self.service.authenticate, observe=self._note)
+        self.http = HttpApp([self.api], authenticate=self.service.authenticate)
         self.server = HttpServer(self.http, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self.server.port}/identity/v3"
         self.boot = self.service.bootstrap(
@@ -31,10 +30,6 @@ class Identity:
         )
         self.server.start()
         self.client = httpx.Client(base_url=self.url, timeout=30)
-
-    def _note(self, service: str, method: str, path: str, status: int, seconds: float) -> None:
-        if status < 400:
-            self.succeeded.add((method, path))
 
     def another_process(self) -> IdentityService:
         """The same cloud, with nothing remembered."""

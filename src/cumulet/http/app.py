@@ -50,7 +50,7 @@ _JSON = b"application/json"
 class HttpApp:
     """``authenticate(token, request_id)`` answers the caller's context or raises `Unauthorized`. ``mounts``: other
     ASGI applications by path prefix (``/metrics``). ``public_url``: scheme, host and port for links; by default what
-    the client asked for. ``observe(service, method, route path, status, seconds)`` is called after each request."""
+    the client asked for."""
 
     def __init__(
         self,
@@ -63,7 +63,6 @@ class HttpApp:
         threads: int = 8,
         stream_threads: int = 16,
         slow_threads: int = 8,
-        observe: Callable[[str, str, str, int, float], None] | None = None,
         on_startup: Sequence[Callable[[], object]] = (),
         on_shutdown: Sequence[Callable[[], object]] = (),
     ) -> None:
@@ -78,7 +77,6 @@ class HttpApp:
         self._streams = ThreadPoolExecutor(stream_threads, thread_name_prefix="http-stream")
         self._slow = ThreadPoolExecutor(slow_threads, thread_name_prefix="http-slow")
         self._in_flight = 0
-        self._observe = observe
         self._on_startup, self._on_shutdown = list(on_startup), list(on_shutdown)
         if policy is not None:
             for api in apis:
@@ -137,10 +135,6 @@ class HttpApp:
         except Disconnected:
             return
         await self._send(request, answer, receive, send)
-        if self._observe is not None:
-            found = self._peek(request)
-            path = found.route.path if found is not None else ""
-            self._observe(api.name, request.method, path, answer.status, time.monotonic() - request.started)
 
     async def _send(self, request: Request, answer: Answer, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
@@ -213,7 +207,6 @@ class HttpApp:
 
     def _open(self, mounted: Mounted, raw_path: bytes, scope: Scope) -> Request:
         request = Request()
-        request.started = time.monotonic()
         request.mounted = mounted
         request.method = scope["method"]
         headers: dict[str, str] = {}

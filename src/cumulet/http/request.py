@@ -43,7 +43,6 @@ class Request:
         "project",
         "query",
         "raw",
-        "started",
         "stream",
         "url_base",
         "url_host",
@@ -59,7 +58,6 @@ class Request:
     mounted: Mounted
     path: str
     query: str
-    started: float
     url_base: str
     url_host: str
     url_root: str
