@@ -176,7 +176,9 @@ def test_what_is_said_of_the_service(cloud, volumes, admin):
     host = pools[0]["name"]
     assert admin.ok("GET", f"/capabilities/{host.partition('#')[0]}")["storage_protocol"] == "nbd"
     assert admin.call("GET", "/capabilities/nowhere@x").status == 404
-    assert admin.ok("GET", "/os-hosts")["hosts"]
+    listed = {(row["service"], row["host_name"]) for row in admin.ok("GET", "/os-hosts")["hosts"]}
+    assert {("cinder-scheduler", "fake-1"), ("cinder-volume", "fake-1@file"), ("cinder-backup", "fake-1")} <= listed
+    assert admin.ok("GET", "/os-hosts?zone=elsewhere")["hosts"] == []
     assert admin.ok("GET", f"/os-hosts/{host.partition('#')[0]}")["host"][0]["resource"]["project"] == "(total)"
     assert volumes.ok("GET", "/os-availability-zone")["availabilityZoneInfo"][0]["zoneName"] == "nova"
     assert volumes.ok("GET", "/extensions")["extensions"]

@@ -75,11 +75,14 @@ def pss_kib(pid: int) -> int:
 
 
 def processes() -> list[tuple[int, str]]:
-    """(pid, command line) of every process we may see."""
+    """(pid, command line) of every process of this machine that we may see; a container's are another machine's."""
     found = []
+    here = os.readlink("/proc/self/ns/pid")
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
+                if os.readlink(entry / "ns/pid") != here:
+                    continue
                 command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
             except OSError:
                 continue

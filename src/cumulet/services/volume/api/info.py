@@ -275,6 +275,8 @@ def capabilities(call: Call) -> dict[str, Any]:
 
 
 def hosts(call: Call) -> dict[str, Any]:
+    """Services that are not disabled, of every kind, under the name of hosts."""
+    zone = call.query.get("zone")
     rows = call.service.db.read(lambda tx: _services(call, tx))
     return {
         "hosts": [
@@ -287,7 +289,7 @@ def hosts(call: Call) -> dict[str, Any]:
                 "last-update": row["updated_at"],
             }
             for row in rows
-            if row["binary"] == "cinder-volume"
+            if row["status"] == "enabled" and zone in (None, "", row["zone"])
         ]
     }
 
