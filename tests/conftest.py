@@ -28,6 +28,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz-seed", type=int, default=1, help="which ones")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Starting a database or a broker takes seconds: what needs one is not among the fast tests."""
+    for item in items:
+        if item.get_closest_marker("postgres") or item.get_closest_marker("rabbit"):
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """A private PostgreSQL server, started when first asked for."""

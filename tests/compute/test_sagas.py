@@ -176,6 +176,7 @@ class Everything:
         }
 
 
+@pytest.mark.slow
 def test_every_undo_of_build_matters(harness: CloudHarness) -> None:
     case = replace(
         build_case(harness),
@@ -193,20 +194,24 @@ def test_build_operations_may_be_done_twice(harness: CloudHarness) -> None:
     testing.check_repeats(harness, build_case(harness))
 
 
+@pytest.mark.slow
 def test_build_survives_kills(harness: CloudHarness) -> None:
     assert testing.check_crashes(harness, build_case(harness)) >= 15
 
 
+@pytest.mark.slow
 def test_build_unwinds_over_kills(harness: CloudHarness) -> None:
     assert testing.check_crashes_unwinding(harness, build_case(harness)) >= 5
 
 
+@pytest.mark.slow
 def test_create_survives_kills(harness: CloudHarness) -> None:
     case = Case("server.create", lambda h: h.new_server(), {}, unwinds=False, seconds=30, ctx=harness.ctx)
     testing.check_runs(harness, case)
     assert testing.check_crashes(harness, case) >= 4
 
 
+@pytest.mark.slow
 def test_delete_survives_kills_and_leaves_nothing(harness: CloudHarness) -> None:
     def prepare(h: CloudHarness) -> tuple[str, msgspec.Struct]:
         server_id = h.running_server()
@@ -219,6 +224,7 @@ def test_delete_survives_kills_and_leaves_nothing(harness: CloudHarness) -> None
     assert testing.check_crashes(harness, case) >= 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", ["stop", "hard_reboot"])
 def test_power_survives_kills(harness: CloudHarness, action: str) -> None:
     case = Case(
@@ -233,6 +239,7 @@ def test_power_survives_kills(harness: CloudHarness, action: str) -> None:
     assert testing.check_crashes(harness, case) >= 4
 
 
+@pytest.mark.slow
 def test_snapshot_leaves_no_image(harness: CloudHarness) -> None:
     def prepare(h: CloudHarness) -> tuple[str, msgspec.Struct]:
         server_id = h.running_server()

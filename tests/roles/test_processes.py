@@ -18,6 +18,8 @@ from tests.support.postgres import PostgresServer
 from tests.support.processes import Processes
 from tests.support.rabbit import RabbitServer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def alone() -> Iterator[Processes]:

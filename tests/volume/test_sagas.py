@@ -1,6 +1,5 @@
 """The generic saga checks over the volume service's sagas, on a whole control plane and fake hosts."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -259,11 +258,8 @@ def test_it_unwinds(harness: VolumeHarness, kind: str) -> None:
         testing.check_undos_matter(harness, case(harness, kind))
 
 
-# A control plane is killed and started for every point of every step: the rest when there is time for it.
-KILLED = tuple(PREPARE) if os.environ.get("CUMULET_SLOW_TESTS") else ("volume.upload", "snapshot.delete")
-
-
-@pytest.mark.parametrize("kind", KILLED)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", tuple(PREPARE))
 def test_it_survives_kills(harness: VolumeHarness, kind: str) -> None:
     assert testing.check_crashes(harness, case(harness, kind)) >= 1
     if kind not in ONLY_FORWARD:
