@@ -147,3 +147,29 @@ def test_openstack_command(cloud: Cloud) -> None:
     cloud.openstack("demo", "router", "delete", name)
     cloud.openstack("demo", "security", "group", "delete", name)
     cloud.openstack("demo", "network", "delete", name)
+
+
+def test_network_is_changed(cloud: Cloud, network: Any) -> None:
+    demo, path = cloud.api("demo"), f"/networks/{network.id}"
+    before = demo.get("network", path)["network"]
+    changed = demo.put("network", path, {"network": {"name": "new", "description": "d", "admin_state_up": False}})
+    assert changed.status == 200, changed.text
+    body = changed["network"]
+    assert (body["name"], body["description"], body["admin_state_up"]) == ("new", "d", False)
+    assert body["revision_number"] > before["revision_number"]
+    assert demo.get("network", path)["network"] == body
+    smaller = demo.put("network", path, {"network": {"mtu": 1400, "port_security_enabled": False}})["network"]
+    assert (smaller["mtu"], smaller["port_security_enabled"]) == (1400, False)
+
+    def refused(user: str, **values: Any) -> tuple[int, str]:
+        answer = cloud.api(user).put("network", path, {"network": values})
+        return answer.status, answer["NeutronError"]["type"]
+
+    assert refused("demo", mtu=9999) == (400, "InvalidInput")
+    assert refused("demo", status="DOWN") == (400, "HTTPBadRequest")
+    assert refused("demo", shared=True) == (403, "PolicyNotAuthorized")
+    assert refused("reader", name="mine") == (403, "PolicyNotAuthorized")
+    assert refused("other", name="mine") == (404, "NetworkNotFound")
+    stale = demo.put("network", path, {"network": {"name": "x"}}, headers={"If-Match": "revision_number=0"})
+    assert stale.status == 412
+    assert demo.get("network", path)["network"]["name"] == "new"

@@ -63,6 +63,12 @@ def test_router_is_scheduled_and_moved(cloud: Cloud, admin: Net, demo: Net, lan:
     assert admin.api.delete("network", f"/agents/{agent['id']}/l3-routers/{router['id']}").status == 204
     added = admin.api.post("network", f"/agents/{spare['id']}/l3-routers", {"router_id": router["id"]})
     assert added.status == 201
+    hosted = admin.api.get("network", f"/agents/{spare['id']}/l3-routers")
+    assert (hosted.status, router["id"] in {one["id"] for one in hosted["routers"]}) == (200, True)
+    left = admin.api.get("network", f"/agents/{agent['id']}/l3-routers")
+    assert router["id"] not in {one["id"] for one in left["routers"]}
+    assert error(demo.api.get("network", f"/agents/{spare['id']}/l3-routers")) == (403, "PolicyNotAuthorized")
+    assert error(admin.api.get("network", f"/agents/{NOWHERE}/l3-routers")) == (404, "AgentNotFound")
     cloud.wait(lambda: admin.get("port", port)["binding:host_id"] == spare["host"])
     cloud.wait(lambda: demo.get("port", port)["status"] == "ACTIVE")
     wrong = admin.api.post("network", f"/agents/{spare['id']}/dhcp-networks", {"network_id": lan[0]["id"]})
@@ -101,6 +107,14 @@ def test_quotas(admin: Net, demo: Net, other: Net) -> None:
     assert admin.api.delete("network", path).status == 204
     assert admin.api.get("network", path)["quota"]["router"] == 10
     other.delete("router", router["id"])
+
+
+@pytest.mark.parametrize("word", ["tenant", "project"])
+def test_whose_quotas_a_token_means(demo: Net, other: Net, reader: Net, word: str) -> None:
+    for user in (demo, other, reader):
+        answer = user.api.get("network", f"/quotas/{word}")
+        assert answer.status == 200
+        assert answer["tenant"]["tenant_id"] == user.api.project_id
 
 
 def test_twenty_at_once_against_a_quota_of_ten(cloud: Cloud, admin: Net, other: Net) -> None:

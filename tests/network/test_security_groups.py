@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.network.conftest import Net, error
+from tests.support.cloud import unique
 
 Make = Callable[..., Any]
 NOWHERE = "3e6f6d5c-7d3d-4b5e-9f3e-0f7e3b1c0000"
@@ -102,3 +103,47 @@ def test_remote_group_going_takes_rules_with_it(demo: Net, make: Make) -> None:
     assert demo.delete("security_group", remote["id"]).status == 204
     left = [rule["id"] for rule in demo.get("security_group", group["id"])["security_group_rules"]]
     assert rule["id"] not in left
+
+
+@pytest.mark.parametrize(("groups", "rules"), [
+    ("/security-groups", "/security-group-rules"), ("/security_groups", "/security_group_rules"),
+])  # fmt: skip
+def test_both_spellings(demo: Net, other: Net, groups: str, rules: str) -> None:
+    """A group and a rule from the first call to the last, as old clients and new ones spell them."""
+    name = unique("group")
+    made = demo.api.post("network", groups, {"security_group": {"name": name, "description": "d"}})
+    assert made.status == 201, made.text
+    group = made["security_group"]
+    one = f"{groups}/{group['id']}"
+    assert (group["name"], group["description"], group["stateful"], group["shared"]) == (name, "d", True, False)
+    first = sorted((rule["direction"], rule["ethertype"]) for rule in group["security_group_rules"])
+    assert first == [("egress", "IPv4"), ("egress", "IPv6")]
+    listed = demo.api.get("network", f"{groups}?name={name}")
+    assert [found["id"] for found in listed["security_groups"]] == [group["id"]]
+    changed = demo.api.put("network", one, {"security_group": {"name": name + "-2", "description": ""}})
+    assert (changed.status, changed["security_group"]["name"]) == (200, name + "-2")
+    assert changed["security_group"]["revision_number"] > group["revision_number"]
+    assert error(other.api.put("network", one, {"security_group": {"name": "x"}})) == (404, "SecurityGroupNotFound")
+    assert error(demo.api.put("network", one, {"security_group": {"id": NOWHERE}})) == (400, "HTTPBadRequest")
+
+    body = {"security_group_id": group["id"], "direction": "ingress", "protocol": "tcp", "port_range_min": 80,
+            "port_range_max": 81, "description": "web"}  # fmt: skip
+    added = demo.api.post("network", rules, {"security_group_rule": body})
+    assert added.status == 201, added.text
+    rule = added["security_group_rule"]
+    assert {key: rule[key] for key in body} == body
+    assert (rule["ethertype"], rule["remote_ip_prefix"], rule["remote_group_id"]) == ("IPv4", None, None)
+    shown = demo.api.get("network", f"{rules}/{rule['id']}")
+    assert (shown.status, shown["security_group_rule"]) == (200, rule)
+    assert error(other.api.get("network", f"{rules}/{rule['id']}")) == (404, "SecurityGroupRuleNotFound")
+    found = demo.api.get("network", f"{rules}?security_group_id={group['id']}&direction=ingress")
+    assert [one["id"] for one in found["security_group_rules"]] == [rule["id"]]
+    of_group = demo.api.get("network", one)["security_group"]
+    assert of_group["description"] == ""
+    assert rule["id"] in {one["id"] for one in of_group["security_group_rules"]}
+    assert error(other.api.delete("network", f"{rules}/{rule['id']}")) == (404, "SecurityGroupRuleNotFound")
+    assert demo.api.delete("network", f"{rules}/{rule['id']}").status == 204
+    assert error(demo.api.get("network", f"{rules}/{rule['id']}")) == (404, "SecurityGroupRuleNotFound")
+    assert error(other.api.delete("network", one)) == (404, "SecurityGroupNotFound")
+    assert demo.api.delete("network", one).status == 204
+    assert error(demo.api.get("network", one)) == (404, "SecurityGroupNotFound")

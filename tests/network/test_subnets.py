@@ -201,3 +201,31 @@ def test_pool_gives_subnets_out(demo: Net, make: Make) -> None:
 )
 def test_pool_create_refuses(demo: Net, values: dict[str, Any], expected: tuple[int, str]) -> None:
     assert error(demo.post("subnetpool", **{"name": "pool", **values})) == expected
+
+
+def test_pool_is_shown_and_changed(demo: Net, other: Net, reader: Net, make: Make) -> None:
+    pool = make("demo", "subnetpool", prefixes=["10.64.0.0/22"], default_prefixlen=24)
+    assert demo.get("subnetpool", pool["id"]) == pool
+    assert reader.get("subnetpool", pool["id"]) == pool
+    assert error(other.api.get("network", f"/subnetpools/{pool['id']}")) == (404, "SubnetPoolNotFound")
+    changed = demo.update(
+        "subnetpool", pool["id"], name="wide", prefixes=["10.64.0.0/22", "10.64.4.0/22"], default_prefixlen=26
+    )
+    # what lies side by side becomes one
+    assert (changed["name"], changed["prefixes"], changed["default_prefixlen"]) == ("wide", ["10.64.0.0/21"], 26)
+    assert demo.get("subnetpool", pool["id"]) == changed
+    assert changed["revision_number"] > pool["revision_number"]
+    assert error(demo.put("subnetpool", pool["id"], prefixes=["10.64.0.0/24"])) == (400, "IllegalSubnetPoolUpdate")
+    assert error(demo.put("subnetpool", pool["id"], min_prefixlen=30)) == (400, "IllegalSubnetPoolPrefixBounds")
+    assert error(demo.put("subnetpool", pool["id"], shared=True)) == (400, "HTTPBadRequest")
+    assert error(other.put("subnetpool", pool["id"], name="mine")) == (404, "SubnetPoolNotFound")
+    assert error(reader.put("subnetpool", pool["id"], name="mine")) == (403, "PolicyNotAuthorized")
+
+
+def test_subnet_is_shown(demo: Net, other: Net, lan: Any) -> None:
+    network, subnet = lan
+    assert demo.get("subnet", subnet["id"]) == subnet
+    assert subnet["network_id"] == network["id"]
+    only = demo.api.get("network", f"/subnets/{subnet['id']}?fields=cidr&fields=ip_version")
+    assert (only.status, only["subnet"]) == (200, {"cidr": "10.30.0.0/24", "ip_version": 4})
+    assert error(other.api.get("network", f"/subnets/{subnet['id']}")) == (404, "SubnetNotFound")

@@ -130,15 +130,16 @@ def _missing(tag: str) -> Exception:
 
 def _checked(tag: Any) -> str:
     if not isinstance(tag, str) or not 0 < len(tag) <= 255 or "," in tag:
-        raise bad(f"Invalid input for tags. Reason: {str(tag)[:80]!r} is not a tag (1 to 255 characters, no comma).")
+        reason = f"{str(tag)[:80]!r} is not a tag (1 to 255 characters, no comma)."
+        raise bad(f"Invalid input for operation: {reason}", "InvalidInput")
     return tag
 
 
 def _tags(body: Any) -> list[str]:
     tags = body.get("tags") if isinstance(body, dict) else None
     if not isinstance(tags, list):
-        raise bad("Invalid tags body")
+        raise bad("Invalid input for operation: Invalid tags body.", "InvalidInput")
     found = [_checked(tag) for tag in tags]
     if len(set(found)) != len(found):
-        raise bad("Invalid input for tags. Reason: it holds duplicate items.")
+        raise bad("Invalid input for operation: the list of tags contains duplicates.", "InvalidInput")
     return found
