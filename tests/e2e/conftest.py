@@ -7,6 +7,7 @@ addresses are reachable from here.
 
 import contextlib
 import ctypes
+import json
 import os
 import shutil
 import subprocess
@@ -34,6 +35,7 @@ class CloudHost:
 
     def __init__(self) -> None:
         self.name = "h1"
+        self._openstack: subprocess.Popen[str] | None = None
 
     def run(self, *argv: str, check: bool = True, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
@@ -58,7 +60,33 @@ class CloudHost:
 
     def openstack(self, *argv: str, cloud: str = "cumulet") -> str:
         """The unmodified client's answer, values only."""
-        return self.run(str(BIN / "openstack"), "--os-cloud", cloud, *argv).stdout.strip()
+        if self._openstack is None or self._openstack.poll() is not None:
+            self._openstack = subprocess.Popen(
+                [
+                    str(SCRIPT),
+                    "exec",
+                    self.name,
+                    str(BIN / "python"),
+                    str(Path(__file__).parent / "openstack_commands.py"),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=ENV,
+                cwd="/",
+            )
+        assert self._openstack.stdin
+        assert self._openstack.stdout
+        self._openstack.stdin.write(json.dumps(["--os-cloud", cloud, *argv]) + "\n")
+        self._openstack.stdin.flush()
+        code, said, error = json.loads(self._openstack.stdout.readline())
+        assert code == 0, f"openstack {' '.join(argv)}: exit {code}\n{said}\n{error}"
+        return str(said).strip()
+
+    def close(self) -> None:
+        if self._openstack is not None:
+            self._openstack.communicate()  # its standard input ends, and so does it
+            self._openstack = None
 
     def guest(self, server: str, command: str, timeout: float = 60) -> str:
         """What a command prints in a guest, over SSH with the key and through its floating address."""
@@ -96,6 +124,7 @@ def cloud_host() -> Iterator[CloudHost]:
         " /usr/local/bin/cumulet /usr/local/bin/openstack"
     )
     yield host
+    host.close()
     subprocess.run([str(SCRIPT), "down"], env=ENV, check=True, capture_output=True)
 
 

@@ -158,7 +158,12 @@ def test_volumes(cli: Cli) -> None:
     eventually("gone", lambda: cli.names("volume list", **demo) == [])
 
 
+def taps(host: CloudHost) -> set[str]:
+    return set(host.sh("ls /sys/class/net | grep ^tap").split())
+
+
 def test_servers(cli: Cli, cloud_host: CloudHost, demo: Any, sector: Any) -> None:
+    taps_before = taps(cloud_host)  # demo-1's, the DHCP server's, the router's
     network = demo.network.find_network("private")
     flavor = demo.compute.find_flavor("m1.nano")
     port = demo.network.create_port(network_id=network.id, name="given")
@@ -225,8 +230,7 @@ def test_servers(cli: Cli, cloud_host: CloudHost, demo: Any, sector: Any) -> Non
         demo.compute.find_server("demo-1").id
     ]
     eventually("one QEMU is left", lambda: cloud_host.sh("pgrep -xc qemu-system-x86").strip() == "1", 30)
-    # demo-1's and the DHCP server's
-    eventually("two taps are left", lambda: len(cloud_host.sh("ls /sys/class/net | grep ^tap").split()) == 2, 30)
+    eventually("no tap is left of them", lambda: taps(cloud_host) == taps_before, 30)
 
 
 def test_a_refusal_names_what_was_missing_to_the_administrator(cli: Cli, admin: Any, demo: Any, sector: Any) -> None:

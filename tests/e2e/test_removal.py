@@ -8,6 +8,7 @@ pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
 
 
 def test_destroy_leaves_nothing(cloud_host: CloudHost, quickstart: str) -> None:
+    cloud_host.close()
     cloud_host.cumulet("destroy", "--yes")
     left = cloud_host.sh(
         "ip netns list; ip -br link | grep -v -e '^lo' -e '^eth'; nft list tables;"
