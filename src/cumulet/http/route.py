@@ -42,4 +42,7 @@ class Route:
     media_types: tuple[str, ...] = ("application/json",)  # others are 415; with one that is not JSON, use ``raw``
     body_required: bool = True  # False: an absent body is ``None`` (struct routes only)
     statuses: tuple[int, ...] = ()  # other success statuses, for OpenAPI and coverage
+    # What even a good request is answered, when this cloud has nothing the operation could act on (a feature that is
+    # switched off upstream by default, or not offered here): such an operation is done when tests saw this refusal.
+    refusal: int | None = None
     slow: bool = False  # hashes, or asks a host: runs on threads of its own, so that it never starves quick requests

@@ -1,5 +1,7 @@
 """What is checked and written when a volume is asked for, before anything happens on a host."""
 
+from typing import Any
+
 import msgspec
 
 from cumulet.db import Tx
@@ -151,7 +153,12 @@ def _image(service: "object", tx: Tx, ctx: RequestContext, image_id: str) -> _So
     if image.status != "active":
         raise BadInput(f"Invalid input received: Image {image_id} is not active.")
     needed = max(image.min_disk, -(-max(image.size or 0, image.virtual_size or 0) // _GIB), 1)
-    described = {
+    return _Source(needed, None, True, described(image))
+
+
+def described(image: Any) -> dict[str, str]:
+    """What a volume that holds an image remembers of it."""
+    return {
         "image_id": image.id,
         "image_name": image.name or "",
         "checksum": image.checksum or "",
@@ -162,4 +169,3 @@ def _image(service: "object", tx: Tx, ctx: RequestContext, image_id: str) -> _So
         "size": str(image.size or 0),
         **{key: value for key, value in image.properties.items() if not key.startswith("os_glance")},
     }
-    return _Source(needed, None, True, described)

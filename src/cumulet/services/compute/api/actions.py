@@ -291,6 +291,6 @@ ROUTES = [
     _route("createImage", create_image, body=schema.CreateImage),
     _route("rebuild", rebuild, body=schema.Rebuild, strict=False),
     _route("forceDelete", force_delete),
-    _route("restore", restore),
+    _route("restore", restore, refusal=409),
     _route("injectNetworkInfo", inject_network_info),
 ]

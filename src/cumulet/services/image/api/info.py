@@ -148,14 +148,20 @@ ROUTES = [
     Route(method="GET", path="/schemas/{name}", handler=schema, summary="Show a JSON schema"),
     Route(method="GET", path="/schemas/metadefs/{name}", handler=metadef_schema, summary="Show a JSON schema"),
     Route(method="GET", path="/info/import", handler=import_info, summary="Show import methods"),
-    Route(method="GET", path="/info/stores", handler=no_stores, summary="List stores"),
+    Route(method="GET", path="/info/stores", handler=no_stores, refusal=404, summary="List stores"),
     Route(method="GET", path="/info/usage", handler=usage, summary="Show quota usage"),
     Route(method="GET", path="/images/{image_id}/tasks", handler=image_tasks, summary="List an image's tasks"),
     Route(method="GET", path="/tasks", handler=list_tasks, summary="List tasks"),
-    Route(method="POST", path="/tasks", handler=create_task, success=201, summary="Create a task"),
+    Route(
+        method="POST", path="/tasks", handler=create_task, success=201, refusal=400,
+        summary="Create a task (no location to import from is accepted)",
+    ),
     Route(method="GET", path="/tasks/{task_id}", handler=show_task, summary="Show a task"),
-    Route(method="DELETE", path="/tasks/{task_id}", handler=delete_task, summary="Delete a task (not offered)"),
-]
+    Route(
+        method="DELETE", path="/tasks/{task_id}", handler=delete_task, refusal=405,
+        summary="Delete a task (not offered)",
+    ),
+]  # fmt: skip
 ROOT_ROUTES = [
     Route(method="GET", path="/", handler=root, auth=False, success=300, summary="List versions"),
     Route(method="GET", path="/versions", handler=versions, auth=False, summary="List versions"),

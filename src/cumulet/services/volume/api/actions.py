@@ -7,9 +7,10 @@ import msgspec
 from cumulet.db import Tx
 from cumulet.http import Call, Reply, Route, Since
 from cumulet.kernel.errors import BadInput, Conflict, NotFound, WrongState
-from cumulet.services.volume import quotas, state, store, types
+from cumulet.services.volume import placing, quotas, state, store, types
 from cumulet.services.volume.api.common import Metadata, Name, Size, Text255, UuidText, load, moment, owned
 from cumulet.services.volume.api.volumes import begin_delete
+from cumulet.services.volume.creation import described
 from cumulet.services.volume.store import VolumeRow
 from cumulet.services.volume.workflows.volumes import ExtendParams, ReimageParams, RevertParams, UploadParams
 
@@ -62,6 +63,13 @@ class Retype(msgspec.Struct, forbid_unknown_fields=True):
 
 class Revert(msgspec.Struct, forbid_unknown_fields=True):
     snapshot_id: str | None = None
+
+
+class Migrate(msgspec.Struct, forbid_unknown_fields=True):
+    host: Text255 | None = None
+    cluster: Annotated[Text255 | None, Since("3.16")] = None
+    force_host_copy: bool = False
+    lock_volume: bool = False
 
 
 class Reimage(msgspec.Struct, forbid_unknown_fields=True):
@@ -147,12 +155,13 @@ def reimage(call: Call) -> Reply:
         must_be(row, *allowed, verb="be re-imaged")
         _not_exported(tx, row)
         image = call.service.image.get(tx, call.ctx, call.body.image_id)
-        if image.status != "active" or max(image.size or 0, image.virtual_size or 0) > row.size_gb << 30:
+        size = max(image.size or 0, image.virtual_size or 0, image.min_disk << 30)
+        if image.status != "active" or size > row.size_gb << 30:
             raise BadInput("Invalid image: it is not active or does not fit the volume.")
         if store.snapshots_of(tx, row.id):
             raise WrongState("Invalid volume: it has snapshots.")
         state.change(tx, row.id, busy="downloading", image_id=image.id)
-        params = ReimageParams(image_id=image.id)
+        params = ReimageParams(image_id=image.id, image_metadata=described(image))
         call.service.sagas.start(tx, call.service.volume_workflows.reimage, row.id, params, call.ctx)
 
     return act(call, "volume:reimage", work)
@@ -308,7 +317,14 @@ def retype(call: Call) -> Reply:
 
 
 def migrate(call: Call) -> Reply:
+    body: Migrate = call.body
+
     def work(tx: Tx, row: VolumeRow) -> None:
+        wanted = placing.host_of(body.host or body.cluster or "")
+        if not any(host.name == wanted for host in placing.storage_hosts(tx, call.service.hosts)):
+            raise BadInput(f"Invalid host: No available service named {body.host or body.cluster}.")
+        if wanted == row.host:
+            raise BadInput("Invalid host: Destination host must be different than the current host.")
         raise Conflict("Volumes of the file backend stand where they are; their data does not move between hosts.")
 
     return act(call, "volume_extension:volume_admin_actions:migrate_volume", work)
@@ -337,5 +353,5 @@ ROUTES = [
     action("os-reset_status", reset_status, ResetStatus),
     action("os-force_delete", force_delete),
     action("os-retype", retype, Retype),
-    action("os-migrate_volume", migrate),
+    action("os-migrate_volume", migrate, Migrate, refusal=409),
 ]

@@ -48,6 +48,7 @@ class RevertParams(msgspec.Struct, kw_only=True):
 
 class ReimageParams(msgspec.Struct, kw_only=True):
     image_id: str
+    image_metadata: dict[str, str]
 
 
 class VolumeWorkflows:
@@ -101,7 +102,7 @@ class VolumeWorkflows:
             ReimageParams,
             Call("delete", self._remove, nothing_to_undo("the old content is gone")),
             Call("create", self._create, nothing_to_undo("the old content is gone"), done=self._created),
-            finished=self._finished,
+            finished=self._reimaged,
             failed=self._broken,
         )
 
@@ -247,6 +248,11 @@ class VolumeWorkflows:
         volume = store.VOLUMES.get(tx, run.object_id)
         assert volume.host is not None
         return volume.host, c.RevertVolume(volume_id=volume.id, snapshot_id=run.params.snapshot_id)
+
+    def _reimaged(self, tx: Tx, run: Run) -> None:
+        """The volume boots the new image, and tells of it instead of the old one."""
+        store.VOLUMES.change(tx, run.object_id, bootable=True, image_metadata=run.params.image_metadata)
+        self._finished(tx, run)
 
     def _broken(self, tx: Tx, run: Run) -> None:
         state.change(tx, run.object_id, base="error", busy=None)
