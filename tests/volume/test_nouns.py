@@ -2,6 +2,8 @@
 
 import threading
 
+import pytest
+
 from tests.support.cloud import unique
 
 NOBODY = "00000000-0000-0000-0000-000000000000"
@@ -41,6 +43,68 @@ def test_backups(volumes, admin):
     admin.gone(f"/backups/{child}")
     broken = {"backup-record": {**record, "backup_url": "eHh4"}}
     assert admin.call("POST", "/backups/import_record", broken).status == 400
+
+
+def test_backups_are_listed_and_administrators_mend_them(volumes, admin, other):
+    name = unique("backup")
+    body = {"backup": {"volume_id": volumes.create(), "name": name}}
+    backup = volumes.ok("POST", "/backups", body)["backup"]["id"]
+    path = f"/backups/{backup}"
+    volumes.until(path, "backup", "available")
+    (listed,) = volumes.ok("GET", f"/backups?name={name}")["backups"]
+    assert set(listed) == {"id", "name", "links"}
+    assert (listed["id"], listed["name"]) == (backup, name)
+    (detail,) = volumes.ok("GET", f"/backups/detail?name={name}")["backups"]
+    assert detail == volumes.ok("GET", path)["backup"]
+    assert backup not in [one["id"] for one in other.ok("GET", "/backups")["backups"]]
+    assert volumes.call("POST", path + "/action", {"os-reset_status": {"status": "error"}}).status == 403
+    assert admin.call("POST", path + "/action", {"os-reset_status": {"status": "merry"}}).status == 400
+    assert admin.call("POST", path + "/action", {"os-reset_status": {"status": "creating"}}).status == 202
+    assert volumes.ok("GET", path)["backup"]["status"] == "creating"
+    assert volumes.call("DELETE", path).status == 400
+    assert volumes.call("POST", path + "/action", {"os-force_delete": {}}).status == 403
+    assert admin.call("POST", path + "/action", {"os-force_delete": {}}).status == 202
+    volumes.gone(path)
+    assert admin.call("POST", path + "/action", {"os-force_delete": {}}).status == 404
+
+
+@pytest.mark.parametrize(("base", "version"), [("/os-volume-transfer", "3.0"), ("/volume-transfers", "3.55")])
+def test_a_transfer_by_the_old_path_and_the_new(volumes, other, base, version):
+    volume, name = volumes.create(), unique("transfer")
+    made = volumes.call("POST", base, {"transfer": {"volume_id": volume, "name": name}}, version=version)
+    assert made.status == 202, made.text
+    transfer, one = made.body["transfer"], f"{base}/{made.body['transfer']['id']}"
+    assert (transfer["volume_id"], transfer["name"]) == (volume, name)
+    assert transfer["links"][0]["href"].endswith(one)
+    again = volumes.call("POST", base, {"transfer": {"volume_id": volume}}, version=version)
+    assert again.status == 400
+    shown = volumes.ok("GET", one, version=version)["transfer"]
+    assert shown == {key: value for key, value in transfer.items() if key != "auth_key"}
+    assert shown.keys() == {"id", "volume_id", "name", "created_at", "links"} | (
+        {"no_snapshots"} if version == "3.55" else set()
+    )
+    listed = volumes.ok("GET", f"{base}?name={name}", version=version)["transfers"]
+    assert listed == [{key: shown[key] for key in ("id", "volume_id", "name", "links")}]
+    assert volumes.ok("GET", f"{base}/detail?name={name}", version=version)["transfers"] == [shown]
+    assert other.call("GET", one, version=version).status == 404
+    assert transfer["id"] not in [t["id"] for t in other.ok("GET", base, version=version)["transfers"]]
+    wrong = other.call("POST", one + "/accept", {"accept": {"auth_key": "wrong"}}, version=version)
+    assert wrong.status == 400
+    accepted = other.call("POST", one + "/accept", {"accept": {"auth_key": transfer["auth_key"]}}, version=version)
+    assert accepted.status == 202, accepted.text
+    assert accepted.body["transfer"]["volume_id"] == volume
+    other.made.append(volume)
+    assert other.show(volume)["status"] == "available"
+    assert volumes.call("GET", one, version=version).status == 404
+    assert volumes.call("GET", f"/volumes/{volume}").status == 404
+    back = other.ok("POST", base, {"transfer": {"volume_id": volume}}, version=version)["transfer"]
+    assert volumes.call("DELETE", f"{base}/{back['id']}", version=version).status == 404
+    assert other.call("DELETE", f"{base}/{back['id']}", version=version).status == 202
+    assert other.show(volume)["status"] == "available"
+
+
+def test_the_new_path_of_transfers_begins_with_3_55(volumes):
+    assert volumes.call("GET", "/volume-transfers", version="3.54").status == 404
 
 
 def test_transfers(volumes, other):
@@ -88,8 +152,17 @@ def test_types_and_access(volumes, admin):
     assert volumes.show(volume)["volume_type"] == "__DEFAULT__"
     assert admin.call("POST", path + "/action", {"removeProjectAccess": {"project": project}}).status == 202
     assert admin.ok("PUT", path, {"volume_type": {"description": "new"}})["volume_type"]["description"] == "new"
-    assert admin.ok("PUT", f"/default-types/{project}", {"default_type": {"volume_type": kind["id"]}})
-    assert admin.call("DELETE", f"/default-types/{project}").status == 204
+    default = f"/default-types/{project}"
+    expected = {"project_id": project, "volume_type_id": kind["id"]}
+    assert admin.call("PUT", default, {"default_type": {"volume_type": "none-such"}}).status == 400
+    assert admin.ok("PUT", default, {"default_type": {"volume_type": kind["id"]}}) == {"default_type": expected}
+    assert admin.ok("GET", default) == {"default_type": expected}
+    assert expected in admin.ok("GET", "/default-types")["default_types"]
+    assert volumes.call("GET", "/default-types").status == 403
+    assert admin.call("GET", "/default-types", version="3.61").status == 404
+    assert admin.call("DELETE", default).status == 204
+    assert admin.call("GET", default).status == 404
+    assert expected not in admin.ok("GET", "/default-types")["default_types"]
     assert admin.call("DELETE", path).status == 202
     assert admin.call("GET", path).status == 404
 
@@ -119,6 +192,13 @@ def test_qos(volumes, admin):
     assert admin.call("GET", f"/qos-specs/{qos}/associate?vol_type_id={kind}").status == 202
     assert [a["id"] for a in admin.ok("GET", f"/qos-specs/{qos}/associations")["qos_associations"]] == [kind]
     assert admin.call("DELETE", f"/qos-specs/{qos}").status == 400
+    assert admin.call("GET", f"/qos-specs/{qos}/disassociate").status == 400
+    assert admin.call("GET", f"/qos-specs/{qos}/disassociate?vol_type_id={NOBODY}").status == 404
+    assert volumes.call("GET", f"/qos-specs/{qos}/disassociate?vol_type_id={kind}").status == 403
+    assert admin.call("GET", f"/qos-specs/{qos}/disassociate?vol_type_id={kind}").status == 202
+    assert admin.ok("GET", f"/qos-specs/{qos}/associations")["qos_associations"] == []
+    assert admin.ok("GET", f"/types/{kind}")["volume_type"]["qos_specs_id"] is None
+    assert admin.call("GET", f"/qos-specs/{qos}/associate?vol_type_id={kind}").status == 202
     assert admin.call("GET", f"/qos-specs/{qos}/disassociate_all").status == 202
     assert admin.call("DELETE", f"/qos-specs/{qos}").status == 202
     assert volumes.call("GET", "/qos-specs").status == 403
@@ -181,11 +261,46 @@ def test_what_is_said_of_the_service(cloud, volumes, admin):
     assert admin.ok("GET", "/os-hosts?zone=elsewhere")["hosts"] == []
     assert admin.ok("GET", f"/os-hosts/{host.partition('#')[0]}")["host"][0]["resource"]["project"] == "(total)"
     assert volumes.ok("GET", "/os-availability-zone")["availabilityZoneInfo"][0]["zoneName"] == "nova"
-    assert volumes.ok("GET", "/extensions")["extensions"]
+    extensions = volumes.ok("GET", "/extensions")["extensions"]
+    assert {"alias", "name", "description", "updated", "links"} == set(extensions[0])
+    for one in (extensions[0], extensions[-1]):
+        assert volumes.ok("GET", f"/extensions/{one['alias']}") == {"extension": one}
+    assert volumes.call("GET", "/extensions/warp-drive").status == 404
     assert volumes.ok("GET", "/resource_filters?resource=volume")["resource_filters"][0]["resource"] == "volume"
     root = volumes.api._session.get(f"{cloud.url}/volume/", timeout=10)
     assert root.status_code == 300
     assert root.json()["versions"][0]["version"] == "3.71"
+
+
+def test_services_are_disabled_and_frozen(cloud, volumes, admin):
+    backend = f"{next(iter(cloud.hosts))}@file"
+
+    def shown():
+        (found,) = admin.ok("GET", f"/os-services?host={backend}&binary=cinder-volume")["services"]
+        return found["status"], found["disabled_reason"], found["frozen"]
+
+    named = {"binary": "cinder-volume", "host": backend}
+    assert shown() == ("enabled", None, False)
+    try:
+        for word in ("disable", "enable", "freeze", "thaw"):
+            assert volumes.call("PUT", f"/os-services/{word}", {"host": backend}).status == 403
+        answer = admin.call("PUT", "/os-services/disable", named)
+        assert answer.status == 200, answer.text
+        assert {**named, "service": "cinder-volume", "disabled": True, "status": "disabled"} == answer.body
+        assert shown() == ("disabled", None, False)
+        assert admin.call("PUT", "/os-services/disable", {"host": backend}).status == 400
+        assert admin.call("PUT", "/os-services/disable", {**named, "host": "nowhere@file"}).status == 404
+        assert admin.ok("PUT", "/os-services/enable", named)["status"] == "enabled"
+        frozen = admin.call("PUT", "/os-services/freeze", {"host": backend})
+        assert (frozen.status, frozen.text) == (200, "")
+        assert shown() == ("disabled", "frozen", True)
+        assert admin.call("PUT", "/os-services/freeze", {"host": "nowhere@file"}).status == 400
+        thawed = admin.call("PUT", "/os-services/thaw", {"host": backend})
+        assert (thawed.status, thawed.text) == (200, "")
+        assert shown() == ("enabled", None, False)
+    finally:
+        admin.call("PUT", "/os-services/thaw", {"host": backend})
+        admin.call("PUT", "/os-services/enable", named)
 
 
 def test_group_types(volumes, admin):
@@ -203,6 +318,9 @@ def test_group_types(volumes, admin):
     assert admin.ok("POST", path + "/group_specs", {"group_specs": {"c": "d"}}) == {"group_specs": {"c": "d"}}
     assert admin.ok("PUT", path + "/group_specs/c", {"c": "e"}) == {"c": "e"}
     assert admin.ok("GET", path + "/group_specs") == {"group_specs": {"a": "b", "c": "e"}}
+    assert admin.ok("GET", path + "/group_specs/c") == {"c": "e"}
+    assert volumes.call("GET", path + "/group_specs/c").status == 403
+    assert admin.call("GET", path + "/group_specs/c", version="3.10").status == 404
     assert admin.call("DELETE", path + "/group_specs/c").status == 202
     assert admin.call("GET", path + "/group_specs/c").status == 404
     assert admin.call("DELETE", path).status == 202

@@ -130,7 +130,7 @@ def test_a_volume_grows(volumes):
     assert volumes.until(f"/volumes/{volume}", "volume", "available")["size"] == 3
 
 
-def test_a_failed_create_is_an_error_with_a_message_and_can_be_deleted(cloud, volumes):
+def test_a_failed_create_is_an_error_with_a_message_and_can_be_deleted(cloud, volumes, other):
     for host in cloud.hosts.values():
         host.fake.faults.fail("CreateVolume")
     try:
@@ -140,7 +140,12 @@ def test_a_failed_create_is_an_error_with_a_message_and_can_be_deleted(cloud, vo
             host.fake.faults.clear()
     found = volumes.ok("GET", f"/messages?resource_uuid={volume}")["messages"]
     assert [m["message_level"] for m in found] == ["ERROR"]
+    assert volumes.ok("GET", f"/messages/{found[0]['id']}") == {"message": found[0]}
+    assert (found[0]["resource_type"], found[0]["resource_uuid"]) == ("VOLUME", volume)
+    assert other.call("GET", f"/messages/{found[0]['id']}").status == 404
+    assert volumes.call("GET", f"/messages/{found[0]['id']}", version="3.2").status == 404
     assert volumes.call("DELETE", f"/messages/{found[0]['id']}").status == 204
+    assert volumes.call("GET", f"/messages/{found[0]['id']}").status == 404
     assert volumes.action(volume, "os-extend", {"new_size": 3}).status == 400
     volumes.call("DELETE", f"/volumes/{volume}")
     volumes.gone(f"/volumes/{volume}")
@@ -179,6 +184,54 @@ def test_snapshots(volumes):
     assert volumes.call("GET", f"/snapshots/{NOBODY}").status == 404
 
 
+def test_metadata_of_a_snapshot(volumes, other):
+    snapshot = volumes.snapshot(volumes.create(), metadata={"a": "1"})
+    path = f"/snapshots/{snapshot}/metadata"
+    assert volumes.ok("GET", path) == {"metadata": {"a": "1"}}
+    assert volumes.ok("POST", path, {"metadata": {"b": "2"}}) == {"metadata": {"a": "1", "b": "2"}}
+    assert volumes.ok("PUT", path + "/b", {"meta": {"b": "3"}}) == {"meta": {"b": "3"}}
+    assert volumes.ok("GET", path + "/b") == {"meta": {"b": "3"}}
+    assert volumes.call("PUT", path + "/c", {"meta": {"b": "3"}}).status == 400
+    assert volumes.call("POST", path, {"metadata": {"": "x"}}).status == 400
+    assert volumes.call("POST", path, {"metadata": {"k": "x" * 256}}).status == 400
+    assert other.call("GET", path).status == 404
+    assert other.call("POST", path, {"metadata": {"b": "2"}}).status == 404
+    deleted = volumes.call("DELETE", path + "/b")
+    assert (deleted.status, deleted.text) == (200, "")
+    assert volumes.call("DELETE", path + "/b").status == 404
+    assert volumes.call("GET", path + "/b").status == 404
+    assert volumes.ok("PUT", path, {"metadata": {"z": "9"}}) == {"metadata": {"z": "9"}}
+    assert volumes.ok("GET", f"/snapshots/{snapshot}")["snapshot"]["metadata"] == {"z": "9"}
+
+
+def test_administrators_mend_snapshots(volumes, admin):
+    snapshot = volumes.snapshot(volumes.create())
+    path = f"/snapshots/{snapshot}"
+
+    def act(who, name, **argument):
+        return who.call("POST", path + "/action", {name: argument}).status
+
+    def shown():
+        found = volumes.ok("GET", path)["snapshot"]
+        return found["status"], found["os-extended-snapshot-attributes:progress"]
+
+    assert act(admin, "os-update_snapshot_status", status="available") == 400  # it is not being made
+    assert act(volumes, "os-reset_status", status="creating") == 403
+    assert act(admin, "os-reset_status", status="merry") == 400
+    assert act(admin, "os-reset_status", status="creating") == 202
+    assert shown()[0] == "creating"
+    assert act(admin, "os-update_snapshot_status", status="deleting") == 400
+    assert act(admin, "os-update_snapshot_status", status="creating", progress="half") == 400
+    assert act(admin, "os-update_snapshot_status", status="creating", progress="50%") == 202
+    assert shown() == ("creating", "50%")
+    assert volumes.call("DELETE", path).status == 400
+    assert act(admin, "os-update_snapshot_status", status="error") == 202
+    assert shown()[0] == "error"
+    assert act(volumes, "os-force_delete") == 403
+    assert act(admin, "os-force_delete") == 202
+    volumes.gone(path)
+
+
 def test_cascade_takes_the_snapshots_too(cloud, volumes):
     volume = volumes.create()
     snapshots = [volumes.snapshot(volume) for _ in range(2)]
@@ -212,7 +265,21 @@ def test_attaching_the_old_way(volumes, admin):
     assert volumes.show(volume)["status"] == "available"
 
 
-def test_the_attachments_api_exports(cloud, volumes):
+def test_administrators_detach_by_force(volumes, admin):
+    volume = volumes.create()
+    body = {"instance_uuid": NOBODY, "mountpoint": "/dev/vdc"}
+    assert volumes.action(volume, "os-attach", body).status == 202
+    (attachment,) = volumes.show(volume)["attachments"]
+    assert volumes.action(volume, "os-begin_detaching").status == 202
+    force = {"attachment_id": attachment["attachment_id"], "connector": {"host": "client"}}
+    assert volumes.action(volume, "os-force_detach", force).status == 403
+    assert admin.action(volume, "os-force_detach", {**force, "colour": "red"}).status == 400
+    assert admin.action(volume, "os-force_detach", force).status == 202
+    shown = volumes.until(f"/volumes/{volume}", "volume", "available")
+    assert shown["attachments"] == []
+
+
+def test_the_attachments_api_exports(cloud, volumes, other):
     volume = volumes.create()
     made = volumes.ok("POST", "/attachments", {"attachment": {"volume_uuid": volume, "instance_uuid": NOBODY}})
     attachment = made["attachment"]
@@ -230,6 +297,12 @@ def test_the_attachments_api_exports(cloud, volumes):
     assert volumes.ok("GET", path)["attachment"]["status"] == "attached"
     listed = volumes.ok("GET", f"/attachments?volume_id={volume}")["attachments"]
     assert [a["id"] for a in listed] == [attachment["id"]]
+    assert listed[0].keys() == {"id", "status", "instance", "volume_id"}
+    (detail,) = volumes.ok("GET", f"/attachments/detail?volume_id={volume}", version="3.27")["attachments"]
+    assert detail == volumes.ok("GET", path, version="3.27")["attachment"]
+    assert detail["connection_info"]["driver_volume_type"] == "nbd"
+    assert other.ok("GET", f"/attachments/detail?volume_id={volume}")["attachments"] == []
+    assert volumes.call("GET", "/attachments/detail", version="3.26").status == 404
     assert volumes.call("DELETE", path).status == 200
     volumes.until(f"/volumes/{volume}", "volume", "available")
     for host in cloud.hosts.values():
@@ -302,6 +375,52 @@ def test_a_volume_becomes_an_image_and_an_image_a_volume(cloud, volumes):
     assert booted["volume_image_metadata"]["image_id"] == image
     assert volumes.call("POST", "/volumes", {"volume": {"imageRef": image}}).status == 400
     assert volumes.api.delete("image", f"/images/{image}").status == 204
+
+
+def test_a_volume_is_written_anew_from_an_image(cloud, volumes, other):
+    api, volume = cloud.api("demo"), volumes.create()
+    made = api.post("image", "/images", {"name": unique("new"), "disk_format": "raw", "container_format": "bare"})
+    image = made["id"]
+    assert volumes.action(volume, "os-reimage", {"image_id": image}).status == 400  # no data yet
+    sent = api.put(
+        "image", f"/images/{image}/file", data=b"x" * 512, headers={"content-type": "application/octet-stream"}
+    )
+    assert sent.status == 204, sent.text
+    assert volumes.action(volume, "os-reimage", {"image_id": image}, version="3.67").status == 404
+    assert volumes.action(volume, "os-reimage", {"image_id": NOBODY}).status == 404
+    assert volumes.action(volume, "os-reimage", {"image_id": "x"}).status == 400
+    assert other.action(volume, "os-reimage", {"image_id": image}).status == 404
+    again = volumes.action(volume, "os-reimage", {"image_id": image})
+    assert (again.status, again.text) == (202, "")
+    shown = volumes.until(f"/volumes/{volume}", "volume", "available")
+    assert shown["volume_image_metadata"]["image_id"] == image
+    assert shown["bootable"] == "true"
+    assert api.delete("image", f"/images/{image}").status == 204
+
+
+def test_volumes_stay_on_their_host(cloud, volumes, admin):
+    """Migration is refused: for the reasons upstream gives, and finally because data does not move here."""
+    volume = volumes.create()
+    own = admin.show(volume)["os-vol-host-attr:host"]
+    (another,) = [f"{name}@file#file" for name in cloud.hosts if not own.startswith(name + "@")]
+    assert volumes.action(volume, "os-migrate_volume", {"host": another}).status == 403
+    for wrong in ({}, {"host": "nowhere@file#file"}, {"host": own}, {"host": another, "colour": "red"}):
+        assert admin.action(volume, "os-migrate_volume", wrong).status == 400, wrong
+    cluster = {"host": another, "cluster": "c"}
+    assert admin.action(volume, "os-migrate_volume", cluster, version="3.15").status == 400
+    refused = admin.action(volume, "os-migrate_volume", {"host": another})
+    assert (refused.status, list(refused.body)) == (409, ["conflictingRequest"])
+    shown = admin.show(volume)
+    assert (shown["status"], shown["os-vol-host-attr:host"]) == ("available", own)
+
+
+def test_what_no_volume_is_encrypted_with(volumes, other):
+    volume = volumes.create()
+    assert volumes.ok("GET", f"/volumes/{volume}/encryption") == {"encryption_key_id": None}
+    assert volumes.ok("GET", f"/volumes/{volume}/encryption/encryption_key_id") == {"encryption_key_id": None}
+    assert volumes.ok("GET", f"/volumes/{volume}/encryption/cipher") == {"cipher": None}
+    assert other.call("GET", f"/volumes/{volume}/encryption").status == 404
+    assert volumes.call("GET", f"/volumes/{NOBODY}/encryption").status == 404
 
 
 def test_a_failed_upload_leaves_no_image(cloud, volumes):
