@@ -247,6 +247,14 @@ def test_members_share_an_image(api):
     assert api("PUT", f"{members}/p-bob", token=BOB, json={"status": "accepted"}).json()["status"] == "accepted"
     assert len(api("GET", "/v2/images", token=BOB).json()["images"]) == 1
     assert [m["member_id"] for m in api("GET", members, token=BOB).json()["members"]] == ["p-bob"]
+    for token in (ALICE, BOB):
+        shown = api("GET", f"{members}/p-bob", token=token)
+        assert shown.status_code == 200
+        assert shown.json().keys() == {"image_id", "member_id", "status", "created_at", "updated_at", "schema"}
+        assert (shown.json()["image_id"], shown.json()["status"]) == (image, "accepted")
+        assert shown.json()["schema"] == "/v2/schemas/member"
+    assert api("GET", f"{members}/p-none").status_code == 404
+    assert api("GET", f"{members}/p-bob", token="eve/p-eve/member,reader").status_code == 404
     assert api("DELETE", f"{members}/p-bob", token=BOB).status_code == 403
     assert api("DELETE", f"{members}/p-bob").status_code == 204
     assert api("GET", f"{members}/p-bob").status_code == 404
@@ -258,6 +266,125 @@ def test_only_admins_see_tasks(api):
     assert api("GET", "/v2/tasks", token=ALICE).status_code == 403
     assert api("GET", "/v2/tasks", token=ADMIN).json()["tasks"] == []
     assert api("DELETE", "/v2/tasks/x", token=ADMIN).status_code == 405
+
+
+def test_nothing_is_imported_by_a_task(api):
+    task = {"type": "import", "input": {"import_from": "http://example.org/x", "import_from_format": "raw",
+                                        "image_properties": {"disk_format": "raw"}}}  # fmt: skip
+    assert api("POST", "/v2/tasks", token=ALICE, json=task).status_code == 403
+    refused = api("POST", "/v2/tasks", token=ADMIN, json=task)
+    assert refused.status_code == 400
+    assert "no import_from location is accepted" in refused.json()["message"]
+    assert api("POST", "/v2/tasks", token=ADMIN, json={**task, "type": "export"}).status_code == 400
+    assert api("GET", "/v2/tasks", token=ADMIN).json()["tasks"] == []
+
+
+@pytest.fixture
+def namespace(api):
+    """A public namespace that administrators fill."""
+    made = api("POST", "/v2/metadefs/namespaces", token=ADMIN, json={"namespace": "space", "visibility": "public"})
+    assert made.status_code == 201, made.text
+    return "/v2/metadefs/namespaces/space"
+
+
+DEFINITIONS = {
+    "objects": {"name": "one", "description": "d", "required": ["q"],
+                "properties": {"q": {"title": "Q", "type": "integer", "minimum": 0}}},
+    "properties": {"name": "one", "title": "One", "type": "string", "enum": ["a", "b"]},
+    "tags": {"name": "one"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DEFINITIONS)
+def test_definitions_of_a_namespace(api, namespace, kind):
+    """One definition from its creation to its end, and all of a kind at once."""
+    body, path = DEFINITIONS[kind], f"{namespace}/{kind}"
+
+    def make(name):
+        if kind == "tags":
+            return api("POST", f"{path}/{name}", token=ADMIN)
+        return api("POST", path, token=ADMIN, json={**body, "name": name})
+
+    def names():
+        answer = api("GET", path, token=ALICE)
+        assert answer.status_code == 200
+        listed = answer.json()[kind]
+        return sorted(listed) if kind == "properties" else sorted(one["name"] for one in listed)
+
+    made = make("one")
+    assert made.status_code == 201, made.text
+    assert make("one").status_code == 409
+    shown = api("GET", f"{path}/one", token=ALICE)
+    assert shown.status_code == 200
+    assert shown.json() == made.json()
+    assert {key: shown.json()[key] for key in body} == body
+    if kind == "objects":
+        assert shown.json()["self"] == f"{path}/one"
+        assert shown.json()["schema"] == "/v2/schemas/metadefs/object"
+    if kind != "properties":
+        assert {"created_at", "updated_at"} <= set(shown.json())
+    changed = api("PUT", f"{path}/one", token=ADMIN, json={**body, "name": "other"})
+    assert changed.status_code == 200, changed.text
+    assert changed.json()["name"] == "other"
+    assert api("GET", f"{path}/one").status_code == 404
+    assert names() == ["other"]
+    assert api("PUT", f"{path}/one", token=ADMIN, json=body).status_code == 404
+    assert make("one").status_code == 201
+    assert api("PUT", f"{path}/other", token=ADMIN, json=body).status_code == 409  # the name is taken
+    assert api("PUT", f"{path}/other", token=ADMIN, json={}).status_code == 400
+    assert api("PUT", f"{path}/other", token=ADMIN, json={**body, "colour": "red"}).status_code == 400
+    assert names() == ["one", "other"]
+    for method, end in (("PUT", "/one"), ("DELETE", "/one"), ("DELETE", "")):
+        assert api(method, path + end, token=ALICE, json=body).status_code == 403
+    assert api("DELETE", f"{path}/one", token=ADMIN).status_code == 204
+    assert api("DELETE", f"{path}/one", token=ADMIN).status_code == 404
+    assert names() == ["other"]
+    assert make("third").status_code == 201
+    gone = api("DELETE", path, token=ADMIN)
+    assert (gone.status_code, gone.text) == (204, "")
+    assert names() == []
+    assert api("GET", "/v2/metadefs/namespaces/none/" + kind).status_code == 404
+
+
+def test_what_a_namespace_is_for(api, namespace):
+    path = namespace + "/resource_types"
+    body = {"name": "OS::Test::Thing", "prefix": "hw_", "properties_target": "image"}
+    assert api("GET", path).json() == {"resource_type_associations": []}
+    assert api("POST", path, json=body).status_code == 403
+    made = api("POST", path, token=ADMIN, json=body)
+    assert made.status_code == 201, made.text
+    assert {key: made.json()[key] for key in body} == body
+    assert api("POST", path, token=ADMIN, json=body).status_code == 409
+    assert api("POST", path, token=ADMIN, json={"prefix": "x"}).status_code == 400
+    listed = api("GET", path, token=BOB)
+    assert listed.status_code == 200
+    assert listed.json()["resource_type_associations"] == [made.json()]
+    known = [one["name"] for one in api("GET", "/v2/metadefs/resource_types").json()["resource_types"]]
+    assert "OS::Test::Thing" in known
+    found = api("GET", "/v2/metadefs/namespaces?resource_types=OS::Test::Thing").json()["namespaces"]
+    assert [one["namespace"] for one in found] == ["space"]
+    # a property by the name that it has on that kind of resource
+    assert api("POST", namespace + "/properties", token=ADMIN, json=DEFINITIONS["properties"]).status_code == 201
+    query = "?resource_type=OS::Test::Thing"
+    assert api("GET", f"{namespace}/properties/hw_one{query}").json()["title"] == "One"
+    assert api("GET", f"{namespace}/properties/one{query}").status_code == 404
+    assert api("GET", f"{namespace}/properties/hw_one").status_code == 404
+    assert api("DELETE", path + "/OS::Test::Thing").status_code == 403
+    assert api("DELETE", path + "/OS::Test::Thing", token=ADMIN).status_code == 204
+    assert api("DELETE", path + "/OS::Test::Thing", token=ADMIN).status_code == 404
+    assert api("GET", path).json() == {"resource_type_associations": []}
+
+
+def test_tags_of_a_namespace_are_set_together(api, namespace):
+    path = namespace + "/tags"
+    for tags, status in (([{"name": "a"}, {"name": "a"}], 409), ([{}], 400), ("a", 400)):
+        assert api("POST", path, token=ADMIN, json={"tags": tags}).status_code == status, tags
+    made = api("POST", path, token=ADMIN, json={"tags": [{"name": "a"}, {"name": "b"}]})
+    assert (made.status_code, made.json()) == (201, {"tags": [{"name": "a"}, {"name": "b"}]})
+    more = api("POST", path, token=ADMIN, json={"tags": [{"name": "c"}]}, headers={"X-Openstack-Append": "true"})
+    assert more.status_code == 201
+    assert {one["name"] for one in api("GET", path).json()["tags"]} == {"a", "b", "c"}
+    assert api("POST", path, json={"tags": []}).status_code == 403
 
 
 def test_metadata_definitions(api):

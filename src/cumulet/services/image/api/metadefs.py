@@ -6,7 +6,7 @@ from typing import Any
 from cumulet.db import Tx
 from cumulet.http import Call, Reply, Route
 from cumulet.kernel.clock import iso
-from cumulet.kernel.errors import BadInput, Forbidden, NotFound
+from cumulet.kernel.errors import BadInput, Conflict, Forbidden, NotFound
 from cumulet.services.image import metadefs, schemas
 from cumulet.services.image.api.access import json_body
 from cumulet.services.image.api.images import parse_limit
@@ -252,11 +252,23 @@ def _create(kind: str, rule: str) -> Callable[[Call], Reply]:
 def _show(kind: str, rule: str) -> Callable[[Call], dict[str, Any]]:
     def handler(call: Call) -> dict[str, Any]:
         def work(tx: Tx, row: NamespaceRow) -> Item:
-            return metadefs.item(tx, row.namespace, kind, call.params["name"])
+            name = call.params["name"]
+            resource_type = call.query.get("resource_type")
+            if kind == "property" and resource_type:
+                name = _without_prefix(tx, row, name, resource_type)
+            return metadefs.item(tx, row.namespace, kind, name)
 
         return _view(_in_namespace(call, rule, work, write=False))
 
     return handler
+
+
+def _without_prefix(tx: Tx, row: NamespaceRow, name: str, resource_type: str) -> str:
+    """A property's own name, from the one that it has on resources of a type."""
+    prefix = metadefs.item(tx, row.namespace, "resource_type", resource_type).body.get("prefix")
+    if not prefix or not name.startswith(prefix):
+        raise NotFound(f"Property {name} does not start with the prefix '{prefix}' of the resource type's association.")
+    return name.removeprefix(prefix)
 
 
 def _update(kind: str, rule: str) -> Callable[[Call], dict[str, Any]]:
@@ -295,7 +307,7 @@ def create_tags(call: Call) -> Reply:
         raise BadInput("Provided object does not match schema 'tags': 'tags' is a required property")
     names = [_body("tag", one)[0] for one in body["tags"]]
     if len(set(names)) != len(names):
-        raise BadInput("A tag is named twice.")
+        raise Conflict("A metadata definition tag is named twice.")
     append = call.headers.get("x-openstack-append", "").lower() in ("true", "1", "yes")
 
     def work(tx: Tx, row: NamespaceRow) -> None:
