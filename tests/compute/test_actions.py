@@ -7,6 +7,8 @@ import pytest
 from tests.compute.helpers import Nova
 from tests.support.cloud import unique
 
+NOBODY = "00000000-0000-0000-0000-000000000000"
+
 
 @pytest.fixture(scope="module")
 def server(nova: Nova) -> Any:
@@ -54,6 +56,20 @@ def test_lock(nova: Nova, server: str) -> None:
     assert nova.act(server, "unlock").status == 403
     assert admin.act(server, "unlock").status == 202
     assert nova.show(server)["locked"] is False
+
+
+def test_lock_before_reasons(nova: Nova, server: str) -> None:
+    """Up to 2.72 a lock has no reason, and whatever stands in the body is not looked at."""
+    for argument in (None, {"locked_reason": "mine"}):
+        locked = nova.act(server, "lock", argument, version="2.72")
+        assert (locked.status, locked.text) == (202, "")
+        shown = nova.show(server)
+        assert (shown["locked"], shown["locked_reason"]) == (True, None)
+        assert "locked_reason" not in nova.show(server, version="2.72")
+        assert nova.act(server, "unlock", version="2.1").status == 202
+        assert nova.show(server, version="2.9")["locked"] is False
+    assert nova.as_user("other").act(server, "lock", version="2.72").status == 404
+    assert nova.as_user("reader").act(server, "lock", version="2.72").status == 403
 
 
 def test_reset_state(nova: Nova, server: str) -> None:
@@ -106,6 +122,43 @@ def test_rebuild(nova: Nova) -> None:
     nova.remove(server)
 
 
+def test_network_info_is_told_anew(nova: Nova, server: str) -> None:
+    assert nova.act(server, "injectNetworkInfo").status == 403
+    admin = nova.as_user("admin")
+    before = nova.show(server)
+    told = admin.act(server, "injectNetworkInfo")
+    assert (told.status, told.text) == (202, "")
+    after = nova.show(server)
+    assert {**after, "updated": None} == {**before, "updated": None}
+    assert admin.act(NOBODY, "injectNetworkInfo").status == 404
+
+
+def test_delete_by_force(nova: Nova) -> None:
+    """As delete, in any state; nothing is kept that could be restored."""
+    server = nova.boot()
+    assert nova.as_user("admin").act(server, "os-resetState", {"state": "error"}).status == 202
+    assert nova.as_user("other").act(server, "forceDelete").status == 404
+    assert nova.as_user("reader").act(server, "forceDelete").status == 403
+    assert nova.act(server, "lock", {"locked_reason": "mine"}).status == 202
+    assert nova.act(server, "forceDelete").status == 409
+    assert nova.act(server, "unlock").status == 202
+    gone = nova.act(server, "forceDelete")
+    assert (gone.status, gone.text) == (202, "")
+    nova.gone(server)
+    assert nova.act(server, "forceDelete").status == 404
+    assert nova.act(server, "restore").status == 404
+
+
+def test_there_is_nothing_to_restore(nova: Nova, server: str) -> None:
+    """As upstream without reclaim_instance_interval: no server is ever in the state that restore needs."""
+    refused = nova.act(server, "restore")
+    assert refused.status == 409
+    message = refused["conflictingRequest"]["message"]
+    assert message == f"Cannot 'restore' instance {server} while it is in vm_state active"
+    assert nova.as_user("other").act(server, "restore").status == 404
+    assert nova.as_user("reader").act(server, "restore").status == 403
+
+
 def test_instance_actions(nova: Nova, server: str) -> None:
     found = nova.get(f"/servers/{server}/os-instance-actions")["instanceActions"]
     assert found[-1]["action"] == "create"
@@ -119,6 +172,23 @@ def test_instance_actions(nova: Nova, server: str) -> None:
     page = nova.get(f"/servers/{server}/os-instance-actions?limit=1")
     assert len(page["instanceActions"]) == 1
     assert page["links"][0]["rel"] == "next"
+
+
+def test_password_that_the_guest_posts(nova: Nova, server: str) -> None:
+    """The first stays until the user clears it; the metadata service answers with it."""
+    agent = nova.cloud.host.agent
+    path = f"/servers/{server}/os-server-password"
+    assert nova.get(path)["password"] == ""
+    assert agent.password_posted(server, "sealed").outcome == "kept"
+    assert agent.password_posted(server, "other").outcome == "conflict"
+    assert nova.get(path)["password"] == "sealed"
+    doc = nova.cloud.control.db.read(lambda tx: nova.cloud.control.compute.metadata_doc(tx, server, 1))
+    assert doc.ec2["password"] == "sealed"
+    assert nova.delete(path).status == 204
+    assert nova.get(path)["password"] == ""
+    assert agent.password_posted(server, "other").outcome == "kept"
+    assert nova.delete(path).status == 204
+    assert agent.password_posted("0b5a6c1e-0000-4000-8000-000000000000", "x").outcome == "gone"
 
 
 def test_metadata(nova: Nova, server: str) -> None:

@@ -8,6 +8,8 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from tests.compute.helpers import Nova
 from tests.support.cloud import unique
 
+ZONE = {"availability_zone": "mars"}
+
 
 def test_flavors(nova: Nova) -> None:
     admin = nova.as_user("admin")
@@ -57,6 +59,9 @@ def test_private_flavors(nova: Nova) -> None:
     added = admin.post(path + "/action", {"addTenantAccess": {"tenant": project}})
     assert added.status == 200, added.text
     assert {"flavor_id": flavor, "tenant_id": project} in added["flavor_access"]
+    listed = admin.get(path + "/os-flavor-access")
+    assert (listed.status, listed.body) == (200, {"flavor_access": [{"flavor_id": flavor, "tenant_id": project}]})
+    assert nova.get(path + "/os-flavor-access").status == 403
     assert admin.post(path + "/action", {"addTenantAccess": {"tenant": project}}).status == 409
     assert admin.post(path + "/action", {"addTenantAccess": {"tenant": "nobody"}}).status == 400
     assert nova.get(path).status == 200
@@ -140,7 +145,22 @@ def test_quotas_and_limits(nova: Nova) -> None:
     assert other.get(path + "/detail")["quota_set"]["cores"]["in_use"] == 0
     assert admin.delete(path).status == 202
     assert admin.get(path)["quota_set"]["instances"] == 10
-    assert admin.get("/os-quota-class-sets/default")["quota_class_set"]["cores"] == 20
+    classes = "/os-quota-class-sets/default"
+    assert admin.get(classes)["quota_class_set"]["cores"] == 20
+    assert nova.put(classes, {"quota_class_set": {"cores": 21}}).status == 403
+    for wrong in ({"cores": -2}, {"nothing": 1}, {"cores": "x"}):
+        assert admin.put(classes, {"quota_class_set": wrong}).status == 400, wrong
+    changed = admin.put(classes, {"quota_class_set": {"cores": "21"}})
+    try:
+        assert changed.status == 200, changed.text
+        assert changed["quota_class_set"]["cores"] == 21
+        assert "id" not in changed["quota_class_set"]
+        assert admin.get(classes)["quota_class_set"] == {**changed["quota_class_set"], "id": "default"}
+        assert admin.get(path + "/defaults")["quota_set"]["cores"] == 21
+        assert admin.get(path)["quota_set"]["cores"] == 21
+        assert "floating_ips" in admin.put(classes, {"quota_class_set": {}}, version="2.1")["quota_class_set"]
+    finally:
+        assert admin.put(classes, {"quota_class_set": {"cores": 20}})["quota_class_set"]["cores"] == 20
     assert admin.get("/os-quota-sets/nobody").status == 400
     assert other.get("/limits", version="2.35")["limits"]["absolute"]["maxSecurityGroups"] == 10
 
@@ -173,15 +193,81 @@ def test_hosts(nova: Nova) -> None:
     assert admin.get("/os-migrations")["migrations"] == []
 
 
+def test_hypervisors_in_every_version(nova: Nova) -> None:
+    admin = nova.as_user("admin")
+    server = nova.boot()
+    name = admin.show(server)["OS-EXT-SRV-ATTR:host"]
+    listed = admin.get("/os-hypervisors")
+    assert listed.status == 200
+    assert {item["hypervisor_hostname"] for item in listed["hypervisors"]} == {"fake-1", "fake-2"}
+    assert listed["hypervisors"][0].keys() == {"id", "hypervisor_hostname", "state", "status"}
+    (found,) = admin.get(f"/os-hypervisors?hypervisor_hostname_pattern={name}&with_servers=true")["hypervisors"]
+    assert server in [one["uuid"] for one in found["servers"]]
+    assert admin.get("/os-hypervisors?hypervisor_hostname_pattern=nowhere").status == 404
+    assert admin.get("/os-hypervisors?limit=x").status == 400
+    page = admin.get("/os-hypervisors?limit=1")
+    assert (len(page["hypervisors"]), page["hypervisors_links"][0]["rel"]) == (1, "next")
+
+    def old(end: str, version: str = "2.52") -> Any:
+        return admin.get("/os-hypervisors/" + end, version=version)
+
+    (match,) = old(f"{name}/search")["hypervisors"]
+    assert match.keys() == {"id", "hypervisor_hostname", "state", "status"}
+    assert len(old("fake/search")["hypervisors"]) == 2
+    (match,) = old(f"{name}/servers")["hypervisors"]
+    assert (match["hypervisor_hostname"], isinstance(match["id"], int)) == (name, True)
+    assert server in [one["uuid"] for one in match["servers"]]
+    up = old(f"{match['id']}/uptime")
+    assert up.status == 200
+    assert up["hypervisor"].keys() == {"id", "hypervisor_hostname", "state", "status", "uptime"}
+    assert old(f"{found['id']}/uptime", "2.87")["hypervisor"]["hypervisor_hostname"] == name
+    for end in ("nowhere/search", "nowhere/servers", "999/uptime"):
+        assert old(end).status == 404, end
+    for end, version in ((f"{name}/search", "2.53"), (f"{name}/servers", "2.53"), (f"{found['id']}/uptime", "2.88")):
+        assert old(end, version).status == 404, end
+    assert nova.get(f"/os-hypervisors/{name}/servers", version="2.1").status == 403
+    nova.remove(server)
+
+
+def test_a_compute_service_is_deleted(own_cloud: Any) -> None:
+    nova, admin = Nova(own_cloud), Nova(own_cloud, "admin")
+    (found,) = admin.get("/os-services?binary=nova-compute")["services"]
+    path = f"/os-services/{found['id']}"
+    (scheduler,) = admin.get("/os-services?binary=nova-scheduler")["services"]
+    assert nova.delete(path).status == 403
+    assert admin.delete("/os-services/1").status == 400
+    assert admin.delete("/os-services/00000000-0000-0000-0000-000000000000").status == 404
+    assert admin.delete(f"/os-services/{scheduler['id']}").status == 400
+    server = nova.boot()
+    assert admin.delete(path).status == 409
+    nova.remove(server)
+    own_cloud.host.lose()
+    deleted = admin.delete(path)
+    assert (deleted.status, deleted.text) == (204, "")
+    assert admin.delete(path).status == 404
+    assert admin.get("/os-services?binary=nova-compute")["services"] == []
+    assert admin.get("/os-hypervisors")["hypervisors"] == []
+    providers = own_cloud.api("admin").get("placement", "/resource_providers")["resource_providers"]
+    assert providers == []
+
+
 def test_aggregates(nova: Nova) -> None:
     admin = nova.as_user("admin")
     made = admin.post("/os-aggregates", {"aggregate": {"name": unique("agg"), "availability_zone": "mars"}})
     assert made.status == 200, made.text
     path = f"/os-aggregates/{made['aggregate']['id']}"
+    shown = admin.get(path)
+    assert (shown.status, shown["aggregate"]) == (200, made["aggregate"] | {"hosts": [], "metadata": ZONE})
+    assert shown["aggregate"] in admin.get("/os-aggregates")["aggregates"]
+    assert "uuid" not in admin.get(path, version="2.40")["aggregate"]
+    assert nova.get("/os-aggregates").status == 403
+    assert nova.get(path).status == 403
+    assert admin.get("/os-aggregates/x").status == 400
     assert admin.post(path + "/action", {"add_host": {"host": "nowhere"}}).status == 404
     added = admin.post(path + "/action", {"add_host": {"host": "fake-2"}})
     assert added["aggregate"]["hosts"] == ["fake-2"]
     assert admin.post(path + "/action", {"add_host": {"host": "fake-2"}}).status == 409
+    assert admin.get(path)["aggregate"]["hosts"] == ["fake-2"]
     server = nova.boot(availability_zone="mars")
     shown = admin.show(server)
     assert shown["OS-EXT-AZ:availability_zone"] == "mars"

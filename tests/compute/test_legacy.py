@@ -58,3 +58,54 @@ def test_fixed_ips(nova: Nova) -> None:
     assert nova.act(server, "addFixedIp", {"networkId": network["id"]}, version="2.44").status == 404
     nova.remove(server)
     assert api.delete("network", f"/networks/{network['id']}").status == 204
+
+
+def test_floating_ips_of_a_server(nova: Nova) -> None:
+    api, admin = nova.cloud.api("demo"), nova.cloud.api("admin")
+    outside = admin.post("network", "/networks", {"network": {"name": unique("ext"), "router:external": True}})[
+        "network"
+    ]
+    subnet = {"network_id": outside["id"], "cidr": "198.51.100.0/24", "ip_version": 4, "enable_dhcp": False}
+    assert admin.post("network", "/subnets", {"subnet": subnet}).status == 201
+    network = api.post("network", "/networks", {"network": {"name": unique("net")}})["network"]
+    inside = {"network_id": network["id"], "cidr": "10.7.0.0/24", "ip_version": 4}
+    inside = api.post("network", "/subnets", {"subnet": inside})["subnet"]
+    gateway = {"network_id": outside["id"]}
+    router = api.post("network", "/routers", {"router": {"name": unique("r"), "external_gateway_info": gateway}})[
+        "router"
+    ]
+    path = f"/routers/{router['id']}"
+    assert api.put("network", path + "/add_router_interface", {"subnet_id": inside["id"]}).status == 200
+    server = nova.boot(networks=[{"uuid": network["id"]}])
+    (fixed,) = nova.show(server)["addresses"][network["name"]]
+    floating = nova.post("/os-floating-ips", {"pool": outside["name"]}, version="2.1")["floating_ip"]
+    one = f"/os-floating-ips/{floating['id']}"
+    body = {"address": floating["ip"]}
+
+    assert nova.act(server, "addFloatingIp", body, version="2.44").status == 404
+    assert nova.act(server, "addFloatingIp", {"address": "192.0.2.1"}, version="2.43").status == 404
+    assert nova.act(server, "addFloatingIp", {}, version="2.43").status == 400
+    nowhere = {**body, "fixed_address": "10.7.0.250"}
+    assert nova.act(server, "addFloatingIp", nowhere, version="2.43").status == 400
+    assert nova.as_user("other").act(server, "addFloatingIp", body, version="2.43").status == 404
+    assert nova.act(server, "removeFloatingIp", body, version="2.43").status == 409  # not yet the server's
+    added = nova.act(server, "addFloatingIp", {**body, "fixed_address": fixed["addr"]}, version="2.43")
+    assert (added.status, added.text) == (202, "")
+    shown = nova.get(one, version="2.1")["floating_ip"]
+    assert (shown["instance_id"], shown["fixed_ip"]) == (server, fixed["addr"])
+    addresses = nova.show(server)["addresses"][network["name"]]
+    assert {(a["addr"], a["OS-EXT-IPS:type"]) for a in addresses} == {
+        (fixed["addr"], "fixed"), (floating["ip"], "floating"),
+    }  # fmt: skip
+    removed = nova.act(server, "removeFloatingIp", body, version="2.43")
+    assert (removed.status, removed.text) == (202, "")
+    assert nova.get(one, version="2.1")["floating_ip"]["instance_id"] is None
+    assert len(nova.show(server)["addresses"][network["name"]]) == 1
+    assert nova.act(server, "removeFloatingIp", body, version="2.44").status == 404
+
+    assert nova.delete(one, version="2.1").status == 202
+    nova.remove(server)
+    assert api.put("network", path + "/remove_router_interface", {"subnet_id": inside["id"]}).status == 200
+    assert api.delete("network", path).status == 204
+    assert api.delete("network", f"/networks/{network['id']}").status == 204
+    assert admin.delete("network", f"/networks/{outside['id']}").status == 204

@@ -1,0 +1,57 @@
+"""The operator API over HTTP: the state of the cloud, and the story of a server."""
+
+from typing import Any
+
+import requests
+
+from tests.compute.helpers import Nova
+
+NOBODY = "00000000-0000-0000-0000-000000000000"
+
+
+def ask(cloud: Any, user: str, path: str) -> requests.Response:
+    headers = {"X-Auth-Token": cloud.api(user).token}
+    return requests.get(f"{cloud.url}/operator/v1{path}", headers=headers, timeout=10)
+
+
+def test_state_of_the_cloud(cloud: Any) -> None:
+    answer = ask(cloud, "admin", "/status")
+    assert answer.status_code == 200, answer.text
+    status = answer.json()
+    assert {host["name"] for host in status["hosts"]} == set(cloud.hosts)
+    assert all(host["up"] for host in status["hosts"])
+    assert status["reconcilers"]
+    assert requests.get(f"{cloud.url}/operator/v1/status", timeout=10).status_code == 401
+    for user in ("demo", "reader", "manager"):
+        assert ask(cloud, user, "/status").status_code == 403
+
+
+def test_story_of_a_server(cloud: Any) -> None:
+    nova = Nova(cloud)
+    server = nova.boot()
+    assert nova.act(server, "os-stop").status == 202
+    nova.wait(server, "SHUTOFF")
+    path = f"/explain/servers/{server}"
+    told = ask(cloud, "admin", path)
+    assert told.status_code == 200, told.text
+    story = told.json()
+    host = cloud.api("admin").get("compute", f"/servers/{server}")["server"]["OS-EXT-SRV-ATTR:host"]
+    assert (story["server"]["id"], story["server"]["host"]) == (server, host)
+    assert {one["status"] for one in story["operations"]} == {"finished"}
+    assert [one["action"] for one in story["operations"]] == ["stop", "create"]  # the newest first
+    create = story["operations"][-1]
+    names = [step["name"] for step in create["steps"]]
+    assert names.index("schedule") < names.index("define") < names.index("start")
+    assert host in {step["host"] for step in create["steps"]}
+    assert "xml" in story
+
+    own = ask(cloud, "reader", path)  # a project's own people hear it without the hosts
+    assert own.status_code == 200
+    assert [one["action"] for one in own.json()["operations"]] == ["stop", "create"]
+    assert host not in own.text
+    assert ask(cloud, "other", path).status_code == 403
+    assert ask(cloud, "admin", f"/explain/servers/{NOBODY}").status_code == 404
+    nova.remove(server)
+    again = ask(cloud, "admin", path + "?xml=0")  # the story outlives its server
+    assert again.status_code == 200
+    assert again.json()["operations"][0]["action"] == "delete"
