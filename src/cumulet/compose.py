@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cumulet.agent.contract import PasswordPosted
 from cumulet.agent.driver import Driver
 from cumulet.agent.runtime import Agent, AgentSettings
 from cumulet.agent.runtime.store import AgentStore
@@ -150,6 +151,7 @@ def build_control_plane(
     )
     hosts.on_change(placement.sync_host)
     conductor.on_server_report(compute.on_server_report)
+    conductor.on_message(PasswordPosted, lambda m: db.write(lambda tx: compute.on_password(tx, m)))
     conductor.on_inventory(compute.on_inventory)
     conductor.on_inventory(volume.on_inventory)
     volume.grown = compute.volume_grown

@@ -279,6 +279,11 @@ def test_metadata_in_both_forms(host: Host) -> None:
     assert guest.sh(f"{get}/2009-04-04/meta-data/public-keys/0/openssh-key") == "ssh"
     assert guest.sh(f"{get}/openstack").split()[-1] == "latest"
     assert not guest.good(f"{get}/openstack/latest/nothing")
+    post = "busybox wget -q -O - --post-data sealed http://169.254.169.254"
+    assert guest.good(f"{post}/openstack/2013-10-17/password")
+    assert not guest.good(f"{post}/openstack/2013-10-17/password")  # 409: it has one
+    assert not guest.good(f"{post}/openstack/latest/meta_data.json")
+    assert worker("asked")[0] == ["password", "server-0", "sealed"]
     # another address is another server: none
     guest.sh("ip addr flush dev eth0; ip addr add 10.9.0.12/24 dev eth0; ip route add 169.254.169.254/32 via 10.9.0.2")
     assert not guest.good(f"{get}/latest/meta-data/instance-id")

@@ -278,6 +278,21 @@ def test_metadata_paths(path: str, body: str | None) -> None:
     assert (None if found is None else found[1].decode()) == body
 
 
+@pytest.mark.parametrize(
+    ("path", "taken"),
+    [
+        ("/openstack/2013-10-17/password", True),
+        ("/openstack/latest/password/", True),
+        ("/openstack/2012-08-10/password", False),
+        ("/openstack/nothing/password", False),
+        ("/openstack/latest/meta_data.json", False),
+        ("/latest/meta-data/password", False),
+    ],
+)
+def test_metadata_takes_a_password_in_one_place(path: str, taken: bool) -> None:
+    assert metadata_tree.is_password(path) is taken
+
+
 def test_metadata_listings() -> None:
     found = metadata_tree.answer(META, "/openstack")
     assert found

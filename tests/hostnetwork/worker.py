@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from cumulet.agent.contract import DOCUMENTS, PortDoc
+from cumulet.agent.contract import DOCUMENTS, PasswordTaken, PortDoc
 from cumulet.agent.errors import DriverError
 from cumulet.agent.network.config import NetworkConfig
 from cumulet.agent.network.driver import NetworkDriver
@@ -26,6 +26,12 @@ class NoHooks:
 
     def document(self, kind: str, object_id: str) -> Any | None:
         return None
+
+    def password_posted(self, server_id: str, password: str) -> PasswordTaken:
+        """As the control plane: the first stays."""
+        known = any(what == "password" and server == server_id for what, server, *_ in self.asked)
+        self.asked.append(("password", server_id, password))
+        return PasswordTaken(outcome="conflict" if known else "kept")
 
 
 def main() -> None:

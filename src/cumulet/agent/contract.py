@@ -642,6 +642,18 @@ class ServerReport(_Wire):
     reason: str = ""
 
 
+class PasswordPosted(_Wire):
+    """Agent -> conductor: a guest gave its metadata service the admin password it made (as a rule encrypted with its
+    user's key). Answered by `PasswordTaken`."""
+
+    server_id: str
+    password: str
+
+
+class PasswordTaken(_Wire):
+    outcome: Literal["kept", "conflict", "gone", "unavailable"]  # conflict: it has one, which stays
+
+
 class Inventory(_Wire):
     """Agent -> conductor at start and now and then: everything of ours on this host. The conductor answers with
     ``Absent``: what to remove for sure. What neither names is quarantined with a warning, never deleted."""

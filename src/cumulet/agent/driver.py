@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from cumulet.agent.contract import Absent, Operation, Query, Result
+from cumulet.agent.contract import Absent, Operation, PasswordTaken, Query, Result
 
 Progress = Callable[..., None]
 """``progress(fraction=None)``: still alive, and how far (0..1). An operation that is silent for its
@@ -64,7 +64,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hooks(Protocol):
-    """What a driver may tell the runtime, from any thread, at any time after ``start``. All return at once."""
+    """What a driver may tell the runtime, from any thread, at any time after ``start``. All but the last return at
+    once."""
 
     def server_changed(self, server_id: str, power_state: int, reason: str = "") -> None:
         """A server does something else than before (an event of the hypervisor)."""
@@ -76,6 +77,10 @@ class Hooks(Protocol):
 
     def document(self, kind: str, object_id: str) -> Any | None:
         """The last document of this id that was given to the host, if any."""
+        ...
+
+    def password_posted(self, server_id: str, password: str) -> PasswordTaken:
+        """A guest gave its password to the metadata service: ask the control plane to keep it."""
         ...
 
 

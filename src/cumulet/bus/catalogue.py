@@ -67,6 +67,8 @@ _QUICK: tuple[type[Any], ...] = (
     contract.Applied,
     contract.Heartbeat,
     contract.ServerReport,
+    contract.PasswordPosted,
+    contract.PasswordTaken,
     contract.Absent,
     contract.Answer,
     Fault,

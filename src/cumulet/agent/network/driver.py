@@ -68,7 +68,7 @@ class NetworkDriver(Driver):
         self._wiring.namespaces.forget_gone()
         with self._wiring.lock:
             self._wiring.sync_guard()
-        self._wiring.metadata.start()
+        self._wiring.metadata.start(hooks.password_posted)
         if self.mechanism == "openvswitch":
             threading.Thread(target=self._watch, name="ovs-watch", daemon=True).start()
 

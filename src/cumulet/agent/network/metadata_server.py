@@ -5,7 +5,8 @@ A listening socket belongs for life to the namespace it was made in, so ``169.25
 peer's address which server; what it is told stands in documents on this host, so it answers while the control plane is
 away. A listener keeps its namespace alive: `stop` before deleting one.
 
-Unknown servers get 404, malformed requests 400, other methods than GET and HEAD 405.
+Unknown servers get 404, malformed requests 400, other methods than GET and HEAD 405; but POST to ``…/password`` takes
+the password that a guest made, once, and needs the control plane.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from cumulet.agent.contract import MetadataDoc, NetworkDoc, RouterDoc
+from cumulet.agent.contract import MetadataDoc, NetworkDoc, PasswordTaken, RouterDoc
 from cumulet.agent.network import metadata_tree, names
 from cumulet.agent.network.shell import NETNS_DIR, in_namespace, namespaces
 from cumulet.agent.network.store import DocumentStore
@@ -27,9 +28,19 @@ _IDLE_SECONDS = 30
 _MAX_HEAD = 16384
 _MAX_CONNECTIONS = 256  # of one network or router
 _IP_FREEBIND = 15
-_REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed"}
+_MAX_PASSWORD = 1020  # bytes, upstream's limit
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    409: "Conflict",
+    503: "Service Unavailable",
+}
+_OUTCOMES = {"kept": 200, "conflict": 409, "gone": 400, "unavailable": 503}
 
 Resolve = Callable[[str], str | None]  # peer address -> server id
+KeepPassword = Callable[[str, str], PasswordTaken]  # server id, password; may take seconds
 
 
 class MetadataServer:
@@ -42,11 +53,13 @@ class MetadataServer:
             str, tuple[int, asyncio.Server, set[asyncio.StreamWriter]]
         ] = {}  # namespace -> its inode, …
         self._resolve: dict[str, Resolve] = {}
+        self._keep_password: KeepPassword | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
+    def start(self, keep_password: KeepPassword) -> None:
         """Run the loop and listen again wherever the documents of the last run say."""
+        self._keep_password = keep_password
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
@@ -181,9 +194,14 @@ class MetadataServer:
             if len(words) != 3:
                 status, kind, body, keep = 400, "text/plain", b"", False
             else:
+                sent = b""
                 if headers.get("content-length", "0").isdecimal():
-                    await asyncio.wait_for(reader.readexactly(min(int(headers.get("content-length", "0")), 65536)), 10)
-                status, kind, body = self._answer(namespace, peer, words[0], words[1])
+                    size = min(int(headers.get("content-length", "0")), 65536)
+                    sent = await asyncio.wait_for(reader.readexactly(size), 10)
+                if words[0] == "POST" and metadata_tree.is_password(words[1]):
+                    status, kind, body = await self._password(namespace, peer, sent), "text/plain", b""
+                else:
+                    status, kind, body = self._answer(namespace, peer, words[0], words[1])
             writer.write(
                 f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
                 f"Connection: {'keep-alive' if keep else 'close'}\r\n\r\n".encode()
@@ -199,13 +217,29 @@ class MetadataServer:
     def _answer(self, namespace: str, peer: str, method: str, path: str) -> tuple[int, str, bytes]:
         if method not in ("GET", "HEAD"):
             return 405, "text/plain", b""
-        resolve = self._resolve.get(namespace)
-        server_id = resolve(peer) if resolve else None
-        doc = self._store.get(MetadataDoc, server_id) if server_id else None
+        doc = self._document(namespace, peer)
         found = metadata_tree.answer(doc, path) if doc is not None else None
         if found is None:
             return 404, "text/html", b"<html><body><h1>404 Not Found</h1></body></html>"
         return 200, *found
+
+    def _document(self, namespace: str, peer: str) -> MetadataDoc | None:
+        resolve = self._resolve.get(namespace)
+        server_id = resolve(peer) if resolve else None
+        return self._store.get(MetadataDoc, server_id) if server_id else None
+
+    async def _password(self, namespace: str, peer: str, sent: bytes) -> int:
+        doc = self._document(namespace, peer)
+        if doc is None or self._keep_password is None:
+            return 404
+        if len(sent) > _MAX_PASSWORD:
+            return 400
+        try:
+            password = sent.decode()
+        except UnicodeDecodeError:
+            return 400
+        taken = await asyncio.to_thread(self._keep_password, doc.id, password)
+        return _OUTCOMES[taken.outcome]
 
 
 class MetadataDocs:

@@ -65,6 +65,14 @@ def answer(doc: MetadataDoc, path: str) -> Found | None:
     return None
 
 
+def is_password(path: str) -> bool:
+    """The one path that guests may POST to."""
+    parts = [p for p in path.split("?", 1)[0].split("/") if p]
+    if len(parts) != 3 or parts[0] != "openstack" or parts[2] != "password":
+        return False
+    return parts[1] == "latest" or (parts[1] in OPENSTACK and parts[1] >= _SINCE["password"])
+
+
 def user_data(doc: MetadataDoc) -> bytes | None:
     if doc.user_data is None:
         return None

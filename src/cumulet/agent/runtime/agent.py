@@ -24,6 +24,8 @@ from cumulet.agent.contract import (
     Inventory,
     LookAgain,
     Operation,
+    PasswordPosted,
+    PasswordTaken,
     Query,
     ServerReport,
 )
@@ -187,6 +189,14 @@ class Agent:
 
     def document(self, kind: str, object_id: str) -> Any | None:
         return self.documents.document(kind, object_id)
+
+    def password_posted(self, server_id: str, password: str) -> PasswordTaken:
+        try:
+            taken = self._link.call(PasswordPosted(server_id=server_id, password=password))
+        except (Unavailable, RemoteFault) as error:
+            _log.warning("the password of server %s could not be kept: %s", server_id, error)
+            return PasswordTaken(outcome="unavailable")
+        return taken if isinstance(taken, PasswordTaken) else PasswordTaken(outcome="unavailable")
 
     def heartbeat_now(self) -> None:
         self._beat_now.set()

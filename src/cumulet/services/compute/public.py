@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from cumulet.agent.contract import Absent, Inventory, MetadataDoc, ServerReport
+from cumulet.agent.contract import Absent, Inventory, MetadataDoc, PasswordPosted, PasswordTaken, ServerReport
 from cumulet.db import Database, Tx
 from cumulet.kernel.clock import Clock
 from cumulet.kernel.context import RequestContext, system_context
@@ -126,6 +126,17 @@ class ComputeService:
     def image_in_use(self, tx: Tx, image_id: str) -> str | None:
         """Images of servers may be deleted, as upstream allows it."""
         return None
+
+    def on_password(self, tx: Tx, message: PasswordPosted) -> PasswordTaken:
+        """A guest made a password. The first stays until the user clears it."""
+        tx.lock("server", message.server_id)
+        server = store.server(tx, message.server_id)
+        if server is None or server.deleted_at is not None:
+            return PasswordTaken(outcome="gone")
+        if server.password:
+            return PasswordTaken(outcome="conflict")
+        self.changed(tx, server, password=message.password)
+        return PasswordTaken(outcome="kept")
 
     def on_server_report(self, tx: Tx, report: ServerReport) -> None:
         """What a host says one QEMU process does. Older reports and those of hosts a server left change nothing."""

@@ -106,7 +106,7 @@ class Specs:
             meta_data=data,
             network_data=_network_data(ports),
             user_data=server.user_data,
-            ec2={"meta-data": self._ec2(tx, server, hostname, zone, disks)},
+            ec2={"meta-data": self._ec2(tx, server, hostname, zone, disks), "password": server.password or ""},
         )
 
     def _ec2(self, tx: Tx, server: ServerRow, hostname: str, zone: str, disks: list[BlockDeviceRow]) -> dict[str, Any]:

@@ -421,7 +421,7 @@ def password_show(call: Call) -> dict[str, Any]:
 def password_clear(call: Call) -> None:
     def work(tx: Tx) -> None:
         row = load(call, tx, "os_compute_api:os-server-password:clear")
-        store.update_server(tx, row.id, password=None)
+        service_of(call).changed(tx, row, password=None)
 
     service_of(call).db.write(work)
 
