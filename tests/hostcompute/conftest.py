@@ -94,6 +94,9 @@ class Reports:
     def document(self, kind: str, object_id: str) -> Any | None:
         return None
 
+    def password_posted(self, server_id: str, password: str) -> c.PasswordTaken:
+        raise AssertionError("the compute driver serves no metadata")
+
     def wait_for(self, server_id: str, power_state: int, seconds: float = 30) -> str:
         """The reason of the newest report of this server, once it is of this state."""
         end = time.monotonic() + seconds
