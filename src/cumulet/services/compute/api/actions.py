@@ -255,7 +255,7 @@ def restore(call: Call) -> None:
 def inject_network_info(call: Call) -> None:
     def work(tx: Tx) -> None:
         server = load_unlocked(call, tx, "os_compute_api:os-admin-actions:inject_network_info")
-        service_of(call).changed(tx, server)
+        service_of(call).parts.desired.touch_holders(tx, "metadata", server.id)
 
     service_of(call).db.write(work)
 
