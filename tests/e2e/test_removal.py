@@ -13,6 +13,7 @@ def test_destroy_leaves_nothing(cloud_host: CloudHost, quickstart: str) -> None:
     left = cloud_host.sh(
         "ip netns list; ip -br link | grep -v -e '^lo' -e '^eth'; nft list tables;"
         "ls -d /etc/cumulet /var/lib/cumulet /var/log/cumulet /run/cumulet /root/.config/openstack/* "
-        "/usr/local/bin/cumulet 2>/dev/null; pgrep -af 'cumulet|qemu|libvirtd|dnsmasq' | grep -v pgrep; true"
+        "/root/.ssh/cumulet* /run/libvirt /usr/local/bin/cumulet 2>/dev/null;"
+        "pgrep -af 'cumulet|qemu|libvirtd|dnsmasq' | grep -v pgrep; true"
     )
     assert left == ""

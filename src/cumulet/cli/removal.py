@@ -36,6 +36,7 @@ def remove_everything(settings: Settings, say: Callable[[str], None], *, purge: 
         for name in ("cumulet", "cumulet-admin"):
             (clouds.config_dir() / f"{name}.openrc").unlink(missing_ok=True)
         say("  clouds.yaml: our two entries")
+        _remove_key(say)
     here = Path(os.path.abspath(sys.executable)).parent
     for name in ("cumulet", "openstack"):
         link = Path("/usr/local/bin") / name
@@ -52,6 +53,18 @@ def remove_everything(settings: Settings, say: Callable[[str], None], *, purge: 
             shutil.rmtree(path)
             say(f"  {path}")
     return left
+
+
+def _remove_key(say: Callable[[str], None]) -> None:
+    """The key pair that the quickstart made, told by its comment."""
+    from cumulet.cli.server import KEY
+
+    private = KEY.expanduser()
+    public = private.with_suffix(".pub")
+    if public.exists() and public.read_text().split()[2:] == ["cumulet"]:
+        private.unlink(missing_ok=True)
+        public.unlink()
+        say(f"  {private}")
 
 
 def _entries_are_ours(auth_url: str) -> bool:

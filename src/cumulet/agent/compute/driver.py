@@ -378,6 +378,7 @@ class ComputeDriver(Driver):
             finally:
                 self.hypervisor.stop()
         private.stop()
+        private.remove_mount_point()
         for path in (self.config.state, self.config.run):
             shutil.rmtree(path, ignore_errors=True)
 

@@ -10,6 +10,7 @@ it is, or if that user cannot reach our files, QEMU runs as root, with a warning
 Fails with `DriverError` (``hypervisor``).
 """
 
+import contextlib
 import fcntl
 import grp
 import os
@@ -174,6 +175,11 @@ class PrivateLibvirtd:
             return None
         ours = words[:1] and words[0].endswith(b"libvirtd") and " /run/libvirt " in mounts
         return pid if ours else None
+
+    def remove_mount_point(self) -> None:
+        """The only one that Debian's packages do not bring; a system daemon's holds its sockets and stays."""
+        with contextlib.suppress(OSError):
+            Path(_BOUND["run"]).rmdir()
 
     def _launch(self) -> None:
         program = shutil.which("libvirtd", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
