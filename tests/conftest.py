@@ -8,13 +8,13 @@
 """
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support import leftovers
 from tests.support.postgres import PostgresServer
 from tests.support.rabbit import RabbitServer
 
@@ -26,6 +26,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--bus", choices=("local", "rabbit"), default="local", help="message bus of the clouds")
     parser.addoption("--fuzz-requests", type=int, default=20, help="requests made up per operation (tests/fuzz)")
     parser.addoption("--fuzz-seed", type=int, default=1, help="which ones")
+
+
+def pytest_sessionstart() -> None:
+    leftovers.sweep()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish() -> None:
+    leftovers.forget()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -113,4 +122,4 @@ def own_cloud(new_cloud: Callable[..., Any]) -> Any:
 
 def _directory() -> Path:
     memory = Path("/dev/shm")
-    return Path(tempfile.mkdtemp(prefix="cumulet-cloud-", dir=memory if memory.is_dir() else None))
+    return leftovers.directory("cumulet-cloud-", memory if memory.is_dir() else None)

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +20,7 @@ from cumulet.agent import contract as c
 from cumulet.agent.errors import DriverError
 from cumulet.guest import boot_sector_qcow2
 from cumulet.kernel.ids import new_uuid
+from tests.support import leftovers
 
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -230,7 +230,7 @@ def learned(config: pytest.Config) -> Path:
 def host(own_network: None, pytestconfig: pytest.Config) -> Iterator[Host]:
     if os.geteuid() != 0:
         pytest.skip("needs root")
-    directory = Path(tempfile.mkdtemp(prefix="hc-"))  # short: sockets live in it
+    directory = leftovers.directory("hc-")  # short: sockets live in it
     directory.chmod(0o755)
     cache = learned(pytestconfig)
     try:

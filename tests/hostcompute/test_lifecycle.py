@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import tempfile
 import time
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,6 +11,7 @@ import pytest
 
 from cumulet.agent import contract as c
 from cumulet.kernel.ids import new_uuid
+from tests.support import leftovers
 
 from .conftest import Host, code_of, kill, learned, port
 
@@ -171,7 +171,7 @@ def test_what_is_told_of_the_host(host: Host) -> None:
 
 
 def test_destroying_all_leaves_nothing(own_network: None, pytestconfig: pytest.Config) -> None:
-    directory = Path(tempfile.mkdtemp(prefix="hc-"))
+    directory = leftovers.directory("hc-")
     other = Host(directory, learned(pytestconfig))
     running, stopped = other.create(), other.create()
     other.power(stopped, "stop", grace_seconds=0)

@@ -3,16 +3,15 @@
 import fcntl
 import shutil
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
 from cumulet.cli.status import agent_problem
+from tests.support import leftovers
 from tests.support.cloud import Api, unique
 from tests.support.postgres import PostgresServer
 from tests.support.processes import Processes
@@ -23,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def alone() -> Iterator[Processes]:
-    directory = Path(tempfile.mkdtemp(prefix="cumulet-all-"))
+    directory = leftovers.directory("cumulet-all-")
     processes = Processes(directory)
     yield processes
     processes.stop()
@@ -32,7 +31,7 @@ def alone() -> Iterator[Processes]:
 
 @pytest.fixture(scope="module")
 def apart(postgres: PostgresServer, rabbit: RabbitServer) -> Iterator[Processes]:
-    directory = Path(tempfile.mkdtemp(prefix="cumulet-roles-"))
+    directory = leftovers.directory("cumulet-roles-")
     processes = Processes(
         directory, database_url=postgres.new_database(), bus_url=rabbit.url + f"?prefix={unique('roles')}"
     )

@@ -10,6 +10,7 @@ import pytest
 
 from cumulet.guest import boot_sector_qcow2
 from tests.roles.test_processes import eventually
+from tests.support import leftovers
 from tests.support.cloud import unique
 from tests.support.pretend import PretendHosts
 from tests.support.processes import Processes
@@ -22,7 +23,7 @@ pytestmark = [pytest.mark.host, pytest.mark.timeout(400)]
 def machine() -> Iterator[tuple[PretendHosts, Processes]]:
     hosts = PretendHosts("rol")
     hosts.up()
-    directory = Path(tempfile.mkdtemp(prefix="cumulet-real-"))
+    directory = leftovers.directory("cumulet-real-")
     directory.chmod(0o755)  # QEMU's own user passes through
     processes = Processes(directory, within=lambda *command: _in_host(hosts, *command))
     settings = processes.settings

@@ -4,9 +4,9 @@ import itertools
 import os
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
+from tests.support import leftovers
 from tests.support.ports import free_ports
 
 
@@ -17,7 +17,7 @@ def _bin() -> Path | None:
 
 class PostgresServer:
     def __init__(self) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="cumulet-pg-"))
+        self.directory = leftovers.directory("cumulet-pg-")
         (self.port,) = free_ports(1)
         self._numbers = itertools.count(1)
         bin_directory = _bin()

@@ -4,10 +4,10 @@ import os
 import shutil
 import socket
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 
+from tests.support import leftovers
 from tests.support.ports import free_ports
 
 _BIN = Path("/usr/lib/rabbitmq/bin")
@@ -15,7 +15,7 @@ _BIN = Path("/usr/lib/rabbitmq/bin")
 
 class RabbitServer:
     def __init__(self) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="cumulet-rabbit-"))
+        self.directory = leftovers.directory("cumulet-rabbit-")
         self.port, self._dist_port, self._epmd_port = free_ports(3)
         self._node = f"cumulet-{self.port}@localhost"
         self._process: subprocess.Popen[bytes] | None = None

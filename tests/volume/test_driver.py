@@ -4,7 +4,6 @@ import hashlib
 import os
 import shutil
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from cumulet.agent.image.cache import CachedImage, ImageCache
 from cumulet.agent.volume.driver import FileProvider
 from cumulet.agent.volume.qmp import Qmp
 from cumulet.kernel.ids import new_uuid
+from tests.support import leftovers
 
 pytestmark = pytest.mark.skipif(
     shutil.which("qemu-storage-daemon") is None or shutil.which("qemu-io") is None, reason="QEMU's tools are missing"
@@ -64,7 +64,7 @@ def io(target: str, *commands: str, form: str | None = None) -> None:
 
 @pytest.fixture
 def host(tmp_path):
-    run = Path(tempfile.mkdtemp(prefix="vol-", dir="/tmp"))
+    run = leftovers.directory("vol-", "/tmp")
     made = Host(tmp_path, run)
     yield made
     made.provider.daemon.stop()
