@@ -206,14 +206,18 @@ def test_down_and_up_leave_the_guests_alone(cloud_host: CloudHost, quickstart: s
         ["ip", "netns", "exec", f"qs-{cloud_host.name}", "ping", "-i", "0.2", "-q", address.group(1)],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    cloud_host.cumulet("down")
-    assert "not running" in cloud_host.cumulet("status").stdout
-    assert "demo-1" in cloud_host.sh("cd /root/.ssh && ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
-                                     f" -i cumulet_ed25519 cirros@{address.group(1)} hostname")  # fmt: skip
-    cloud_host.cumulet("up")
-    eventually("no errors", lambda: cloud_host.cumulet("doctor", check=False).returncode == 0, 60)
-    ping.send_signal(2)
-    said = ping.communicate(timeout=10)[0]
+    try:
+        cloud_host.cumulet("down")
+        assert "not running" in cloud_host.cumulet("status").stdout
+        assert "demo-1" in cloud_host.sh(
+            "cd /root/.ssh && ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
+            f" -i cumulet_ed25519 cirros@{address.group(1)} hostname"
+        )
+        cloud_host.cumulet("up")
+        eventually("no errors", lambda: cloud_host.cumulet("doctor", check=False).returncode == 0, 60)
+    finally:
+        ping.send_signal(2)
+        said = ping.communicate(timeout=10)[0]
     assert re.search(r" 0% packet loss", said), said
     assert cloud_host.sh("pgrep -x qemu-system-x86 | sort") == qemu
     assert cloud_host.openstack("server", "show", "demo-1", "-f", "value", "-c", "status") == "ACTIVE"

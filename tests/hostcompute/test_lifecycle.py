@@ -170,7 +170,7 @@ def test_what_is_told_of_the_host(host: Host) -> None:
     assert time.monotonic() - begun < 0.05, "it is called at every heartbeat"
 
 
-def test_destroying_all_leaves_nothing(own_network: None, pytestconfig: pytest.Config) -> None:
+def test_destroying_all_leaves_nothing(host: Host, pytestconfig: pytest.Config) -> None:
     directory = leftovers.directory("hc-")
     other = Host(directory, learned(pytestconfig))
     running, stopped = other.create(), other.create()
@@ -188,6 +188,8 @@ def test_destroying_all_leaves_nothing(own_network: None, pytestconfig: pytest.C
             )
         assert not other.config.state.exists()
         assert not other.config.run.exists()
+        assert host.daemon.pid() is not None  # another's daemon still has what it mounted
+        assert host.daemon.running()
     finally:
         kill(guest)
         shutil.rmtree(directory)

@@ -177,7 +177,14 @@ class PrivateLibvirtd:
         return pid if ours else None
 
     def remove_mount_point(self) -> None:
-        """The only one that Debian's packages do not bring; a system daemon's holds its sockets and stays."""
+        """The only one that Debian's packages do not bring; a system daemon's holds its sockets and stays.
+
+        While another private daemon or its guests have their own mounted there it stays: the kernel would unmount it.
+        """
+        for mounts in Path("/proc").glob("[0-9]*/mountinfo"):
+            with contextlib.suppress(OSError):  # it has ended
+                if f" {_BOUND['run']} " in mounts.read_text():
+                    return
         with contextlib.suppress(OSError):
             Path(_BOUND["run"]).rmdir()
 
