@@ -18,7 +18,7 @@ def remove_everything(settings: Settings, say: Callable[[str], None], *, purge: 
     if settings.state_dir.exists():
         from cumulet.compose import build_drivers
 
-        for driver in build_drivers(settings):
+        for driver in reversed(build_drivers(settings)):  # servers first: QEMU spins without its tap
             name = type(driver).__name__
             try:
                 driver.cleanup_all()
