@@ -74,6 +74,15 @@ def impassable(path: Path, user: str = QEMU_USER) -> Path | None:
     return None
 
 
+def _mounted_somewhere(place: str) -> bool:
+    """In the mount namespace of any process."""
+    for mounts in Path("/proc").glob("[0-9]*/mountinfo"):
+        with contextlib.suppress(OSError):  # it has ended
+            if f" {place} " in mounts.read_text():
+                return True
+    return False
+
+
 def _may(about: os.stat_result, account: pwd.struct_passwd, wanted: int) -> bool:
     groups = {account.pw_gid} | {g.gr_gid for g in grp.getgrall() if account.pw_name in g.gr_mem}
     if about.st_uid == account.pw_uid:
@@ -181,10 +190,11 @@ class PrivateLibvirtd:
 
         While another private daemon or its guests have their own mounted there it stays: the kernel would unmount it.
         """
-        for mounts in Path("/proc").glob("[0-9]*/mountinfo"):
-            with contextlib.suppress(OSError):  # it has ended
-                if f" {_BOUND['run']} " in mounts.read_text():
-                    return
+        end = time.monotonic() + 2  # ours may be on its last lines
+        while _mounted_somewhere(_BOUND["run"]):
+            if time.monotonic() > end:
+                return
+            time.sleep(0.05)
         with contextlib.suppress(OSError):
             Path(_BOUND["run"]).rmdir()
 
