@@ -318,15 +318,15 @@ def _crash_and_resume(harness: Harness, case: Case, act: _Act, fail: tuple[str, 
     harness.engine.stepper.probe = act
     saga_id = _start(harness, case, object_id, params)
     end = time.monotonic() + case.seconds
-    while not act.crashed and time.monotonic() < end:
+    over = False
+    while not (act.crashed or over) and time.monotonic() < end:
         row = harness.db.read(lambda tx: journal.load(tx, saga_id))
-        if row is not None and row.ended_at is not None:
-            harness.stop_control_plane()  # the crash may come yet, on another thread
-            harness.start_control_plane()
-            return None
+        over = row is not None and row.ended_at is not None
         time.sleep(0.002)
-    harness.stop_control_plane()
+    harness.stop_control_plane()  # its threads have ended: a crash after the last commit has come by now, or never
     harness.start_control_plane()
+    if over and not act.crashed:
+        return None
     harness.engine.stepper.probe = _Act(case.kind, fail=fail)
     try:
         return ended(harness, saga_id, case.seconds)

@@ -212,13 +212,19 @@ class Agent:
             self._outbox_wanted.clear()
             if self._stopping.is_set():
                 return
-            reports_done = self._send_reports()
-            done = reports_done and self.operations.deliver_waiting()
-            again = 0.0 if done else min(max(again * 2, 0.2), 3.0)
-            if not done and self._stopping.wait(again):
-                return
+            sent, left = self._send_reports()
+            if not left:
+                more, left = self.operations.deliver_waiting()
+                sent += more
+            if not left:
+                again = 0.0
+            else:  # patience grows only while nothing gets through
+                again = 0.2 if sent else min(max(again * 2, 0.2), 3.0)
+                if self._stopping.wait(again):
+                    return
 
-    def _send_reports(self) -> bool:
+    def _send_reports(self) -> tuple[int, int]:
+        """How many a conductor took, and how many still wait."""
         with self._report_lock:
             waiting = sorted(self._reports.values(), key=lambda report: report.sequence)
         done = []
@@ -232,7 +238,7 @@ class Agent:
                     if self._reports.get(report.server_id) is report:
                         del self._reports[report.server_id]
                 self._store.forget_reports(done)
-        return len(done) == len(waiting)
+        return len(done), len(waiting) - len(done)
 
     # -- heartbeats and inventory ------------------------------------------------------------
 

@@ -123,9 +123,12 @@ class Operations:
             finished = self._store.outcome(message.op_id)
         return finished or Outcome(op_id=message.op_id, host=self._host, state="unknown")
 
-    def deliver_waiting(self) -> bool:
-        """Send what no conductor acknowledged yet; False if one of them still waits."""
-        return all(self._deliver(outcome) for outcome in self._store.unacknowledged())
+    def deliver_waiting(self) -> tuple[int, int]:
+        """Send what no conductor acknowledged yet, up to the first that is not taken: how many were, and how many
+        still wait."""
+        waiting = self._store.unacknowledged()
+        sent = next((n for n, outcome in enumerate(waiting) if not self._deliver(outcome)), len(waiting))
+        return sent, len(waiting) - sent
 
     # -- running ------------------------------------------------------------
 
