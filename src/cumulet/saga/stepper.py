@@ -107,11 +107,12 @@ class After:
 
 
 class Stepper:
+    probe = Probe()  # of all, until a test gives one its own
+
     def __init__(self, hosts: Hosts | None, lease_seconds: float, start: Callable[..., str]) -> None:
         self.hosts = hosts
         self.lease_us = int(lease_seconds * SECOND)
         self.name = ""
-        self.probe = Probe()
         self._start = start
 
     # -- forward ----------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from cumulet.saga import journal
 from cumulet.saga.engine import SagaEngine
 from cumulet.saga.journal import SagaRow
 from cumulet.saga.model import Call, NothingToUndo, Saga, Step, Transact
-from cumulet.saga.stepper import Abandoned, Probe
+from cumulet.saga.stepper import Abandoned, Probe, Stepper
 
 JOURNAL = {"sagas", "saga_steps", "saga_owners"}
 IGNORED_COLUMNS = {
@@ -324,14 +324,12 @@ def _crash_and_resume(harness: Harness, case: Case, act: _Act, fail: tuple[str, 
         over = row is not None and row.ended_at is not None
         time.sleep(0.002)
     harness.stop_control_plane()  # its threads have ended: a crash after the last commit has come by now, or never
-    harness.start_control_plane()
-    if over and not act.crashed:
-        return None
-    harness.engine.stepper.probe = _Act(case.kind, fail=fail)
+    Stepper.probe = _Act(case.kind, fail=fail)  # the next engine resumes the moment it starts
     try:
-        return ended(harness, saga_id, case.seconds)
+        harness.start_control_plane()
+        return None if over and not act.crashed else ended(harness, saga_id, case.seconds)
     finally:
-        harness.engine.stepper.probe = Probe()
+        Stepper.probe = Probe()
 
 
 def check_crashes(harness: Harness, case: Case) -> int:
