@@ -95,8 +95,9 @@ def settled(
     pause = 0.005
 
     def look(tx: Tx) -> tuple[bool, dict[str, Any]]:
-        row = store.ATTACHMENTS.get(tx, attachment_id)
+        # in this order: what the saga's end committed between two reads is then seen by the second
         running = service.sagas.owner(tx, "volume_attachment", attachment_id) is not None
+        row = store.ATTACHMENTS.get(tx, attachment_id)
         if connecting and not running and row.connection is None:
             raise Unavailable("The volume could not be exported to the host of the connector.")
         return running, shown(tx, row)
