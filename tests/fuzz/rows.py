@@ -9,7 +9,9 @@ from cumulet.db import METADATA
 from cumulet.saga.tables import SAGAS
 
 # These move without a request: liveness, what reconcilers remember.
-MOVING = {"hosts", "reconcilers", "alembic_version"}
+MOVING = {"hosts", "reconcilers", "alembic_version", "network_dhcp_hosts", "router_hosts"}
+# These are registered by hosts, anew after their service was deleted; only placement's own requests write them too.
+OF_HOSTS = {"resource_providers", "inventories", "resource_provider_traits", "resource_provider_aggregates"}
 _COUNTS = union_all(
     *(
         select(literal(table.name), func.count()).select_from(table)
