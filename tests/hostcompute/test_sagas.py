@@ -1,5 +1,5 @@
-"""Create and delete of a server under the generic saga checks, on a real libvirt: every step fails and is repeated,
-each undo matters; what remains on the host is what was there before. (Kills there: `tests.roles.test_real_host`.)"""
+"""Create and delete of a server under the generic saga checks, on a real libvirt: every step fails, is repeated
+and is killed around its effect, each undo matters; what remains on the host is what was there before."""
 
 import shutil
 import subprocess
@@ -23,6 +23,8 @@ from tests.support import cloud as support
 from tests.support import leftovers
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
+
+AROUND_EFFECTS = ("before-send", "outcome")  # before a host's work, and between it and the journal
 
 
 class LibvirtHarness(CloudHarness):
@@ -111,7 +113,15 @@ def test_every_undo_of_build_matters(harness: LibvirtHarness) -> None:
     assert testing.check_undos_matter(harness, from_libvirt) == ["disks", "define"]
 
 
-def test_delete_repeats_and_leaves_nothing(harness: LibvirtHarness) -> None:
+def test_build_survives_kills(harness: LibvirtHarness) -> None:
+    assert testing.check_crashes(harness, case(harness), AROUND_EFFECTS) >= 8
+
+
+def test_build_unwinds_over_kills(harness: LibvirtHarness) -> None:
+    assert testing.check_crashes_unwinding(harness, case(harness), AROUND_EFFECTS) >= 4
+
+
+def test_delete_survives_and_leaves_nothing(harness: LibvirtHarness) -> None:
     def prepare(h: LibvirtHarness) -> tuple[str, msgspec.Struct]:
         server_id = h.running_server()
         h.db.write(lambda tx: store.update_server(tx, server_id, deleting=True))
@@ -122,4 +132,5 @@ def test_delete_repeats_and_leaves_nothing(harness: LibvirtHarness) -> None:
     assert empty["running"] == empty["disks"] == empty["taps"] == []
     ending = Case("server.delete", prepare, {}, unwinds=False, seconds=60, ctx=harness.ctx)
     testing.check_repeats(harness, ending)
+    assert testing.check_crashes(harness, ending, AROUND_EFFECTS) >= 4
     assert harness.host_state() == empty

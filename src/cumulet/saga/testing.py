@@ -9,7 +9,7 @@ database and let it finish or roll back; and take away each undo in turn, which 
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -303,11 +303,12 @@ def check_repeats(harness: Harness, case: Case) -> None:
             check_unwinds(harness, case)
 
 
-def crash_points(saga: Saga) -> list[tuple[str, int]]:
+def crash_points(saga: Saga, points: Collection[str] = CRASH_POINTS) -> list[tuple[str, int]]:
     return [
         (point, position)
         for position, step in enumerate(saga.steps)
         for point in CRASH_POINTS
+        if point in points
         if isinstance(step, Call) or point in ("before-commit", "after-commit")
     ]
 
@@ -332,10 +333,10 @@ def _crash_and_resume(harness: Harness, case: Case, act: _Act, fail: tuple[str, 
         Stepper.probe = Probe()
 
 
-def check_crashes(harness: Harness, case: Case) -> int:
+def check_crashes(harness: Harness, case: Case, points: Collection[str] = CRASH_POINTS) -> int:
     """Kill the control plane at each point of each step; another one finishes the saga. How many points were met."""
     met = 0
-    for point, position in crash_points(declared(harness, case.kind)):
+    for point, position in crash_points(declared(harness, case.kind), points):
         row = _crash_and_resume(harness, case, _Act(case.kind, crash=(point, position, "running")), None)
         if row is None:
             continue
@@ -345,12 +346,12 @@ def check_crashes(harness: Harness, case: Case) -> int:
     return met
 
 
-def check_crashes_unwinding(harness: Harness, case: Case) -> int:
+def check_crashes_unwinding(harness: Harness, case: Case, points: Collection[str] = CRASH_POINTS) -> int:
     """Let the saga fail at its end, and kill the control plane at each point of each undo: nothing is left behind."""
     met = 0
     saga = declared(harness, case.kind)
     fail = ("finish", len(saga.steps) - 1)
-    for point, position in crash_points(saga):
+    for point, position in crash_points(saga, points):
         act = _Act(case.kind, fail=fail, crash=(point, position, "unwinding"))
         prepared: list[tuple[dict[str, list[str]], Any]] = []
 
