@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from sqlalchemy import select
 
 from cumulet.agent.fake import FakeHost
 from cumulet.agent.runtime import Agent, AgentSettings
@@ -27,6 +28,7 @@ from cumulet.agent.runtime.store import AgentStore
 from cumulet.app import bootstrap, prepare_database
 from cumulet.bus import Bus, LocalBus, open_bus
 from cumulet.compose import ControlPlane, build_control_plane
+from cumulet.db import METADATA
 from cumulet.server import HttpServer
 from cumulet.services.identity.passwords import Passwords
 from cumulet.settings import Settings
@@ -306,8 +308,13 @@ class Cloud(Clients):
         self.server.start()
         for number in range(1, self._first_hosts + 1):
             self.add_host(f"fake-{number}")
-        self.wait(lambda: len(self.up_hosts()) == self._first_hosts)
+        self.wait(lambda: len(self.up_hosts()) == self._first_hosts, 30)
+        self.wait(lambda: self._providers() >= self._first_hosts, 30)  # an inventory comes after the first heartbeat
         return self
+
+    def _providers(self) -> int:
+        rows = self.db.read(lambda tx: tx.rows(select(METADATA.tables["resource_providers"].c.uuid)))
+        return len(list(rows))
 
     def up_hosts(self) -> list[str]:
         rows = self.db.read(lambda tx: self.control.hosts.list(tx))
