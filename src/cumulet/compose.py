@@ -5,7 +5,6 @@ is started here: `cumulet.app` does.
 """
 
 import ipaddress
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,7 +86,7 @@ def build_control_plane(
     name: str | None = None,
 ) -> ControlPlane:
     clock = clock or SystemClock()
-    name = name or f"{socket.gethostname()}:conductor"
+    name = name or f"{settings.host_name}:conductor"
     db = Database(settings.database_url, clock=clock, durable=settings.database.durable)
     bus = bus or open_bus(settings.bus.url)
     sagas = SagaEngine(

@@ -140,6 +140,17 @@ def test_silence_makes_a_host_down_but_not_the_conductors_own_absence(tmp_path: 
     db.close()
 
 
+def test_a_host_that_another_conductor_heard_of_is_not_taken_for_dead(db: Database) -> None:
+    here, there = HostRegistry(db), HostRegistry(db)
+    there.refresh()
+    db.write(lambda tx: here.beat(tx, beat()))
+    assert not there.is_up("h1"), "it has not looked since"
+    assert db.read(lambda tx: there.is_up_in(tx, "h1"))
+    db.write(lambda tx: here.set_forced_down(tx, "h1"))
+    assert not db.read(lambda tx: there.is_up_in(tx, "h1"))
+    assert not db.read(lambda tx: there.is_up_in(tx, "nobody"))
+
+
 def test_documents_reach_the_host_and_are_removed_again(cloud: Cloud) -> None:
     fake = cloud.add_host()
     applied: list[tuple[str, int, str | None]] = []

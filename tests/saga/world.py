@@ -141,6 +141,9 @@ class World:
     def is_up(self, host: str) -> bool:
         return self.host.up
 
+    def is_up_in(self, tx: Any, host: str) -> bool:
+        return self.is_up(host)
+
     def speed_factor(self, host: str) -> float:
         return 1.0
 

@@ -33,6 +33,13 @@ class PretendHosts:
     def down(self) -> None:
         self._run("down")
 
+    def power_off(self, host: str) -> None:
+        """Every process of the host dies; its disks stay."""
+        self._run("kill", host)
+
+    def power_on(self, host: str) -> None:
+        self._run("start", host)
+
     def command(self, host: str, *command: str) -> list[str]:
         """The command line that runs a command in a host."""
         return ["env", f"TH_PREFIX={self._prefix}", "bash", str(_SCRIPT), "exec", host, *command]

@@ -51,13 +51,16 @@ class Processes(Clients):
         *,
         database_url: str | None = None,
         bus_url: str = "local",
+        address: str = "127.0.0.1",
         within: Callable[..., list[str]] = lambda *command: list(command),
     ) -> None:
-        """``within``: turns a command into the one that runs it where the roles are to live."""
+        """``address``: where the API listens. ``within``: turns a command into the one that runs it where the roles are
+        to live."""
         super().__init__()
         self._within = within
         self.directory = directory
         self.settings = test_settings(directory, free_ports(1)[0])
+        self.settings.api.bind = address
         self.settings.database.url = database_url
         self.settings.bus.url = bus_url
         self.settings.conductor.lease_seconds = 3
@@ -78,11 +81,15 @@ class Processes(Clients):
         began = time.monotonic()
         self.launch(*roles)
         for role in roles:
-            while not (self.settings.run_dir / f"{role}.ready").exists():
-                assert self._running[role].poll() is None, f"{role} ended:\n{self.output(role)}"
-                assert time.monotonic() - began < seconds, f"{role} does not start:\n{self.output(role)}"
-                time.sleep(0.01)
+            self.wait_ready(role, seconds)
         return time.monotonic() - began
+
+    def wait_ready(self, role: str, seconds: float = 30) -> None:
+        end = time.monotonic() + seconds
+        while not (self.settings.run_dir / f"{role}.ready").exists():
+            assert self._running[role].poll() is None, f"{role} ended:\n{self.output(role)}"
+            assert time.monotonic() < end, f"{role} does not start:\n{self.output(role)}"
+            time.sleep(0.01)
 
     def launch(self, *roles: str) -> None:
         """Start them; they may not work yet."""
@@ -112,6 +119,10 @@ class Processes(Clients):
         process = self._running.pop(role)
         os.kill(_innermost(process.pid), signal.SIGKILL)
         process.wait(10)
+
+    def forget(self, role: str) -> None:
+        """It died with its machine."""
+        self._running.pop(role).wait(10)
 
     def terminate(self, role: str) -> int:
         """SIGTERM; the exit status."""

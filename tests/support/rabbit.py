@@ -14,14 +14,15 @@ _BIN = Path("/usr/lib/rabbitmq/bin")
 
 
 class RabbitServer:
-    def __init__(self) -> None:
+    def __init__(self, address: str = "127.0.0.1") -> None:
+        self.address = address
         self.directory = leftovers.directory("cumulet-rabbit-")
         self.port, self._dist_port, self._epmd_port = free_ports(3)
         self._node = f"cumulet-{self.port}@localhost"
         self._process: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
         (self.directory / "rabbitmq.conf").write_text(
-            f"listeners.tcp.default = 127.0.0.1:{self.port}\n"
+            f"listeners.tcp.default = {address}:{self.port}\n"
             "default_user = cumulet\ndefault_pass = cumulet\n"
             "disk_free_limit.absolute = 50MB\nvm_memory_high_watermark.absolute = 400MB\nlog.console = false\n"
         )
@@ -40,7 +41,7 @@ class RabbitServer:
 
     @property
     def url(self) -> str:
-        return f"amqp://cumulet:cumulet@127.0.0.1:{self.port}//"
+        return f"amqp://cumulet:cumulet@{self.address}:{self.port}//"
 
     def _environment(self) -> dict[str, str]:
         here = str(self.directory)
@@ -49,7 +50,7 @@ class RabbitServer:
             "HOME": here,
             "LANG": "C.UTF-8",
             "RABBITMQ_NODENAME": self._node,
-            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_IP_ADDRESS": self.address,
             "RABBITMQ_NODE_PORT": str(self.port),
             "RABBITMQ_DIST_PORT": str(self._dist_port),
             "RABBITMQ_MNESIA_BASE": here + "/mnesia",
@@ -80,15 +81,15 @@ class RabbitServer:
     def start(self) -> None:
         if self._epmd is None:
             self._epmd = self._spawn(shutil.which("epmd") or "epmd", "-port", str(self._epmd_port))
-            self._wait_port(self._epmd_port, 10)
+            self._wait_port("127.0.0.1", self._epmd_port, 10)
         self._process = self._spawn(str(_BIN / "rabbitmq-server"))
-        self._wait_port(self.port, 60)
+        self._wait_port(self.address, self.port, 60)
 
-    def _wait_port(self, port: int, seconds: float) -> None:
+    def _wait_port(self, address: str, port: int, seconds: float) -> None:
         end = time.monotonic() + seconds
         while True:
             try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                socket.create_connection((address, port), timeout=1).close()
                 return
             except OSError as error:
                 dead = self._process is not None and self._process.poll() is not None

@@ -2,8 +2,8 @@
 
 A host is up when it was heard of within ``timeout_seconds`` and no operator forced it down. Clocks decide liveness and
 nothing else: what a host that was thought dead may still do is bounded by epochs and generations.
-`is_up` answers from memory (the saga engine asks inside transactions); `refresh` keeps that memory and tells who came
-or went.
+`is_up` answers from memory; `refresh` keeps that memory and tells who came or went. Where a host is about to be taken
+for dead, `is_up_in` asks the rows: each heartbeat is heard by one of the conductors only.
 """
 
 import threading
@@ -89,6 +89,7 @@ _SET_FORCED = (
     .values(forced_down=bindparam("forced_down"), updated_at=bindparam("updated_at"))
 )
 _DELETE = delete(HOSTS).where(HOSTS.c.name == bindparam("name"))
+_LIVENESS_OF = text("SELECT seen_at, forced_down FROM hosts WHERE name = :name")
 _LIVENESS = text("SELECT name, seen_at, forced_down, speed_factor, started FROM hosts")
 
 HostListener = Callable[[Tx, HostRow], object]
@@ -211,6 +212,12 @@ class HostRegistry:
         with self._lock:
             found = self._alive.get(host)
         return found is not None and self._is_alive(max(found[0], self._since), found[1], self._db.clock.now())
+
+    def is_up_in(self, tx: Tx, host: str) -> bool:
+        if self.is_up(host):
+            return True
+        row = tx.first(_LIVENESS_OF, {"name": host})
+        return row is not None and self._is_alive(max(row[0], self._since), bool(row[1]), tx.now)
 
     def listening(self) -> None:
         """From now on silence means something: until a time-out from here, hosts are taken as they were."""

@@ -25,9 +25,13 @@ _ENDED_WELL = ("done", "skipped")
 
 
 class Hosts(Protocol):
-    """What the engine asks about hosts; answered from memory."""
+    """What the engine asks about hosts; answered from memory where that is enough."""
 
     def is_up(self, host: str) -> bool: ...
+
+    def is_up_in(self, tx: Tx, host: str) -> bool:
+        """From memory if it says so; else as the rows have it: another conductor may have heard of the host."""
+        ...
 
     def speed_factor(self, host: str) -> float: ...
 
@@ -187,7 +191,7 @@ class Stepper:
             if asked is None:
                 return self._done(tx, flight, step, None, "done", hold=hold, entering=entering)
             host, operation = asked
-            if not self._up(host):
+            if not self._up(tx, host):
                 if step.if_host_down == "skip":
                     row.op_host = host
                     return self._done(tx, flight, step, None, "skipped", hold=hold, entering=entering)
@@ -206,8 +210,8 @@ class Stepper:
             return self._complete(tx, flight, [], "done", hold=hold)
         return self._start_children(tx, flight, starts, entering=entering)
 
-    def _up(self, host: str) -> bool:
-        return self.hosts is None or self.hosts.is_up(host)
+    def _up(self, tx: Tx, host: str) -> bool:
+        return self.hosts is None or self.hosts.is_up_in(tx, host)
 
     def _patience(self, host: str, operation: Operation) -> int:
         factor = 1.0 if self.hosts is None else max(self.hosts.speed_factor(host), 1.0)
@@ -244,6 +248,8 @@ class Stepper:
         """The host of the operation under way is down, its outcome unknown."""
         row, step = flight.row, flight.step
         assert isinstance(step, Call)
+        if self._up(tx, row.op_host or ""):  # another conductor heard of it
+            return self.postpone(tx, flight, tx.now + SECOND)
         if row.status == "unwinding":
             return self._undone(tx, flight, step, "undo_skipped", f"Host {row.op_host} was down.")
         if step.if_host_down == "skip":
@@ -400,7 +406,7 @@ class Stepper:
             if asked is None:
                 return self._undone(tx, flight, step)
             host, operation = asked
-            if not self._up(host):
+            if not self._up(tx, host):
                 row.op_host = host
                 return self._undone(tx, flight, step, "undo_skipped", f"Host {host} was down.")
             return self._call(tx, flight, host, operation, "undo")

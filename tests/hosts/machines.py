@@ -1,0 +1,212 @@
+"""Two control nodes and three pretend hosts, as an operator would set them up: each role a process of its own, the
+database and the broker where the control nodes are, Open vSwitch, libvirt and the agent on every host.
+
+The control plane lives in the underlay's namespace, at 10.77.0.254; hosts reach it by their management NIC. PostgreSQL
+listens on the loopback there: no host can reach it. h1 is compute, network and storage, h2 and h3 are only compute.
+"""
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.support import leftovers
+from tests.support.cloud import Api, unique
+from tests.support.ports import free_ports
+from tests.support.postgres import PostgresServer
+from tests.support.pretend import PretendHosts
+from tests.support.processes import Processes
+from tests.support.rabbit import RabbitServer
+
+CONTROL = "10.77.0.254"
+OUTSIDE = "172.31.9.1"  # the world's address on the provider network
+HOSTS = {"h1": ["compute", "network", "storage"], "h2": ["compute"], "h3": ["compute"]}
+_SWITCH = Path(__file__).parents[1] / "hostnetwork" / "ovs-start.sh"
+
+
+def eventually(what: str, holds: Callable[[], Any], seconds: float = 30.0) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
+        time.sleep(0.1)
+    return found
+
+
+class Machines:
+    """``learned``: what earlier runs found out of QEMU, kept for the next ones."""
+
+    def __init__(self, learned: Path) -> None:
+        self.hosts = PretendHosts("mh", len(HOSTS))
+        self._learned = learned
+        self.directory = leftovers.directory("cumulet-hosts-")
+        self.directory.chmod(0o755)  # QEMU's own user passes through
+        self.nodes: dict[str, Processes] = {}
+        self.postgres: PostgresServer | None = None
+        self.rabbit: RabbitServer | None = None
+        self._haproxy: subprocess.Popen[bytes] | None = None
+
+    @contextmanager
+    def running(self) -> Iterator["Machines"]:
+        """While this runs, the calling thread is in the control nodes' network."""
+        try:
+            self.hosts.up()
+            with self.hosts.inside("ul"):
+                self._outside()
+                self._services()
+                self._control_nodes()
+                for number, name in enumerate(HOSTS, 1):
+                    self._host(name, number)
+                self.start_agents(*HOSTS)
+                yield self
+        finally:
+            self._down()
+
+    def start_agents(self, *names: str) -> None:
+        for name in names:
+            self.nodes[name].launch("agent")
+        for name in names:
+            self.nodes[name].wait_ready("agent", seconds=180)
+
+    # -- parts -------------------------------------------------------------------------------------------------------
+
+    def _outside(self) -> None:
+        subprocess.run(["ip", "addr", "replace", f"{OUTSIDE}/24", "dev", "sw-eth2"], check=True)
+        # a real NIC's frames are whole
+        subprocess.run(["ethtool", "-K", "sw-eth2", "tx", "off"], check=True, capture_output=True)
+
+    def _services(self) -> None:
+        self.postgres, self.rabbit = PostgresServer(), RabbitServer(CONTROL)
+        self.postgres.start()
+        self.rabbit.start()
+        self._urls = {
+            "database_url": self.postgres.new_database(),
+            "bus_url": f"{self.rabbit.url}?prefix={unique('many')}",
+        }
+
+    def _control_nodes(self) -> None:
+        (port,) = free_ports(1)
+        for name in ("c1", "c2"):
+            node = self.nodes[name] = Processes(self.directory / name, address=CONTROL, **self._urls)
+            node.settings.host.name = name
+            node.settings.storage.image_directory = str(self.directory / "images")  # both nodes' share
+            node.settings.api.public_url = node.url = f"http://{CONTROL}:{port}"
+            node.start("api", "conductor")
+        self._balancer(port)
+        self.nodes["c1"].make_accounts()
+
+    def _balancer(self, port: int) -> None:
+        """What the catalog names: HAProxy in front of the API of both nodes."""
+        servers = [
+            f"  server {name} {CONTROL}:{self.nodes[name].settings.api.port} check inter 500ms fall 1 rise 1"
+            for name in ("c1", "c2")
+        ]
+        config = self.directory / "haproxy.cfg"
+        config.write_text(
+            "\n".join(
+                [
+                    "defaults",
+                    "  mode http",
+                    "  timeout connect 2s",
+                    "  timeout client 120s",
+                    "  timeout server 120s",
+                    "  retries 3",
+                    "  option redispatch 1",
+                    "frontend api",
+                    f"  bind {CONTROL}:{port}",
+                    "  default_backend api",
+                    "backend api",
+                    "  option httpchk GET /identity/v3",
+                    "  retry-on conn-failure empty-response",
+                    *servers,
+                    "",
+                ]
+            )
+        )
+        haproxy = shutil.which("haproxy", path="/usr/sbin:/usr/bin") or "haproxy"
+        self._haproxy = subprocess.Popen([haproxy, "-db", "-f", str(config)], stdout=subprocess.DEVNULL)
+
+    def _boot(self, name: str) -> None:
+        """What an init system does, and what an operator made for good."""
+        self.sh(name, f"bash {_SWITCH}")
+        if "network" in HOSTS[name]:
+            self.sh(
+                name,
+                "ovs-vsctl add-br br-ex -- set bridge br-ex datapath_type=netdev -- add-port br-ex eth2;"
+                "ip link set eth2 up",
+            )
+
+    def power_off(self, name: str) -> None:
+        self.hosts.power_off(name)
+        self.nodes[name].forget("agent")
+        shutil.rmtree(self.nodes[name].settings.run_dir)  # it is in memory
+
+    def power_on(self, name: str) -> None:
+        self.hosts.power_on(name)
+        self._boot(name)
+
+    def _host(self, name: str, number: int) -> None:
+        self._boot(name)
+
+        def within(*command: str) -> list[str]:
+            return self.hosts.command(name, *command)
+
+        # a host has the broker's address, and no database's
+        node = self.nodes[name] = Processes(
+            self.directory / name, bus_url=self._urls["bus_url"], address=f"10.77.0.{number}", within=within
+        )
+        settings = node.settings
+        settings.host.name = name
+        settings.host.roles = HOSTS[name]
+        settings.host.ip = f"10.77.0.{number}"
+        settings.host.tunnel_ip = f"10.78.0.{number}"
+        settings.compute.driver = "libvirt"
+        settings.compute.virt_type = "qemu"
+        settings.network.driver = "real"
+        settings.network.mechanism = "openvswitch"
+        settings.network.tunnel_nic = "eth1"
+        settings.network.dns_servers = [CONTROL]
+        settings.storage.driver = "file"
+        compute = node.directory / "compute"
+        compute.mkdir(parents=True)
+        if (self._learned / "libvirt").is_dir():
+            shutil.copytree(self._learned / "libvirt", compute / "libvirt" / "cache")
+        if (self._learned / "kvm.json").exists():
+            shutil.copy(self._learned / "kvm.json", compute)
+
+    def _down(self) -> None:
+        if self._haproxy is not None:
+            self._haproxy.kill()
+            self._haproxy.wait(10)
+        for node in self.nodes.values():
+            node.stop()
+        self.hosts.down()
+        if self.rabbit is not None:
+            self.rabbit.destroy()
+        if self.postgres is not None:
+            self.postgres.destroy()
+        found = self.directory / "h1" / "compute" / "libvirt" / "cache"
+        if found.is_dir() and not (self._learned / "libvirt").exists():
+            shutil.copytree(found, self._learned / "libvirt")
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    # -- what tests do -----------------------------------------------------------------------------------------------
+
+    def sh(self, host: str, script: str) -> str:
+        done = subprocess.run(self.hosts.command(host, "sh", "-c", script), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{host}: {script}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def guests(self, host: str) -> list[str]:
+        """The QEMU processes of servers on a host."""
+        listed = self.sh(host, "ps -eo pid,args").splitlines()
+        return [line.split()[0] for line in listed if "qemu-system" in line and "guest=" in line]
+
+    def libvirtd(self, host: str) -> int:
+        """Its process, as it is numbered in the host."""
+        return int((self.nodes[host].settings.run_dir / "compute" / "libvirt" / "libvirtd.pid").read_text())
+
+    def api(self, user: str) -> Api:
+        return self.nodes["c1"].api(user)
