@@ -153,6 +153,7 @@ def build_control_plane(
     conductor.on_message(PasswordPosted, lambda m: db.write(lambda tx: compute.on_password(tx, m)))
     conductor.on_inventory(compute.on_inventory)
     conductor.on_inventory(volume.on_inventory)
+    network.server_wired = compute.ports_changed
     volume.grown = compute.volume_grown
     volume.server_uses = compute.uses_attachment
     volume.listeners.append(compute.volume_changed)

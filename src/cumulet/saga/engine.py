@@ -173,6 +173,10 @@ class SagaEngine:
 
     def _wake_parked(self, object_kind: str, object_id: str) -> None:
         for saga_id in self.db.read(lambda tx: journal.parked_on(tx, object_kind, object_id)):
+            with self._state:
+                cached = self._cache.get(saga_id)
+                if cached is not None and cached.row.phase != "waiting":
+                    del self._cache[saga_id]  # the thread that parked it has committed and not said so yet
             self.wake_saga(saga_id)
 
     def wake_saga(self, saga_id: str) -> None:

@@ -156,6 +156,10 @@ class ComputeService:
         state.settle(tx, server.id)
         tx.after_commit(lambda: self.parts.sagas.wake("server", server.id))
 
+    def ports_changed(self, tx: Tx, server_id: str) -> None:
+        """A port of the server works now: what waits for that looks again."""
+        tx.after_commit(partial(self.parts.sagas.wake, "server", server_id))
+
     def _follow(self, tx: Tx, server: ServerRow, power: int) -> None:
         """Nobody works on the server: what the guest did by itself becomes what it is meant to do."""
         stopped = power in (Power.SHUTDOWN, Power.CRASHED)

@@ -5,7 +5,7 @@ Compute asks for ports with a server (`validate_requests`, `create_server_ports`
 existed before their server survive it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,7 @@ class NetworkService:
         self.documents = Documents(self)
         self.servers = ServerPorts(self)
         self.legacy = Legacy(self)
+        self.server_wired: Callable[[Tx, str], object] | None = None  # a port of this server works now
         self.documents.register(desired)
         desired.on_applied(self.applied)
 
@@ -209,7 +210,10 @@ class NetworkService:
         if error is not None:
             return
         if kind == "port":
-            state.wired(tx, host, [object_id])
+            if state.wired(tx, host, [object_id]) and self.server_wired is not None:
+                server_id = state.server_of(tx, object_id)
+                if server_id:
+                    self.server_wired(tx, server_id)
         elif kind == "network":
             state.wired(tx, host, [p.id for p in self.ports.dhcp_ports(tx, object_id) if p.host == host])
         elif kind == "router" and self.agents.router_host(tx, object_id) == host:

@@ -34,6 +34,7 @@ _POWER = (
     .values(powered=bindparam("_powered"))
 )
 _OF_DEVICE = select(t.PORTS.c.id).where(t.PORTS.c.device_id == bindparam("device_id"))
+_DEVICE = select(t.PORTS.c.device_id, t.PORTS.c.device_owner).where(t.PORTS.c.id == bindparam("port_id"))
 _FLOATING_OF_ROUTER = select(
     t.FLOATING_IPS.c.id, t.FLOATING_IPS.c.status, t.FLOATING_IPS.c.port_id, t.FLOATING_IPS.c.wanted_generation
 ).where(t.FLOATING_IPS.c.router_id == bindparam("router_id"))
@@ -57,10 +58,18 @@ def settle(tx: Tx, port_ids: list[str]) -> None:
             tx.run(_SET_PORT, {"_id": row.id, "_status": status, "_now": tx.now})
 
 
-def wired(tx: Tx, host: str, port_ids: list[str], *, is_wired: bool = True) -> None:
-    """A host has made (or no longer has) these ports."""
-    if port_ids and tx.run(_WIRE, {"ids": port_ids, "_host": host, "_wired": is_wired}):
+def wired(tx: Tx, host: str, port_ids: list[str], *, is_wired: bool = True) -> bool:
+    """A host has made (or no longer has) these ports; False if that was known."""
+    changed = bool(port_ids and tx.run(_WIRE, {"ids": port_ids, "_host": host, "_wired": is_wired}))
+    if changed:
         settle(tx, port_ids)
+    return changed
+
+
+def server_of(tx: Tx, port_id: str) -> str | None:
+    """The server that the port belongs to."""
+    row = tx.first(_DEVICE, {"port_id": port_id})
+    return row.device_id if row is not None and row.device_owner.startswith("compute:") else None
 
 
 def powered(tx: Tx, server_id: str, running: bool) -> None:
