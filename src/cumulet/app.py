@@ -53,7 +53,7 @@ class Process:
         self.bus: Bus = control.bus if control is not None else open_bus(settings.bus.url)
         self.control = control
         if control is None and role != "agent":
-            self.control = build_control_plane(settings, bus=self.bus)
+            self.control = build_control_plane(settings, bus=self.bus, role=role)
         self.server: HttpServer | None = None
         self._stops: dict[str, Callable[[], None]] = {}  # of what was started
 

@@ -5,6 +5,7 @@ is started here: `cumulet.app` does.
 """
 
 import ipaddress
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from cumulet.conductor import Conductor, Desired, HostRegistry
 from cumulet.db import Database
 from cumulet.http import HttpApp, PolicyOverrides, ServiceApi
 from cumulet.kernel.clock import Clock, SystemClock
+from cumulet.kernel.trace import Tracer
 from cumulet.reconcile import Reconcilers, SignalReconciler
 from cumulet.saga import SagaEngine
 from cumulet.services.compute import store as compute_store
@@ -33,6 +35,7 @@ from cumulet.services.image.reconcilers.files import reconcile_files
 from cumulet.services.network.api import build_api as network_api
 from cumulet.services.network.public import NetworkService
 from cumulet.services.network.reconcilers import reconcile_documents, reconcile_ports, reconcile_scheduling
+from cumulet.services.operator import traces
 from cumulet.services.operator.api import build_api as operator_api
 from cumulet.services.operator.public import OperatorService
 from cumulet.services.placement.api import build_api as placement_api
@@ -74,6 +77,7 @@ class ControlPlane:
 
     def close(self) -> None:
         self.bus.close()
+        self.operator.tracer.close()
         self.db.close()
 
 
@@ -84,11 +88,16 @@ def build_control_plane(
     clock: Clock | None = None,
     passwords: Passwords | None = None,
     name: str | None = None,
+    role: str = "all",
 ) -> ControlPlane:
     clock = clock or SystemClock()
     name = name or f"{settings.host_name}:conductor"
     db = Database(settings.database_url, clock=clock, durable=settings.database.durable)
     bus = bus or open_bus(settings.bus.url)
+    tracer = Tracer(
+        f"{role}@{settings.host_name}[{os.getpid()}]", lambda process, notes: traces.write(db, process, notes)
+    )
+    bus.name, bus.observer = tracer.process, lambda delivery: traces.observe(tracer, delivery)
     sagas = SagaEngine(
         db,
         bus,
@@ -96,6 +105,7 @@ def build_control_plane(
         threads=settings.conductor.threads,
         lease_seconds=settings.conductor.lease_seconds,
         max_waiting=settings.conductor.max_sagas,
+        tracer=tracer,
     )
     hosts = HostRegistry(db, timeout_seconds=settings.conductor.host_timeout_seconds)
     desired = Desired(bus)
@@ -175,7 +185,9 @@ def build_control_plane(
         ask=conductor.ask,
         reconcilers=reconcilers.status,
         bus_kind="local" if settings.bus.url.startswith("local") else "rabbitmq",
+        tracer=tracer,
     )
+    reconcilers.register("operator.traces", operator.prune_traces, period_seconds=600)
     apis = [
         identity_api(identity),
         image_api(image),
@@ -192,6 +204,7 @@ def build_control_plane(
         policy=policy,
         public_url=settings.api.public_url,
         threads=settings.api.workers,
+        tracer=tracer,
     )
     return ControlPlane(
         settings=settings,

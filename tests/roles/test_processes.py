@@ -194,6 +194,39 @@ class TestApart:
         eventually(lambda: servers.is_gone(server_id))
         assert_nothing_left(apart)
 
+    def test_the_course_of_a_request_over_three_processes(self, apart: Processes, servers: Servers) -> None:
+        body = {
+            "name": unique("server"), "imageRef": servers.image, "flavorRef": servers.flavor, "networks": "none",
+        }  # fmt: skip
+        made = servers.user.post("compute", "/servers", {"server": body}, version="2.90")
+        server_id, request_id = made["server"]["id"], made.headers["x-openstack-request-id"]
+        eventually(lambda: servers.is_active(server_id))
+        headers = {"X-Auth-Token": apart.api("admin").token}
+
+        def look() -> Any:
+            found = requests.get(
+                f"{apart.url}/operator/v1/explain/requests/{request_id}", headers=headers, timeout=10
+            ).json()
+            return found if any("conclude done" in row["text"] for row in found["rows"]) else None
+
+        story = eventually(look)
+        lifelines = story["lifelines"]
+        assert [line["name"] for line in lifelines][:4] == ["api", "database", "queue", "conductor"]
+        assert lifelines[0]["process"].startswith("api@")
+        assert lifelines[3]["process"].startswith("conductor@")
+        time.sleep(1)  # the conductor writes its notes in batches
+        hops = [(row["text"].split(",")[0], row["from"], row["to"]) for row in look()["rows"]]
+        for hop in (
+            ("wake server.create", 0, 2), ("CreateDisks", 3, 2), ("CreateDisks accepted", 2, 4),
+        ):  # fmt: skip
+            assert hop in hops, hops
+        assert any(text.startswith("woken after") and (a, b) == (2, 3) for text, a, b in hops), hops
+        assert any(text.startswith("PowerServer done after 2") and (a, b) == (4, 2) for text, a, b in hops), hops
+        times = [row["at_ms"] for row in look()["rows"]]
+        assert times == sorted(times)
+        servers.delete(server_id)
+        eventually(lambda: servers.is_gone(server_id))
+
     @pytest.mark.parametrize("victim", ["conductor", "agent", "api"])
     def test_a_role_killed_in_the_middle_of_a_create(self, apart: Processes, servers: Servers, victim: str) -> None:
         server_id = servers.create()

@@ -550,6 +550,10 @@ class Outcome(_Wire):
     error_code: str | None = None  # for programs: no-space, image-invalid, detach-refused, not-found, timeout, ...
     progress: float | None = None  # 0..1
     seconds: float = 0.0
+    # when the agent took it, began and ended, by the host's clock (microseconds since the epoch)
+    accepted_at: int | None = None
+    started_at: int | None = None
+    ended_at: int | None = None
 
 
 class AskOutcome(_Wire):

@@ -2,12 +2,13 @@
 
 from cumulet.bus.catalogue import register
 from cumulet.bus.local import Chaos, LocalBus
-from cumulet.bus.model import Bus, BusTimeout, Overloaded, RemoteFault, Service, Unreachable
+from cumulet.bus.model import Bus, BusTimeout, Delivery, Overloaded, RemoteFault, Service, Unreachable
 
 __all__ = [
     "Bus",
     "BusTimeout",
     "Chaos",
+    "Delivery",
     "LocalBus",
     "Overloaded",
     "RemoteFault",

@@ -25,8 +25,8 @@ from kombu import Connection
 from kombu.exceptions import KombuError
 
 from cumulet.bus import catalogue
-from cumulet.bus.local import run_handler
-from cumulet.bus.model import BusTimeout, Handler, Overloaded, RemoteFault, Unreachable
+from cumulet.bus.local import envelop, run_handler
+from cumulet.bus.model import BusTimeout, Envelope, Handler, Observer, Overloaded, RemoteFault, Traffic, Unreachable
 from cumulet.bus.pool import Pool, current_depth
 
 _log = logging.getLogger(__name__)
@@ -235,9 +235,10 @@ class AmqpService:
         headers = properties.get("application_headers") or {}
         name, body, reply_to = properties.get("type", ""), message.body, properties.get("reply_to")
         correlation_id = properties.get("correlation_id")
+        envelope = Envelope(headers.get("request"), headers.get("sender", ""), int(headers.get("sent", 0)))
 
         def handle() -> None:
-            reply_name, reply_body = run_handler(self._handler, self._topic, name, body)
+            reply_name, reply_body = run_handler(self._bus, self._handler, self._topic, name, body, envelope)
             if reply_to:
                 self._bus.reply(reply_to, correlation_id, reply_name, reply_body)
 
@@ -265,6 +266,9 @@ class AmqpBus:
         parts = urlsplit(url)
         self.prefix = dict(parse_qsl(parts.query)).get("prefix", "cumulet")
         self.url = urlunsplit(("pyamqp", parts.netloc, parts.path, "", ""))
+        self.name = ""
+        self.observer: Observer | None = None
+        self.traffic = Traffic()
         self._publisher = _Publisher(self.url)
         self._waiting: dict[str, _Pending] = {}
         self._reply_queue = f"{self.prefix}.reply.{os.urandom(8).hex()}"
@@ -294,7 +298,7 @@ class AmqpBus:
                     type=name,
                     correlation_id=correlation_id,
                     reply_to=self._reply_queue,
-                    headers={"depth": current_depth()},
+                    headers=self._headers(),
                 )
                 while not pending.event.wait(min(0.25, max(end - time.monotonic(), 0.001))):
                     if time.monotonic() >= end:
@@ -358,11 +362,17 @@ class AmqpBus:
 
     def _hint(self, exchange: str, key: str, message: msgspec.Struct) -> None:
         name, body = catalogue.encode(message)
-        headers = {"depth": current_depth()}
         try:
-            self._publisher.publish(exchange, key, body, 0.5, type=name, headers=headers)
+            self._publisher.publish(exchange, key, body, 0.5, type=name, headers=self._headers())
         except Unreachable:
             _log.warning("a hint (%s) is lost: no broker", name)
+
+    def _headers(self) -> dict[str, Any]:
+        envelope = envelop(self)
+        headers: dict[str, Any] = {"depth": current_depth(), "sent": envelope.sent_at}
+        if envelope.request_id is not None:
+            headers.update(request=envelope.request_id, sender=envelope.sender)
+        return headers
 
     def _reply_consumer(self) -> _Consumer:
         with self._lock:

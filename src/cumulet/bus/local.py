@@ -15,8 +15,20 @@ from typing import Any
 
 import msgspec
 
+from cumulet import logs
 from cumulet.bus import catalogue
-from cumulet.bus.model import BusTimeout, Handler, Overloaded, RemoteFault, Unreachable
+from cumulet.bus.model import (
+    Bus,
+    BusTimeout,
+    Delivery,
+    Envelope,
+    Handler,
+    Observer,
+    Overloaded,
+    RemoteFault,
+    Traffic,
+    Unreachable,
+)
 from cumulet.bus.pool import Pool, current_depth
 
 _log = logging.getLogger(__name__)
@@ -77,6 +89,9 @@ class LocalBus:
         self._lock = threading.Lock()
         self._turn = count()
         self.chaos = chaos
+        self.name = ""
+        self.observer: Observer | None = None
+        self.traffic = Traffic()
 
     def call(self, topic: str, message: msgspec.Struct, timeout: float | None = None) -> Any:
         name, body = catalogue.encode(message)
@@ -151,9 +166,10 @@ class LocalBus:
 
     def _send(self, service: LocalService, name: str, body: bytes, answer: Callable[[str, bytes], None] | None) -> bool:
         depth = current_depth()
+        envelope = envelop(self)
 
         def handle() -> None:
-            reply = run_handler(service.handler, service.topic, name, body)
+            reply = run_handler(self, service.handler, service.topic, name, body, envelope)
             if answer is not None:
                 answer(*reply)
 
@@ -181,11 +197,26 @@ def _later(seconds: float, deliver: Callable[[], None]) -> None:
         _log.warning("a delayed message is lost: the queue is full or closed")
 
 
-def run_handler(handler: Handler, topic: str, name: str, body: bytes | memoryview | str) -> tuple[str, bytes]:
-    """Decode, handle, encode the answer. What the handler raises becomes a ``Fault``."""
+def envelop(bus: Bus) -> Envelope:
+    bus.traffic.sent += 1
+    return Envelope(logs.current_request(), bus.name, time.time_ns() // 1000)
+
+
+def run_handler(
+    bus: Bus, handler: Handler, topic: str, name: str, body: bytes | memoryview | str, envelope: Envelope
+) -> tuple[str, bytes]:
+    """Decode, handle under the sender's request id, encode the answer. What the handler raises becomes a ``Fault``."""
+    received = time.time_ns() // 1000
+    bus.traffic.handled += 1
+    message = None
     try:
-        reply = handler(catalogue.decode(name, body))
+        with logs.request(envelope.request_id):
+            message = catalogue.decode(name, body)
+            reply = handler(message)
         return catalogue.encode(catalogue.Nothing() if reply is None else reply)
     except Exception as error:  # noqa: BLE001 - it is answered to the caller, and logged
         _log.exception("%s on %s failed", name, topic)
         return catalogue.encode(catalogue.Fault(type(error).__name__, str(error)))
+    finally:
+        if bus.observer is not None and envelope.request_id is not None:
+            bus.observer(Delivery(topic, message, *envelope, received, time.time_ns() // 1000))

@@ -6,7 +6,7 @@ of such nesting has threads of its own, so that processes that call each other i
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -37,6 +37,39 @@ class RemoteFault(Exception):
         self.message = message
 
 
+class Delivery(NamedTuple):
+    """A message that was handled here, for people who want to see it. ``sent_at`` is of the sender's clock."""
+
+    topic: str
+    message: Any  # None: it could not be decoded
+    request_id: str | None  # of the work that sent it
+    sender: str
+    sent_at: int
+    received_at: int  # taken from the queue
+    ended_at: int
+
+
+class Envelope(NamedTuple):
+    """What travels beside a message's body."""
+
+    request_id: str | None
+    sender: str
+    sent_at: int  # microseconds since the epoch
+
+
+Observer = Callable[[Delivery], object]
+
+
+class Traffic:
+    """Messages sent and handled by this process since it started."""
+
+    __slots__ = ("handled", "sent")
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.handled = 0
+
+
 class Service(Protocol):
     """One served topic."""
 
@@ -46,7 +79,12 @@ class Service(Protocol):
 
 
 class Bus(Protocol):
-    """Topics: ``conductor`` (any one of the conductors) and ``agent.<host>``."""
+    """Topics: ``conductor`` (any one of the conductors) and ``agent.<host>``. ``name`` tells receivers who sends;
+    ``observer`` is told of each message that was handled here."""
+
+    name: str
+    observer: Observer | None
+    traffic: Traffic
 
     def call(self, topic: str, message: msgspec.Struct, timeout: float | None = None) -> Any:
         """Send and wait for the answer (None if the handler has none). ``timeout`` None: the message class's own.

@@ -16,7 +16,7 @@ COMMANDS = {
     "serve": ("cumulet.cli.daemon", "Run one role in the foreground (api, conductor, agent, all)."),
     "status": ("cumulet.cli.status", "What runs, where, and how much memory it takes."),
     "doctor": ("cumulet.cli.status", "What is wrong, and the cure."),
-    "explain": ("cumulet.cli.explain", "Show each step of each operation on a server, and its libvirt XML."),
+    "explain": ("cumulet.cli.explain", "What was done to a server, step by step; the course of a request."),
     "launch": ("cumulet.cli.server", "Create a server and wait until it is reachable."),
     "ssh": ("cumulet.cli.server", "Open a shell in a server."),
     "logs": ("cumulet.cli.server", "Print a server's console log."),

@@ -24,6 +24,7 @@ from sqlalchemy.pool import QueuePool, StaticPool
 from cumulet.db.schema import METADATA
 from cumulet.kernel.clock import Clock, SystemClock
 from cumulet.kernel.errors import Unavailable
+from cumulet.kernel.trace import current_transactions
 
 T = TypeVar("T")
 Params = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
@@ -41,9 +42,11 @@ class Tx:
         self._gate = db.gate if not writing else None
         self._hooks: list[Callable[[], object]] = []
         self.writing = writing
+        self.statements = 0
         self.now = db.clock.now()
 
     def rows(self, statement: Executable, params: Params = None) -> Sequence[Any]:
+        self.statements += 1
         self._db.count_statement()
         if self._gate is None:
             return self._connection.execute(statement, params).fetchall()
@@ -61,6 +64,7 @@ class Tx:
     def run(self, statement: Executable, params: Params = None) -> int:
         """Execute a writing statement; the number of rows it touched."""
         assert self.writing, "a read unit of work does not write"
+        self.statements += 1
         self._db.count_statement()
         return self._connection.execute(statement, params).rowcount
 
@@ -143,6 +147,9 @@ class Database:
             except DBAPIError as error:
                 if attempt == _WRITE_ATTEMPTS - 1 or not self._retryable(error):
                     raise
+        noted = current_transactions()
+        if noted is not None:
+            noted.append((tx.now, self.clock.now(), tx.statements))
         tx.run_hooks()
         return result
 

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import re
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -30,6 +31,7 @@ from cumulet.http.stream import BodyStream
 from cumulet.kernel.context import RequestContext
 from cumulet.kernel.errors import BadInput, CloudError, Conflict, NotFound, Unauthorized, Unavailable
 from cumulet.kernel.ids import new_request_id
+from cumulet.kernel.trace import Tracer, Transactions, transactions
 
 log = logging.getLogger("cumulet.http")
 
@@ -45,6 +47,18 @@ MAX_QUEUED = 512
 _REQUEST_ID = re.compile(r"req-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
 _encode = msgspec.json.Encoder().encode
 _JSON = b"application/json"
+_SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
+
+
+class ApiTraffic:
+    """Requests served by this process since it started, and its last failures (time, status, method, path, request
+    id)."""
+
+    __slots__ = ("errors", "requests")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.errors: deque[tuple[int, int, str, str, str]] = deque(maxlen=20)
 
 
 class HttpApp:
@@ -63,6 +77,7 @@ class HttpApp:
         threads: int = 8,
         stream_threads: int = 16,
         slow_threads: int = 8,
+        tracer: Tracer | None = None,
         on_startup: Sequence[Callable[[], object]] = (),
         on_shutdown: Sequence[Callable[[], object]] = (),
     ) -> None:
@@ -77,6 +92,8 @@ class HttpApp:
         self._streams = ThreadPoolExecutor(stream_threads, thread_name_prefix="http-stream")
         self._slow = ThreadPoolExecutor(slow_threads, thread_name_prefix="http-slow")
         self._in_flight = 0
+        self._tracer = tracer or Tracer()
+        self.traffic = ApiTraffic()
         self._on_startup, self._on_shutdown = list(on_startup), list(on_shutdown)
         if policy is not None:
             for api in apis:
@@ -121,6 +138,7 @@ class HttpApp:
             if self._in_flight >= MAX_QUEUED:
                 raise Unavailable("The server is busy. Try again later.", headers={"retry-after": "1"})
             self._in_flight += 1
+            self.traffic.requests += 1
             try:
                 pool = self._pool
                 if stream_mode != "no":
@@ -203,6 +221,10 @@ class HttpApp:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else content})
 
+    @property
+    def in_flight(self) -> int:
+        return self._in_flight
+
     # -- on the event loop: cheap, no I/O ---------------------------------------------------------------------
 
     def _open(self, mounted: Mounted, raw_path: bytes, scope: Scope) -> Request:
@@ -221,6 +243,7 @@ class HttpApp:
         api = mounted.api
         request.url_host = host
         request.url_root = request.url_base = host + api.prefix
+        request.ctx = None
         request.path = scope["path"]
         request.query = scope.get("query_string", b"").decode("latin-1")
         request.content_length = 0
@@ -294,7 +317,32 @@ class HttpApp:
 
     def _logged(self, request: Request) -> Answer:
         with logs.request(request.fault.request_id):
-            return self._work(request)
+            if request.method in _SAFE:
+                answer = self._work(request)
+                if answer.status >= 500:
+                    self._remember(request, answer, None, [])
+                return answer
+            began = time.time_ns() // 1000
+            with transactions() as collected:
+                answer = self._work(request)
+            self._remember(request, answer, began, collected)
+            return answer
+
+    def _remember(self, request: Request, answer: Answer, began: int | None, collected: Transactions) -> None:
+        """For `cumulet explain request` and `cumulet top`: what changed something, and what failed by our fault. Of
+        what anonymous callers ask only the latter: anyone could fill the record."""
+        request_id, now = request.fault.request_id, time.time_ns() // 1000
+        if answer.status >= 500:
+            self.traffic.errors.append((now, answer.status, request.method, request.path, request_id))
+        elif request.ctx is None or request.ctx.user_id is None:
+            return
+        ctx = request.ctx
+        self._tracer.note(
+            request_id, "request", began or now, ended_at=now, method=request.method,
+            path=request.path, status=answer.status, user_id=ctx.user_id if ctx else None,
+            user=ctx.user_name if ctx else None, project_id=ctx.project_id if ctx else None,
+            global_request_id=ctx.global_request_id if ctx else None, transactions=collected,
+        )  # fmt: skip
 
     def _work(self, request: Request) -> Answer:
         api = request.mounted.api
@@ -302,7 +350,7 @@ class HttpApp:
         operation: Operation | None = None
         try:
             self._refresh_policy()
-            ctx = self._context(request)
+            ctx = request.ctx = self._context(request)
             if api.microversions is not None:
                 request.version = request.fault.version = api.microversions.negotiate(request.headers)
             if request.project is not None and ctx.project_id != request.project:

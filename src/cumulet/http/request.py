@@ -8,6 +8,7 @@ from cumulet.http.faults import FaultRequest
 from cumulet.http.router import Leaf, Router, segments_of
 from cumulet.http.service import ServiceApi
 from cumulet.http.stream import BodyStream
+from cumulet.kernel.context import RequestContext
 from cumulet.kernel.errors import CloudError, TooLarge
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -34,6 +35,7 @@ class Request:
 
     __slots__ = (
         "content_length",
+        "ctx",
         "fault",
         "headers",
         "leaf",
@@ -52,6 +54,7 @@ class Request:
     )
 
     content_length: int  # -1: unknown
+    ctx: RequestContext | None  # None: not authenticated (yet)
     fault: FaultRequest
     headers: dict[str, str]
     method: str

@@ -22,12 +22,14 @@ from typing import Any
 
 import msgspec
 
+from cumulet import logs
 from cumulet.agent.contract import AskOutcome, Execute, Operation, Outcome, Refused
 from cumulet.bus import Bus, RemoteFault, register
 from cumulet.db import Database, Tx
 from cumulet.kernel.clock import SECOND
 from cumulet.kernel.context import RequestContext
 from cumulet.kernel.errors import CloudError, Unavailable
+from cumulet.kernel.trace import Tracer
 from cumulet.saga import journal
 from cumulet.saga.intake import Intake
 from cumulet.saga.journal import SagaRow, Stale, StepRow
@@ -75,8 +77,10 @@ class SagaEngine:
         lease_seconds: float = 15.0,
         max_waiting: int = 2000,
         scan_seconds: float = 2.0,
+        tracer: Tracer | None = None,
     ) -> None:
         self.db = db
+        self.tracer = tracer or Tracer()
         self.bus = bus
         self.name = name
         self.sagas: dict[tuple[str, int], Saga] = {}
@@ -89,7 +93,8 @@ class SagaEngine:
         self._scan_seconds = scan_seconds
         self._state = threading.Condition()
         self._queue: deque[str | Callable[[], None]] = deque()
-        self._queued: set[str] = set()
+        self._queued: dict[str, int] = {}  # since when
+        self._waited: dict[str, int] = {}  # since when those that are busy had waited
         self._busy: set[str] = set()
         self._again: set[str] = set()  # woken while busy
         self._timers: list[tuple[int, str]] = []
@@ -147,8 +152,15 @@ class SagaEngine:
 
     def history(self, tx: Tx, object_kind: str, object_id: str) -> list[SagaHistory]:
         """All sagas of the object, newest first, each with its steps."""
+        return self._histories(journal.of_object(tx, object_kind, object_id))
+
+    def of_request(self, tx: Tx, request_id: str) -> list[SagaHistory]:
+        """All sagas that a request began, with the children of theirs; the oldest first."""
+        return self._histories(journal.of_request(tx, request_id))
+
+    def _histories(self, found: list[tuple[SagaRow, list[StepRow]]]) -> list[SagaHistory]:
         result = []
-        for row, steps in journal.of_object(tx, object_kind, object_id):
+        for row, steps in found:
             saga = self.sagas.get((row.kind, row.version))
             if saga is not None and row.status == "running":
                 name = saga.steps[row.position].name
@@ -188,7 +200,7 @@ class SagaEngine:
             if saga_id in self._busy:
                 self._again.add(saga_id)
             elif saga_id not in self._queued:
-                self._queued.add(saga_id)
+                self._queued[saga_id] = self.db.clock.now()
                 self._queue.append(saga_id)
                 self._state.notify()
 
@@ -252,11 +264,12 @@ class SagaEngine:
                     return
                 task = self._queue.popleft()
                 if isinstance(task, str):
-                    self._queued.discard(task)
+                    queued_at = self._queued.pop(task, 0)
                     if task in self._busy:
                         self._again.add(task)
                         continue
                     self._busy.add(task)
+                    self._waited[task] = queued_at
             try:
                 if isinstance(task, str):
                     self._drive(task)
@@ -274,6 +287,7 @@ class SagaEngine:
                 if isinstance(task, str):
                     with self._state:
                         self._busy.discard(task)
+                        self._waited.pop(task, None)
                         again = task in self._again
                         self._again.discard(task)
                     if again and not self._stopping:
@@ -340,7 +354,13 @@ class SagaEngine:
             steps = {step.position: step for step in journal.load_steps(tx, saga_id)}
             return Flight(saga, row, steps, msgspec.convert(row.params, saga.params))
 
-        return self.db.read(work)
+        flight = self.db.read(work)
+        if flight is not None:
+            now = self.db.clock.now()
+            row = flight.row
+            queued_at = self._waited.get(saga_id) or now
+            self.tracer.note(row.request_id, "taken", now, saga=row.id, queued_at=queued_at, position=row.position)
+        return flight
 
     def _keep(self, flight: Flight) -> None:
         row = flight.row
@@ -363,19 +383,20 @@ class SagaEngine:
             flight = self._flight(saga_id)
             if flight is None:
                 return
-            try:
-                if flight.row.phase == "called":
-                    moved = self._examine(flight)
-                elif flight.row.phase == "retrying" and self.db.clock.now() < (flight.row.wake_at or 0):
-                    self._alarm(saga_id, flight.row.wake_at or 0)
+            with logs.request(flight.row.request_id):
+                try:
+                    if flight.row.phase == "called":
+                        moved = self._examine(flight)
+                    elif flight.row.phase == "retrying" and self.db.clock.now() < (flight.row.wake_at or 0):
+                        self._alarm(saga_id, flight.row.wake_at or 0)
+                        return
+                    else:
+                        moved = self._move(flight, lambda tx, f, hold: self.stepper.go_on(tx, f, hold=hold))
+                except Stale:
+                    self._forget(saga_id)
+                    continue
+                if moved is None or not self._follow(*moved):
                     return
-                else:
-                    moved = self._move(flight, lambda tx, f, hold: self.stepper.go_on(tx, f, hold=hold))
-            except Stale:
-                self._forget(saga_id)
-                continue
-            if moved is None or not self._follow(*moved):
-                return
 
     def _move(self, flight: Flight, work: Callable[[Tx, Flight, bool], After | None]) -> tuple[Flight, After] | None:
         """One transaction on a copy of the flight; a step that raises is failed in a second one. May raise Stale."""
@@ -449,12 +470,20 @@ class SagaEngine:
         message = Execute(
             op_id=row.op_id, epoch=row.epoch, object_id=row.object_id, request_id=row.request_id, body=body
         )
+        reply: Any = None
+        sent_at = self.db.clock.now()
         try:
             reply = self.bus.call(f"agent.{row.op_host}", message, timeout=_ASK_SECONDS)
         except (Unavailable, RemoteFault) as error:
             _log.info("operation %s could not be given to %s: %s", row.op_id, row.op_host, error)
             self._soon(row)
             return
+        finally:
+            self.tracer.note(
+                row.request_id, "call", sent_at, op=row.op_id, host=row.op_host, saga=row.id,
+                what=type(operation).__name__, answered_at=self.db.clock.now(),
+                answer=type(reply).__name__ if reply is not None else "none",
+            )  # fmt: skip
         self._probe("after-send", flight)
         if isinstance(reply, Refused):
             self._refused(flight, reply)
@@ -502,8 +531,9 @@ class SagaEngine:
             self._submit(partial(self._follow_on, *moved))
 
     def _follow_on(self, flight: Flight, after: After) -> None:
-        if self._follow(flight, after):
-            self.wake_saga(flight.row.id)
+        with logs.request(flight.row.request_id):
+            if self._follow(flight, after):
+                self.wake_saga(flight.row.id)
 
     def outcome(self, outcome: Outcome) -> None:
         """An agent reports. On return it is in the journal (or of no interest any more) and may be forgotten there."""

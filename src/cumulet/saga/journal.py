@@ -211,6 +211,15 @@ _STEPS_OF_OBJECT = (
     .where(SAGAS.c.object_kind == bindparam("object_kind"), SAGAS.c.object_id == bindparam("object_id"))
     .order_by(SAGA_STEPS.c.saga_id, SAGA_STEPS.c.position)
 )
+_OF_REQUEST = (
+    select(*_COLUMNS).where(SAGAS.c.request_id == bindparam("request_id")).order_by(SAGAS.c.created_at, SAGAS.c.id)
+)
+_STEPS_OF_REQUEST = (
+    select(*_STEP_COLUMNS)
+    .join(SAGAS, SAGAS.c.id == SAGA_STEPS.c.saga_id)
+    .where(SAGAS.c.request_id == bindparam("request_id"))
+    .order_by(SAGA_STEPS.c.saga_id, SAGA_STEPS.c.position)
+)
 _BACKLOG = select(func.count()).where(and_(SAGAS.c.status.in_(ACTIVE), SAGAS.c.phase == "ready"))
 
 
@@ -331,11 +340,19 @@ def called_on_host(tx: Tx, host: str) -> list[str]:
 
 def of_object(tx: Tx, object_kind: str, object_id: str) -> list[tuple[SagaRow, list[StepRow]]]:
     """Newest first."""
-    key = {"object_kind": object_kind, "object_id": object_id}
-    steps: dict[str, list[StepRow]] = {}
-    for row in tx.rows(_STEPS_OF_OBJECT, key):
-        steps.setdefault(row[0], []).append(StepRow(*row))
-    return [(saga := SagaRow(*row), steps.get(saga.id, [])) for row in tx.rows(_OF_OBJECT, key)]
+    return _with_steps(tx, _OF_OBJECT, _STEPS_OF_OBJECT, {"object_kind": object_kind, "object_id": object_id})
+
+
+def of_request(tx: Tx, request_id: str) -> list[tuple[SagaRow, list[StepRow]]]:
+    """Oldest first, child sagas included."""
+    return _with_steps(tx, _OF_REQUEST, _STEPS_OF_REQUEST, {"request_id": request_id})
+
+
+def _with_steps(tx: Tx, sagas: Any, steps: Any, key: dict[str, str]) -> list[tuple[SagaRow, list[StepRow]]]:
+    found: dict[str, list[StepRow]] = {}
+    for row in tx.rows(steps, key):
+        found.setdefault(row[0], []).append(StepRow(*row))
+    return [(saga := SagaRow(*row), found.get(saga.id, [])) for row in tx.rows(sagas, key)]
 
 
 def backlog(tx: Tx) -> int:

@@ -47,6 +47,7 @@ SAGAS = Table(
     Index("ix_sagas_object", "object_kind", "object_id"),
     Index("ix_sagas_status_wake_at", "status", "wake_at"),
     Index("ix_sagas_parent_id", "parent_id"),
+    Index("ix_sagas_request_id", "request_id"),
 )
 
 SAGA_STEPS = Table(

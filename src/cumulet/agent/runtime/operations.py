@@ -32,10 +32,12 @@ _PROGRESS_SECONDS = 1.0
 class _Live:
     """An operation that is waiting or running."""
 
-    __slots__ = ("execute", "progress", "running", "said", "started")
+    __slots__ = ("accepted_at", "execute", "progress", "running", "said", "started", "started_at")
 
-    def __init__(self, execute: Execute) -> None:
+    def __init__(self, execute: Execute, accepted_at: int | None) -> None:
         self.execute = execute
+        self.accepted_at = accepted_at  # None: in a former life
+        self.started_at: int | None = None
         self.running = False
         self.progress: float | None = None
         self.said = 0.0  # when progress was last reported
@@ -72,7 +74,7 @@ class Operations:
         for execute in self._store.unfinished():
             _log.info("running %s again: the agent stopped during it", execute.op_id)
             with self._lock:
-                self._live[execute.op_id] = _Live(execute)
+                self._live[execute.op_id] = _Live(execute, None)
             self._workers.submit(execute.object_id, lambda op_id=execute.op_id: self._run(op_id))  # type: ignore[misc]
 
     def stop(self, seconds: float) -> None:
@@ -106,8 +108,9 @@ class Operations:
                 return Accepted(op_id=message.op_id)
             finished = self._store.outcome(message.op_id)
             if finished is None:
-                self._store.accept(message, self._clock.now())
-                self._live[message.op_id] = _Live(message)
+                now = self._clock.now()
+                self._store.accept(message, now)
+                self._live[message.op_id] = _Live(message, now)
                 # inside the lock: operations of one object queue up in the order in which they were taken
                 self._workers.submit(message.object_id, lambda: self._run(message.op_id))
                 return Accepted(op_id=message.op_id)
@@ -135,7 +138,7 @@ class Operations:
     def _run(self, op_id: str) -> None:
         with self._lock:
             live = self._live[op_id]
-            live.running, live.started = True, time.monotonic()
+            live.running, live.started, live.started_at = True, time.monotonic(), self._clock.now()
             execute = live.execute
             stale = execute.epoch < self._epochs.get(execute.object_id, 0)
         with logs.request(execute.request_id):
@@ -171,7 +174,7 @@ class Operations:
             host=self._host,
             state="done",
             result=data,
-            seconds=round(time.monotonic() - live.started, 6),
+            **self._times(live),
         )
 
     def _failed(self, execute: Execute, code: str, message: str, live: _Live) -> Outcome:
@@ -181,8 +184,16 @@ class Operations:
             state="failed",
             error=message,
             error_code=code,
-            seconds=round(time.monotonic() - live.started, 6),
+            **self._times(live),
         )
+
+    def _times(self, live: _Live) -> dict[str, Any]:
+        return {
+            "seconds": round(time.monotonic() - live.started, 6),
+            "accepted_at": live.accepted_at,
+            "started_at": live.started_at,
+            "ended_at": self._clock.now(),
+        }
 
     def _running(self, op_id: str, live: _Live) -> Outcome:
         seconds = round(time.monotonic() - live.started, 6) if live.running else 0.0

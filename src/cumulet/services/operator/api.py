@@ -4,6 +4,7 @@ from typing import Any
 
 from cumulet.http import Call, Route, ServiceApi
 from cumulet.http.faults import NovaFaults
+from cumulet.kernel.errors import BadInput
 from cumulet.services.operator.policy import RULES
 from cumulet.services.operator.public import OperatorService
 
@@ -21,9 +22,39 @@ def explain_server(call: Call) -> Any:
     return service.explain_server(row, hosts=hosts, xml=call.query.get("xml", "1") not in ("0", "false"))
 
 
+def list_requests(call: Call) -> Any:
+    return {"requests": call.service.requests(whole_number(call.query.get("limit"), "limit", 20, 1, 1000))}
+
+
+def explain_request(call: Call) -> Any:
+    return call.service.explain_request(call.params["request_id"])
+
+
+def whole_number(text: str | None, name: str, default: int, low: int, high: int) -> int:
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdecimal() or len(text) > 9 or not low <= int(text) <= high:
+        raise BadInput(f"{name} is a whole number from {low} to {high}.")
+    return int(text)
+
+
 ROUTES = [
     Route(method="GET", path="/status", handler=show_status, policy="operator:status", summary="State of the cloud"),
     Route(method="GET", path="/explain/servers/{server_id}", handler=explain_server, summary="Story of a server"),
+    Route(
+        method="GET",
+        path="/requests",
+        handler=list_requests,
+        policy="operator:requests",
+        summary="The last requests that changed something or failed",
+    ),
+    Route(
+        method="GET",
+        path="/explain/requests/{request_id}",
+        handler=explain_request,
+        policy="operator:requests",
+        summary="The course of a request through the cloud's processes",
+    ),
 ]
 
 

@@ -15,12 +15,15 @@ from cumulet.conductor import Desired, HostRegistry
 from cumulet.db import Database, Tx
 from cumulet.kernel.clock import SECOND, iso
 from cumulet.kernel.errors import NotFound, Unavailable
+from cumulet.kernel.trace import Tracer
 from cumulet.reconcile import ReconcilerRow
 from cumulet.saga import SagaEngine
 from cumulet.saga.tables import SAGAS
-from cumulet.services.operator import explain
+from cumulet.services.operator import explain, traces
+from cumulet.services.operator.sequence import sequence
 
 _COUNTS = select(SAGAS.c.status, func.count()).where(SAGAS.c.ended_at.is_(None)).group_by(SAGAS.c.status)
+_KEPT_ROWS, _KEPT_HOURS = 50_000, 72.0  # of the record of requests
 _OVERDUE = (
     select(SAGAS.c.kind, SAGAS.c.object_id, SAGAS.c.position, SAGAS.c.deadline_at)
     .where(SAGAS.c.ended_at.is_(None), SAGAS.c.deadline_at < bindparam("now"))
@@ -42,6 +45,7 @@ class OperatorService:
         ask: Callable[[str, Query], Answer],
         reconcilers: Callable[[Tx], list[ReconcilerRow]],
         bus_kind: str,
+        tracer: Tracer,
     ) -> None:
         self.db = db
         self.sagas = sagas
@@ -51,6 +55,7 @@ class OperatorService:
         self.ask = ask
         self.reconcilers = reconcilers
         self.bus_kind = bus_kind
+        self.tracer = tracer
 
     def status(self) -> dict[str, Any]:
         return self.db.read(self._status)
@@ -91,6 +96,28 @@ class OperatorService:
             "overdue": overdue,
             "failing_documents": failing,
         }
+
+    # -- requests -------------------------------------------------------------------------------------------------
+
+    def requests(self, limit: int) -> list[dict[str, Any]]:
+        """The last that changed something or failed, the newest first."""
+        self.tracer.flush()
+        return self.db.read(lambda tx: traces.last(tx, limit))
+
+    def explain_request(self, request_id: str) -> dict[str, Any]:
+        """The course of a request. NotFound if nothing is known of it (it changed nothing, or was long ago)."""
+        self.tracer.flush()
+        told, history = self.db.read(
+            lambda tx: (traces.notes_of(tx, request_id), self.sagas.of_request(tx, request_id))
+        )
+        if not told and not history:
+            raise NotFound(f"Nothing is known of request {request_id}: it changed nothing, or was long ago.")
+        return sequence(request_id, told, [(one.saga, one.steps) for one in history])
+
+    def prune_traces(self) -> str:
+        return f"{self.db.write(lambda tx: traces.prune(tx, keep_rows=_KEPT_ROWS, keep_hours=_KEPT_HOURS))} forgotten"
+
+    # -- servers --------------------------------------------------------------------------------------------------
 
     def server(self, server_id: str) -> Any:
         """The row, deleted or not. NotFound."""
