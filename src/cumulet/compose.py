@@ -273,7 +273,9 @@ def build_drivers(settings: Settings) -> list[Driver]:
 
         return FakeHost(
             settings.host_name,
-            path=settings.state_dir / "agent" / f"{settings.host_name}.world.json",
+            path=settings.state_dir / "agent" / f"{settings.host_name}.world.json"
+            if settings.compute.fake_remembers
+            else None,
             roles=tuple(roles),
             boot_seconds=settings.compute.fake_boot_seconds,
             bridge_mappings=settings.network.bridge_mappings,

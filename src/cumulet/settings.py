@@ -4,6 +4,7 @@ About forty, typed, all with good defaults; everything else is API data. Unknown
 the file and the name. Paths are derived from ``state_dir``, ``run_dir``, ``log_dir`` unless given.
 """
 
+import json
 import os
 import socket
 import tomllib
@@ -79,6 +80,7 @@ class Compute(_Section):
     disk_allocation_ratio: float = 1.0
     reserved_memory_mb: int = 512
     fake_boot_seconds: float = 0  # driver = "fake": how long its servers take to start
+    fake_remembers: bool = True  # driver = "fake": what is on its host outlives the process, in a file
 
 
 class Network(_Section):
@@ -192,3 +194,17 @@ def load(path: Path | None = None, environ: dict[str, str] | None = None) -> Set
 def _from_text(text: str) -> Any:
     """Lists and tables are JSON in the environment; everything else is taken as it stands."""
     return msgspec.json.decode(text.encode()) if text[:1] in ("[", "{") else text
+
+
+def to_toml(settings: Settings) -> str:
+    """The file that makes these settings."""
+    lines = []
+    for section, options in msgspec.to_builtins(settings).items():
+        lines.append(f"[{section}]")
+        for name, value in options.items():
+            if isinstance(value, dict):
+                inside = ", ".join(f"{json.dumps(key)} = {json.dumps(one)}" for key, one in value.items())
+                lines.append(f"{name} = {{{inside}}}")
+            elif value is not None:
+                lines.append(f"{name} = {json.dumps(value)}")
+    return "\n".join(lines) + "\n"

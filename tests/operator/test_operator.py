@@ -1,5 +1,6 @@
 """The operator API over HTTP: the state of the cloud, and the story of a server."""
 
+import os
 from typing import Any
 
 import requests
@@ -24,6 +25,20 @@ def test_state_of_the_cloud(cloud: Any) -> None:
     assert requests.get(f"{cloud.url}/operator/v1/status", timeout=10).status_code == 401
     for user in ("demo", "reader", "manager"):
         assert ask(cloud, user, "/status").status_code == 403
+
+
+def test_what_the_process_spends(cloud: Any) -> None:
+    first = ask(cloud, "admin", "/process").json()
+    assert first["pid"] == os.getpid()
+    assert 10 << 20 < first["pss_bytes"] < 4 << 30
+    assert first["threads"] > 3
+    ask(cloud, "admin", "/status")
+    second = ask(cloud, "admin", "/process").json()
+    assert second["cpu_seconds"] > first["cpu_seconds"]
+    assert second["statements"] >= first["statements"] + 4  # the token of each, and what the status shows
+    assert second["started_at"] == first["started_at"]
+    assert ask(cloud, "admin", "/process?memory=0").json()["pss_bytes"] is None
+    assert ask(cloud, "manager", "/process").status_code == 403
 
 
 def test_story_of_a_server(cloud: Any) -> None:

@@ -10,27 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import requests
 
 from cumulet.db import Database
-from cumulet.settings import Settings
+from cumulet.settings import to_toml
 from tests.support.cloud import Clients, make_accounts, test_settings
 from tests.support.ports import free_ports
-
-
-def _toml(settings: Settings) -> str:
-    """Settings as the file that makes them."""
-    lines = []
-    for section, options in msgspec.to_builtins(settings).items():
-        lines.append(f"[{section}]")
-        for name, value in options.items():
-            if isinstance(value, dict):
-                inside = ", ".join(f"{json.dumps(key)} = {json.dumps(one)}" for key, one in value.items())
-                lines.append(f"{name} = {{{inside}}}")
-            elif value is not None:
-                lines.append(f"{name} = {json.dumps(value)}")
-    return "\n".join(lines) + "\n"
 
 
 def _innermost(pid: int) -> int:
@@ -73,7 +58,7 @@ class Processes(Clients):
         self.directory.mkdir(parents=True, exist_ok=True)
         self.settings.admin_password_file.write_text("secret-admin\n")
         path = self.directory / "cumulet.toml"
-        path.write_text(_toml(self.settings))
+        path.write_text(to_toml(self.settings))
         return path
 
     def start(self, *roles: str, seconds: float = 30) -> float:

@@ -20,6 +20,7 @@ COMMANDS = {
     "launch": ("cumulet.cli.server", "Create a server and wait until it is reachable."),
     "ssh": ("cumulet.cli.server", "Open a shell in a server."),
     "logs": ("cumulet.cli.server", "Print a server's console log."),
+    "bench": ("cumulet.cli.bench", "Measure this or any OpenStack cloud; compare two runs."),
     "image": ("cumulet.cli.image", "Import cloud images, build the tiny test image."),
 }
 

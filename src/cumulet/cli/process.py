@@ -63,17 +63,6 @@ def stop(run_dir: Path, role: str, seconds: float = 20) -> bool:
     return True
 
 
-def pss_kib(pid: int) -> int:
-    """Proportional set size of a process in KiB; 0 when it is gone."""
-    try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1])
-    except (OSError, ValueError):
-        return 0
-    return 0
-
-
 def processes() -> list[tuple[int, str]]:
     """(pid, command line) of every process of this machine that we may see; a container's are another machine's."""
     found = []

@@ -13,6 +13,7 @@ import click
 from cumulet.cli import daemon, process
 from cumulet.cli.client import ApiError, CannotReach, Cloud, cloud_settings
 from cumulet.cli.output import table
+from cumulet.kernel.process import pss_kib
 from cumulet.settings import Settings
 
 
@@ -132,7 +133,7 @@ def memory_by_part(settings: Settings) -> list[tuple[str, int]]:
     for pid, command in process.processes():
         part = ours.get(pid) or _part_of(command, state, str(settings.run_dir))
         if part:
-            parts[part] = parts.get(part, 0) + process.pss_kib(pid)
+            parts[part] = parts.get(part, 0) + pss_kib(pid)
     return sorted(parts.items(), key=lambda item: (not item[0].startswith("cumulet"), -item[1]))
 
 

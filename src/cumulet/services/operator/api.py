@@ -13,6 +13,10 @@ def show_status(call: Call) -> Any:
     return call.service.status()
 
 
+def show_process(call: Call) -> Any:
+    return call.service.process(memory=call.query.get("memory", "1") not in ("0", "false"))
+
+
 def explain_server(call: Call) -> Any:
     service: OperatorService = call.service
     row = service.server(call.params["server_id"])
@@ -40,6 +44,13 @@ def whole_number(text: str | None, name: str, default: int, low: int, high: int)
 
 ROUTES = [
     Route(method="GET", path="/status", handler=show_status, policy="operator:status", summary="State of the cloud"),
+    Route(
+        method="GET",
+        path="/process",
+        handler=show_process,
+        policy="operator:process",
+        summary="What this process spends",
+    ),
     Route(method="GET", path="/explain/servers/{server_id}", handler=explain_server, summary="Story of a server"),
     Route(
         method="GET",

@@ -3,6 +3,7 @@
 RULES: dict[str, str] = {
     "operator:status": "role:admin",
     "operator:requests": "role:admin",
+    "operator:process": "role:admin",
     "operator:explain": "role:admin or (role:reader and project_id:%(project_id)s)",
     "operator:explain:hosts": "role:admin",  # host names and the domain XML
 }

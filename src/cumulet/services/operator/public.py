@@ -1,9 +1,11 @@
-"""`OperatorService`: answers ``cumulet status``, ``doctor`` and ``explain``.
+"""`OperatorService`: answers ``cumulet status``, ``doctor``, ``explain`` and ``bench``.
 
 Owns nothing; reads the journal, the host registry, the documents and the reconcilers' last words. Asking a host for
 its XML may fail without failing the story.
 """
 
+import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +17,7 @@ from cumulet.conductor import Desired, HostRegistry
 from cumulet.db import Database, Tx
 from cumulet.kernel.clock import SECOND, iso
 from cumulet.kernel.errors import NotFound, Unavailable
+from cumulet.kernel.process import cpu_seconds, pss_kib, started_at
 from cumulet.kernel.trace import Tracer
 from cumulet.reconcile import ReconcilerRow
 from cumulet.saga import SagaEngine
@@ -95,6 +98,18 @@ class OperatorService:
             "reconcilers": [_reconciler(row) for row in self.reconcilers(tx)],
             "overdue": overdue,
             "failing_documents": failing,
+        }
+
+    def process(self, *, memory: bool) -> dict[str, Any]:
+        """The process that answers: others of the cloud speak for themselves. ``memory``: costs milliseconds."""
+        pid = os.getpid()
+        return {
+            "pid": pid,
+            "started_at": iso(int(started_at(pid) * SECOND)),
+            "cpu_seconds": round(cpu_seconds(pid), 6),
+            "pss_bytes": pss_kib(pid) * 1024 if memory else None,
+            "threads": threading.active_count(),
+            "statements": self.db.statements,
         }
 
     # -- requests -------------------------------------------------------------------------------------------------
