@@ -30,6 +30,7 @@ from cumulet.compose import (
 )
 from cumulet.db import Database, Tx, migrate
 from cumulet.server import HttpServer
+from cumulet.services.operator.vitals import Pulse
 from cumulet.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -68,6 +69,10 @@ class Process:
                 self._stops["server"] = self.server.stop
             prepare_database(control)
             bootstrap(control)
+            if not settings.bus.url.startswith("local"):  # there are others, who can only tell how they are
+                pulse = Pulse(control.db, control.operator.vitals)
+                self._stops["pulse"] = pulse.stop
+                pulse.start()
             if self.role in ("all", "conductor"):
                 self._stops["conductor"] = control.conductor.stop
                 control.conductor.start()
@@ -87,7 +92,7 @@ class Process:
 
     def stop(self) -> None:
         """First no more requests, then no more operations, then no more sagas."""
-        for name in ("server", "agent", "reconcilers", "conductor", "control plane"):
+        for name in ("pulse", "server", "agent", "reconcilers", "conductor", "control plane"):
             stop = self._stops.pop(name, None)
             if stop is not None:
                 try:

@@ -38,6 +38,7 @@ from cumulet.services.network.reconcilers import reconcile_documents, reconcile_
 from cumulet.services.operator import traces
 from cumulet.services.operator.api import build_api as operator_api
 from cumulet.services.operator.public import OperatorService
+from cumulet.services.operator.vitals import Vitals
 from cumulet.services.placement.api import build_api as placement_api
 from cumulet.services.placement.public import PlacementService
 from cumulet.services.volume.api import build_api as volume_api
@@ -176,6 +177,7 @@ def build_control_plane(
     reconcilers.register("network.ports", lambda: reconcile_ports(network, compute_store.living), period_seconds=300)
     hosts.on_change(lambda tx, host: tx.after_commit(lambda: reconcilers.signal("network.scheduling")))
     reconcilers.register("conductor.absent_documents", lambda: _purge(db, desired), period_seconds=3600)
+    vitals = Vitals(tracer=tracer, bus=bus, sagas=sagas, clock=clock.now)
     operator = OperatorService(
         db=db,
         sagas=sagas,
@@ -185,7 +187,7 @@ def build_control_plane(
         ask=conductor.ask,
         reconcilers=reconcilers.status,
         bus_kind="local" if settings.bus.url.startswith("local") else "rabbitmq",
-        tracer=tracer,
+        vitals=vitals,
     )
     reconcilers.register("operator.traces", operator.prune_traces, period_seconds=600)
     apis = [
@@ -206,6 +208,7 @@ def build_control_plane(
         threads=settings.api.workers,
         tracer=tracer,
     )
+    vitals.http = http
     return ControlPlane(
         settings=settings,
         name=name,

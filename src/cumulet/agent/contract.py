@@ -617,6 +617,13 @@ class HostResources(_Wire):
     running_vms: int = 0
     volume_total_gb: float = 0
     volume_free_gb: float = 0
+    # the agent itself
+    operations: int = 0  # taken and not ended
+    pid: int = 0
+    cpu_seconds: float = 0
+    rss_mb: float = 0
+    # filled in by the conductor: the host's clock less its own, the way of the heartbeat included
+    clock_ahead_ms: float = 0
 
 
 class Heartbeat(_Wire):
@@ -634,6 +641,7 @@ class Heartbeat(_Wire):
     bridge_mappings: dict[str, str]
     resources: HostResources
     warnings: list[dict[str, str]] = []  # code, message, cure
+    sent_at: int = 0  # by the host's clock; 0: an agent of the previous release
 
 
 class ServerReport(_Wire):

@@ -210,7 +210,7 @@ class _Pending:
 class AmqpService:
     def __init__(self, bus: "AmqpBus", topic: str, handler: Handler, threads: int) -> None:
         self._bus = bus
-        self._topic = topic
+        self.topic = self._topic = topic
         self._handler = handler
         self._pool = Pool(topic, threads)
         self._own_queue = f"{bus.queue(topic)}.each.{os.urandom(8).hex()}"
@@ -249,6 +249,9 @@ class AmqpService:
             if reply_to:
                 fault = catalogue.encode(catalogue.Fault("Overloaded", error.message))
                 self._bus.reply(reply_to, correlation_id, *fault)
+
+    def waiting(self) -> int:
+        return self._pool.waiting()
 
     def stop_consuming(self) -> None:
         self._consumer.stopping.set()
@@ -342,6 +345,23 @@ class AmqpBus:
         with self._lock:
             if service in self._services:
                 self._services.remove(service)
+
+    def waiting(self) -> dict[str, int]:
+        """What waits for this process's threads, and at the broker for any conductor."""
+        with self._lock:
+            found = {service.topic: service.waiting() for service in self._services}
+        try:
+            connection = _connect(self.url)
+        except _BROKEN:
+            return {**found, "broker (away)": 0}
+        try:
+            answer = connection.default_channel.queue_declare(self.queue("conductor"), passive=True)
+            found["conductor (broker)"] = answer.message_count
+        except _BROKEN as error:
+            _log.debug("the broker has no queue of conductors: %s", error)
+        finally:
+            _close(connection)
+        return found
 
     def close(self) -> None:
         self._closed.set()

@@ -145,6 +145,10 @@ class LocalBus:
             if service in services:
                 services.remove(service)
 
+    def waiting(self) -> dict[str, int]:
+        with self._lock:
+            return {topic: sum(s.pool.waiting() for s in some) for topic, some in self._services.items()}
+
     def close(self) -> None:
         with self._lock:
             services = [service for some in self._services.values() for service in some]

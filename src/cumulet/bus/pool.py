@@ -65,6 +65,9 @@ class _Lane:
             except Exception:  # noqa: BLE001 - a worker outlives any message
                 _log.exception("a message handler of %s failed", self._name)
 
+    def waiting(self) -> int:
+        return len(self._work)
+
     def close(self, wait_seconds: float) -> None:
         with self._state:
             self._closed = True
@@ -83,6 +86,10 @@ class Pool:
         if sender_depth >= len(self._lanes):
             raise Overloaded("Handlers call each other too deeply.")
         self._lanes[sender_depth].submit(task)
+
+    def waiting(self) -> int:
+        """Messages that wait for a thread."""
+        return sum(lane.waiting() for lane in self._lanes)
 
     def close(self, wait_seconds: float = 5.0) -> None:
         for lane in self._lanes:

@@ -171,6 +171,8 @@ class HostRegistry:
     def beat(self, tx: Tx, beat: Heartbeat) -> None:
         known = tx.first(_KNOWN, {"name": beat.host})
         values = {name: msgspec.to_builtins(getattr(beat, name)) for name in _BEAT_FIELDS}
+        if beat.sent_at:
+            values["resources"]["clock_ahead_ms"] = (beat.sent_at - tx.now) / 1000
         if known is None:
             tx.lock("hosts", "")
             tx.insert(

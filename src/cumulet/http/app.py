@@ -225,6 +225,10 @@ class HttpApp:
     def in_flight(self) -> int:
         return self._in_flight
 
+    def waiting(self) -> int:
+        """Requests that wait for a thread."""
+        return sum(pool._work_queue.qsize() for pool in (self._pool, self._slow, self._streams))
+
     # -- on the event loop: cheap, no I/O ---------------------------------------------------------------------
 
     def _open(self, mounted: Mounted, raw_path: bytes, scope: Scope) -> Request:

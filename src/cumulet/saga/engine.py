@@ -250,6 +250,10 @@ class SagaEngine:
                 thread.join(wait_seconds)
         self._running = []
 
+    def waiting(self) -> int:
+        """Sagas and small tasks that wait for a thread here."""
+        return len(self._queue)
+
     def idle(self) -> bool:
         """True when no saga is being driven (they may be parked)."""
         with self._state:

@@ -39,6 +39,7 @@ from cumulet.bus import Bus, RemoteFault
 from cumulet.bus.model import Service
 from cumulet.kernel.clock import Clock, SystemClock
 from cumulet.kernel.errors import Unavailable
+from cumulet.kernel.process import usage
 
 _log = logging.getLogger(__name__)
 
@@ -262,7 +263,11 @@ class Agent:
 
     def heartbeat(self) -> Heartbeat:
         facts = [self._facts(driver) for driver in self._drivers]
-        resources: dict[str, Any] = {"vcpus": 0, "memory_mb": 0, "local_gb": 0}
+        used = usage()
+        resources: dict[str, Any] = {
+            "vcpus": 0, "memory_mb": 0, "local_gb": 0, "operations": self.operations.in_flight(), "pid": used.pid,
+            "cpu_seconds": used.cpu_seconds, "rss_mb": round(used.rss_mb, 1),
+        }  # fmt: skip
         mappings = dict(self.settings.bridge_mappings)
         for one in facts:
             resources.update(one.resources)
@@ -280,6 +285,7 @@ class Agent:
             bridge_mappings=mappings,
             resources=msgspec.convert(resources, HostResources),
             warnings=[warning for one in facts for warning in one.warnings],
+            sent_at=self._clock.now(),
         )
 
     def _facts(self, driver: Driver) -> Facts:

@@ -84,6 +84,10 @@ class Operations:
         if not self._workers.close(seconds):
             _log.warning("stopping with operations under way: %s", ", ".join(self._live))
 
+    def in_flight(self) -> int:
+        with self._lock:
+            return len(self._live)
+
     # -- messages ------------------------------------------------------------
 
     def execute(self, message: Execute) -> Accepted | Refused:

@@ -26,6 +26,10 @@ def explain_server(call: Call) -> Any:
     return service.explain_server(row, hosts=hosts, xml=call.query.get("xml", "1") not in ("0", "false"))
 
 
+def show_top(call: Call) -> Any:
+    return call.service.top()
+
+
 def list_requests(call: Call) -> Any:
     return {"requests": call.service.requests(whole_number(call.query.get("limit"), "limit", 20, 1, 1000))}
 
@@ -52,6 +56,7 @@ ROUTES = [
         summary="What this process spends",
     ),
     Route(method="GET", path="/explain/servers/{server_id}", handler=explain_server, summary="Story of a server"),
+    Route(method="GET", path="/top", handler=show_top, policy="operator:top", slow=True, summary="State of the moment"),
     Route(
         method="GET",
         path="/requests",

@@ -18,12 +18,12 @@ from cumulet.db import Database, Tx
 from cumulet.kernel.clock import SECOND, iso
 from cumulet.kernel.errors import NotFound, Unavailable
 from cumulet.kernel.process import cpu_seconds, pss_kib, started_at
-from cumulet.kernel.trace import Tracer
 from cumulet.reconcile import ReconcilerRow
 from cumulet.saga import SagaEngine
 from cumulet.saga.tables import SAGAS
-from cumulet.services.operator import explain, traces
+from cumulet.services.operator import explain, top, traces
 from cumulet.services.operator.sequence import sequence
+from cumulet.services.operator.vitals import Vitals, others
 
 _COUNTS = select(SAGAS.c.status, func.count()).where(SAGAS.c.ended_at.is_(None)).group_by(SAGAS.c.status)
 _KEPT_ROWS, _KEPT_HOURS = 50_000, 72.0  # of the record of requests
@@ -48,7 +48,7 @@ class OperatorService:
         ask: Callable[[str, Query], Answer],
         reconcilers: Callable[[Tx], list[ReconcilerRow]],
         bus_kind: str,
-        tracer: Tracer,
+        vitals: Vitals,
     ) -> None:
         self.db = db
         self.sagas = sagas
@@ -58,7 +58,8 @@ class OperatorService:
         self.ask = ask
         self.reconcilers = reconcilers
         self.bus_kind = bus_kind
-        self.tracer = tracer
+        self.vitals = vitals
+        self.tracer = vitals.tracer
 
     def status(self) -> dict[str, Any]:
         return self.db.read(self._status)
@@ -111,6 +112,33 @@ class OperatorService:
             "threads": threading.active_count(),
             "statements": self.db.statements,
         }
+
+    def top(self) -> dict[str, Any]:
+        """The state of the moment."""
+        me = self.vitals.look()
+        queues = {f"messages for {topic}": count for topic, count in self.vitals.bus.waiting().items()}
+
+        def look(tx: Tx) -> dict[str, Any]:
+            kinds = top.sagas(tx)
+            processes = [{**me, "age_seconds": 0.0}, *others(tx, me["process"])]
+            queues["requests for a thread"] = sum(one["requests_waiting"] for one in processes)
+            queues["sagas for a thread"] = sum(one["sagas_waiting"] for one in processes)
+            queues["hosts' operations"] = sum(row.resources.operations for row in self.hosts.list(tx))
+            errors = sorted((e for one in processes for e in one.pop("errors")), key=lambda e: -e["at"])
+            return {
+                "at": tx.now,
+                "version": __version__,
+                "database": "postgresql" if self.db.is_postgres else "sqlite",
+                "bus": self.bus_kind,
+                "processes": processes,
+                "queues": queues,
+                "sagas": kinds,
+                "hosts": [top.host(row, tx.now) for row in self.hosts.list(tx)],
+                "reconcilers": [top.reconciler(row, tx.now) for row in self.reconcilers(tx)],
+                "errors": errors[:20],
+            }
+
+        return self.db.read(look)
 
     # -- requests -------------------------------------------------------------------------------------------------
 
