@@ -276,7 +276,7 @@ def build_drivers(settings: Settings) -> list[Driver]:
 
         return FakeHost(
             settings.host_name,
-            path=settings.state_dir / "agent" / f"{settings.host_name}.world.json"
+            path=settings.state_dir / "agent" / f"{settings.host_name}.world.db"
             if settings.compute.fake_remembers
             else None,
             roles=tuple(roles),

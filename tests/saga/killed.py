@@ -48,7 +48,7 @@ def main() -> None:
     conductor = Conductor(db, bus, engine, hosts, Desired(bus))
     conductor.start()
     engine.stepper.probe = Killer(where, fail)
-    fake = FakeHost("h1", path=Path(directory) / "world.json")
+    fake = FakeHost("h1", path=Path(directory) / "world.db")
     agent = Agent(
         AgentSettings(host="h1", heartbeat_seconds=0.2), bus, AgentStore(Path(directory) / "agent.db"), fake.drivers
     )

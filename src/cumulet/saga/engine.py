@@ -181,14 +181,10 @@ class SagaEngine:
         if not self._running:
             self.bus.fanout("conductor", WakeSagas(object_kind=object_kind, object_id=object_id))
             return
-        self._submit(lambda: self._wake_parked(object_kind, object_id))
+        self._submit(lambda: self._wake_object(object_kind, object_id))
 
-    def _wake_parked(self, object_kind: str, object_id: str) -> None:
-        for saga_id in self.db.read(lambda tx: journal.parked_on(tx, object_kind, object_id)):
-            with self._state:
-                cached = self._cache.get(saga_id)
-                if cached is not None and cached.row.phase != "waiting":
-                    del self._cache[saga_id]  # the thread that parked it has committed and not said so yet
+    def _wake_object(self, object_kind: str, object_id: str) -> None:
+        for saga_id in self.db.read(lambda tx: journal.active_on(tx, object_kind, object_id)):
             self.wake_saga(saga_id)
 
     def wake_saga(self, saga_id: str) -> None:
@@ -370,6 +366,9 @@ class SagaEngine:
         row = flight.row
         with self._state:
             if row.active:
+                kept = self._cache.get(row.id)
+                if kept is not None and kept.row.epoch > row.epoch:
+                    return  # whoever moved it on was quicker to say so
                 self._cache[row.id] = flight
                 self._cache.move_to_end(row.id)
                 if len(self._cache) > _CACHED:
@@ -517,19 +516,17 @@ class SagaEngine:
     def _apply(self, saga_id: str, work: Callable[[Tx, Flight, bool], After | None]) -> None:
         """Move a saga from outside its drive; what is to follow goes to the runners."""
         while True:
-            flight = self._flight(saga_id)
+            with self._state:  # taken out: a runner woken meanwhile must not go by what we are about to change
+                cached = self._cache.pop(saga_id, None)
+            flight = cached or self._flight(saga_id)
             if flight is None:
                 return
             try:
                 moved = self._move(flight, work)
             except Stale:
-                self._forget(saga_id)
                 continue
-            with self._state:
-                cached = self._cache.get(saga_id) is flight
-            if moved is None and cached:
-                self._forget(saga_id)  # ours may be old: look into the table
-                continue
+            if moved is None and cached is not None:
+                continue  # ours may be old: look into the table
             break
         if moved is not None:
             self._submit(partial(self._follow_on, *moved))

@@ -191,11 +191,10 @@ _MINE = (
     .where(SAGAS.c.lease_owner == bindparam("the_owner"), SAGAS.c.status.in_(ACTIVE), SAGAS.c.phase != "waiting")
     .values(wake_at=bindparam("the_time"))
 )
-_PARKED_ON = select(SAGAS.c.id).where(
+_ACTIVE_ON = select(SAGAS.c.id).where(
     SAGAS.c.object_kind == bindparam("object_kind"),
     SAGAS.c.object_id == bindparam("object_id"),
     SAGAS.c.status.in_(ACTIVE),
-    SAGAS.c.phase == "waiting",
 )
 _CALLED_ON_HOST = select(SAGAS.c.id).where(
     SAGAS.c.op_host == bindparam("host"), SAGAS.c.status.in_(ACTIVE), SAGAS.c.phase.in_(("called", "waiting"))
@@ -330,8 +329,8 @@ def reclaim(tx: Tx, owner_name: str) -> int:
     return tx.run(_MINE, {"the_owner": owner_name, "the_time": tx.now})
 
 
-def parked_on(tx: Tx, object_kind: str, object_id: str) -> list[str]:
-    return [row[0] for row in tx.rows(_PARKED_ON, {"object_kind": object_kind, "object_id": object_id})]
+def active_on(tx: Tx, object_kind: str, object_id: str) -> list[str]:
+    return [row[0] for row in tx.rows(_ACTIVE_ON, {"object_kind": object_kind, "object_id": object_id})]
 
 
 def called_on_host(tx: Tx, host: str) -> list[str]:

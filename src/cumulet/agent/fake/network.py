@@ -47,16 +47,16 @@ class _Applier:
     def apply(self, doc: Any) -> None:
         self._driver.faults.meet(doc, "before")
         with self._driver.world.change() as state:
-            state.documents.setdefault(self._kind, {})[doc.id] = msgspec.to_builtins(doc)
+            state.documents[self._kind][doc.id] = msgspec.to_builtins(doc)
         self._driver.faults.meet(doc, "after")
 
     def remove(self, object_id: str, generation: int) -> None:
         self._driver.faults.meet(DOCUMENTS[self._kind], "before")
         with self._driver.world.change() as state:
-            state.documents.get(self._kind, {}).pop(object_id, None)
+            state.documents[self._kind].pop(object_id, None)
             if self._kind == "port":  # a port that is not to be here has no tap here
                 state.taps.pop(object_id, None)
 
     def list(self) -> list[str]:
         with self._driver.world.look() as state:
-            return list(state.documents.get(self._kind, {}))
+            return list(state.documents[self._kind])

@@ -1,18 +1,20 @@
 """What exists on a fake host, as data: caches, disks, taps, domains, volumes, exports, applied documents.
 
-With a path, the world outlives the process as a real host would: each change is written whole and renamed into place.
+With a path, the world outlives the process as a real host would (a small SQLite file, one row for each thing): what a
+change looked up by its key is taken as changed and written before the change is over, however much else there is.
 """
 
-import os
+import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from cumulet.agent.contract import ServerSpec, VolumeAttachment
+from cumulet.agent.contract import DOCUMENTS, ServerSpec, VolumeAttachment
 
 
 class Disks(msgspec.Struct):
@@ -44,25 +46,76 @@ class Volume(msgspec.Struct):
     fence: dict[str, int] = {}  # attachment id -> highest generation ever exported
 
 
-class State(msgspec.Struct):
-    images: dict[str, int] = {}  # image id -> bytes of the cached file
-    disks: dict[str, Disks] = {}  # server id
-    taps: dict[str, str] = {}  # port id -> server id
-    domains: dict[str, Domain] = {}  # server id
-    volumes: dict[str, Volume] = {}
-    backups: dict[str, int] = {}  # backup id -> size in GiB
-    documents: dict[str, dict[str, Any]] = {}  # kind -> id -> document
+class _Noted(dict[str, Any]):
+    """A table of things that notes which keys were looked up, set or removed."""
+
+    def __init__(self, note: Callable[[str], object]) -> None:
+        super().__init__()
+        self._note = note
+
+    def __getitem__(self, key: str) -> Any:
+        self._note(key)
+        return super().__getitem__(key)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._note(key)
+        super().__setitem__(key, value)
+
+    def __delitem__(self, key: str) -> None:
+        self._note(key)
+        super().__delitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self._note(key)
+        return super().get(key, default)
+
+    def pop(self, key: str, *default: Any) -> Any:
+        self._note(key)
+        return super().pop(key, *default)
+
+
+_KINDS: dict[str, Any] = {
+    "images": int,  # image id -> bytes of the cached file
+    "disks": Disks,  # by server id
+    "taps": str,  # port id -> server id
+    "domains": Domain,  # by server id
+    "volumes": Volume,
+    "backups": int,  # backup id -> size in GiB
+    **{f"{kind} documents": dict[str, Any] for kind in DOCUMENTS},
+}
+
+
+class State:
+    def __init__(self, note: Callable[[str, str], object]) -> None:
+        self.tables = {kind: _Noted(partial(note, kind)) for kind in _KINDS}
+        self.images: dict[str, int] = self.tables["images"]
+        self.disks: dict[str, Disks] = self.tables["disks"]
+        self.taps: dict[str, str] = self.tables["taps"]
+        self.domains: dict[str, Domain] = self.tables["domains"]
+        self.volumes: dict[str, Volume] = self.tables["volumes"]
+        self.backups: dict[str, int] = self.tables["backups"]
+        self.documents: dict[str, dict[str, dict[str, Any]]] = {k: self.tables[f"{k} documents"] for k in DOCUMENTS}
 
 
 class World:
     """``with world.change() as state:`` to read and write; ``leftovers()`` for the question tests end with."""
 
     def __init__(self, path: Path | None = None) -> None:
-        self._path = path
         self._lock = threading.RLock()
-        self.state = State()
-        if path is not None and path.exists():
-            self.state = msgspec.json.decode(path.read_bytes(), type=State)
+        self._touched: set[tuple[str, str]] = set()  # not yet written
+        self._file: sqlite3.Connection | None = None
+        self.state = State(lambda kind, key: self._touched.add((kind, key)))
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._file.execute("PRAGMA journal_mode=WAL")
+            self._file.execute("PRAGMA synchronous=OFF")
+            self._file.execute(
+                "CREATE TABLE IF NOT EXISTS things (kind TEXT, id TEXT, body BLOB, PRIMARY KEY (kind, id))"
+                " WITHOUT ROWID"
+            )
+            for kind, key, body in self._file.execute("SELECT kind, id, body FROM things ORDER BY kind, id"):
+                self.state.tables[kind][key] = msgspec.json.decode(body, type=_KINDS[kind])
 
     @contextmanager
     def look(self) -> Iterator[State]:
@@ -73,14 +126,21 @@ class World:
     def change(self) -> Iterator[State]:
         with self._lock:
             yield self.state
-            if self._path is not None:
-                self._save(self._path)
+            if self._file is None:
+                self._touched.clear()
+            else:
+                self._save(self._file)
 
-    def _save(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_suffix(".new")
-        new.write_bytes(msgspec.json.encode(self.state))
-        os.replace(new, path)
+    def _save(self, file: sqlite3.Connection) -> None:
+        file.execute("BEGIN IMMEDIATE")
+        for kind, key in sorted(self._touched):
+            found = dict.get(self.state.tables[kind], key)
+            if found is None:
+                file.execute("DELETE FROM things WHERE kind = ? AND id = ?", (kind, key))
+            else:
+                file.execute("INSERT OR REPLACE INTO things VALUES (?, ?, ?)", (kind, key, msgspec.json.encode(found)))
+        file.execute("COMMIT")
+        self._touched.clear()
 
     def leftovers(self) -> dict[str, list[str]]:
         """Everything that a deleted server, volume, port, network or router must not leave; image caches may stay."""
