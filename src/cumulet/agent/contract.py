@@ -86,7 +86,7 @@ class Segment(_Wire):
 
 
 class FirewallRule(_Wire):
-    """A security group rule, remote groups resolved to addresses by the control plane."""
+    """A security group rule as the host enforces it."""
 
     direction: Literal["ingress", "egress"]
     ethertype: Literal["IPv4", "IPv6"]
@@ -94,7 +94,7 @@ class FirewallRule(_Wire):
     port_range_min: int | None = None  # ICMP type for icmp
     port_range_max: int | None = None  # ICMP code for icmp
     remote_ip_prefix: str | None = None
-    remote_group_id: str | None = None  # its members are in PortDoc.groups
+    remote_group_id: str | None = None  # its members are in its GroupDoc
 
 
 class PortDoc(_Wire):
@@ -113,13 +113,22 @@ class PortDoc(_Wire):
     port_security_enabled: bool = True
     allowed_address_pairs: list[dict[str, str]] = []  # ip_address, mac_address
     rules: list[FirewallRule] = []
-    groups: dict[str, list[str]] = {}  # remote group id -> addresses of its members (CIDR or plain)
     dhcp_servers: list[str] = []  # addresses from which DHCP and RA answers are accepted
 
     @property
     def tap(self) -> str:
         """``tap`` + the first 11 characters of the port id, as Neutron names it."""
         return "tap" + self.id[:11]
+
+
+class GroupDoc(_Wire):
+    """Document kind ``group``: who is in a security group that a rule of a port on this host refers to. A document of
+    its own, so that a new member changes one document of each host and not every port's."""
+
+    kind: ClassVar[str] = "group"
+    id: str
+    generation: int
+    members: list[str]  # addresses, plain or CIDR, of both families
 
 
 class DhcpHost(_Wire):
@@ -188,7 +197,7 @@ class MetadataDoc(_Wire):
 
 
 Document = PortDoc | NetworkDoc | RouterDoc | MetadataDoc
-DOCUMENTS: dict[str, type[Any]] = {d.kind: d for d in (PortDoc, NetworkDoc, RouterDoc, MetadataDoc)}
+DOCUMENTS: dict[str, type[Any]] = {d.kind: d for d in (PortDoc, GroupDoc, NetworkDoc, RouterDoc, MetadataDoc)}
 
 
 class DiskConnection(_Wire):

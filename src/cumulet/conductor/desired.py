@@ -45,6 +45,9 @@ _HOLDERS = (
     .where(D.c.kind == bindparam("the_kind"), D.c.object_id == bindparam("the_object"), D.c.absent.is_(False))
     .order_by(D.c.host)
 )
+_HELD = select(D.c.host, D.c.object_id).where(
+    D.c.kind == bindparam("the_kind"), D.c.object_id.in_(bindparam("ids", expanding=True)), D.c.absent.is_(False)
+)
 _INDEX = select(D.c.kind, D.c.object_id, D.c.generation).where(D.c.host == bindparam("the_host"), D.c.absent.is_(False))
 _SOME = select(D.c.kind, D.c.object_id, D.c.generation, D.c.absent).where(
     D.c.host == bindparam("the_host"),
@@ -130,6 +133,10 @@ class Desired:
     def holders(self, tx: Tx, kind: str, object_id: str) -> list[str]:
         """The hosts that are to have it."""
         return [row[0] for row in tx.rows(_HOLDERS, {"the_kind": kind, "the_object": object_id})]
+
+    def held(self, tx: Tx, kind: str, ids: Iterable[str]) -> set[tuple[str, str, str]]:
+        """The (host, kind, object) under which hosts are to have these objects."""
+        return {(row[0], kind, row[1]) for row in tx.rows(_HELD, {"the_kind": kind, "ids": sorted(ids)})}
 
     def behind(self, tx: Tx) -> list[tuple[str, str, str, int, int, str | None]]:
         """What hosts have not applied: (host, kind, id, generation, applied, error)."""

@@ -37,7 +37,7 @@ class FakeHost:
         every: dict[str, Driver] = {"compute": self.compute, "network": self.network, "storage": self.storage}
         self.drivers: list[Driver] = [every[role] for role in roles]
         if "network" not in roles:  # every host plugs and filters its own ports and answers metadata
-            self.drivers.append(FakeNetwork(self.world, self.faults, {}, kinds=("port", "metadata"), role=""))
+            self.drivers.append(FakeNetwork(self.world, self.faults, {}, kinds=("port", "group", "metadata"), role=""))
 
     def empty(self) -> bool:
         return not self.world.leftovers()

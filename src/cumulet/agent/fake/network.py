@@ -18,7 +18,7 @@ class FakeNetwork(FakeDriver):
         faults: Faults,
         bridge_mappings: dict[str, str],
         *,
-        kinds: tuple[str, ...] = ("port", "network", "router", "metadata"),
+        kinds: tuple[str, ...] = tuple(DOCUMENTS),
         role: str = "network",
     ) -> None:
         super().__init__(world, faults)

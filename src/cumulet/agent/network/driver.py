@@ -19,7 +19,7 @@ from cumulet.agent.network.external import ExternalBridge
 from cumulet.agent.network.firewall import Firewall, foreign_forward_drops, forward_cure
 from cumulet.agent.network.inside import Namespaces
 from cumulet.agent.network.metadata_server import MetadataDocs, MetadataServer
-from cumulet.agent.network.ports import Ports
+from cumulet.agent.network.ports import Groups, Ports
 from cumulet.agent.network.router import Routers
 from cumulet.agent.network.select import choose
 from cumulet.agent.network.store import DocumentStore
@@ -77,7 +77,13 @@ class NetworkDriver(Driver):
         self._wiring.metadata.close()
 
     def documents(self) -> dict[str, DocumentApplier]:
-        return {"port": self.ports, "network": self._networks, "router": self._routers, "metadata": self._metadata}
+        return {
+            "port": self.ports,
+            "group": Groups(self._wiring),
+            "network": self._networks,
+            "router": self._routers,
+            "metadata": self._metadata,
+        }
 
     def inventory(self) -> Found:
         return Found(ports=self.ports.plugged())

@@ -13,7 +13,7 @@ with policy drop stops them. `foreign_forward_drops` names such chains; the driv
 
 import json
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from cumulet.agent.contract import FirewallRule, PortDoc
@@ -22,6 +22,7 @@ from cumulet.agent.network import links, names, rules
 from cumulet.agent.network.names import FILTER_TABLE, GUARD_TABLE, HOST_TABLES, TRACK_TABLE
 from cumulet.agent.network.shell import CommandError, nft, nft_json, run, write_atomically
 
+Members = Callable[[str], Iterable[str]]
 _FIRST_ZONE = 20000
 _LAST_ZONE = 60000
 
@@ -91,14 +92,15 @@ class Firewall:
         self._base_known = True
         return lost
 
-    def apply(self, port: PortDoc, device: str, bridge: str, before: PortDoc | None) -> bool:
+    def apply(self, port: PortDoc, device: str, bridge: str, before: PortDoc | None, members: Members) -> bool:
         """Filters of ``device`` as ``port`` wants them; True if anything changed. ``before`` is the document applied
-        last: connections that only it admitted are cut."""
+        last: connections that only it admitted are cut. ``members``: of a group, as far as this host was told."""
         if not rules.filtered(port):
             return self.remove(device)
         if not self._base_known:
             self.ensure_base()
-        sets = rules.groups(port)
+        remote = {rule.remote_group_id for rule in port.rules if rule.remote_group_id}
+        sets = {name: found for id in remote for name, found in rules.group_sets(id, members(id)).items()}
         changed_sets = {name: members for name, members in sets.items() if self._groups.get(name) != members}
         chains = ""
         if self._held_digest(device) != rules.port_digest(port, device):
@@ -116,6 +118,28 @@ class Firewall:
         if before is not None and before != port:
             self._cut(before, port, self.zone(bridge))
         return bool(script)
+
+    def apply_group(self, group_id: str, members: Iterable[str], left: Iterable[str], ports: Iterable[PortDoc]) -> None:
+        """Members of a group as a set of this host knows them, if one does; ``ports``: of this host. Connections that
+        those who ``left`` were admitted to by the group are cut."""
+        sets = rules.group_sets(group_id, members)
+        changed = {n: found for n, found in sets.items() if n in self._groups and self._groups[n] != found}
+        if changed:
+            try:
+                nft(self._with_sets(changed, ""))
+            except CommandError:
+                if not self.ensure_base():
+                    raise
+                nft(self._with_sets(changed, ""))
+            self._groups.update(changed)
+        gone = list(left)
+        for port in ports if gone else ():
+            zone = self.zone(links.master(names.tap(port.id)) or "")
+            own = {fixed.ip_address for fixed in port.fixed_ips}
+            for rule in port.rules:
+                if rule.remote_group_id == group_id and rules.filtered(port):
+                    for member in gone:
+                        self._cut_rule(rule, own, zone, member)
 
     @staticmethod
     def _with_sets(sets: dict[str, list[str]], chains: str) -> str:
@@ -169,7 +193,7 @@ class Firewall:
         return None
 
     def _cut(self, before: PortDoc, now: PortDoc, zone: int) -> None:
-        """Flush tracked connections that a removed rule, group member or address let in."""
+        """Flush tracked connections that a removed rule or address let in."""
         same = {a.ip_address for a in before.fixed_ips} & {a.ip_address for a in now.fixed_ips}
         for fixed in before.fixed_ips:
             if fixed.ip_address not in same:
@@ -178,10 +202,6 @@ class Firewall:
         for rule in before.rules:
             if rule not in now.rules:
                 self._cut_rule(rule, same, zone, None)
-            elif rule.remote_group_id:
-                left = set(before.groups.get(rule.remote_group_id, [])) - set(now.groups.get(rule.remote_group_id, []))
-                for member in left:
-                    self._cut_rule(rule, same, zone, member)
         if not rules.filtered(before) and rules.filtered(now):
             for fixed in now.fixed_ips:  # what was not looked at until now
                 self._flush("-w", str(zone), "-s", fixed.ip_address)

@@ -1,11 +1,14 @@
-"""Guests' ports: `PortPlugger` for the compute driver of this host, and the applier of ``port`` documents.
+"""Guests' ports: `PortPlugger` for the compute driver of this host, and the appliers of ``port`` and ``group``
+documents.
 
 A port's filter stands before its device goes up, and goes after it. A document older than the one held changes
 nothing; plugging with an old one gives the newer. The tap carries the port's id as its alias, so what is plugged is
 read from the kernel, not from memory.
 """
 
-from cumulet.agent.contract import PortDoc
+from collections.abc import Sequence
+
+from cumulet.agent.contract import GroupDoc, PortDoc
 from cumulet.agent.network import links, names, rules
 from cumulet.agent.network.wiring import Wiring
 
@@ -28,7 +31,7 @@ class Ports:
             if rules.filtered(port):
                 self._w.firewall.track(bridge, self._w.mechanism.is_private(bridge))
             self._w.sync_guard()
-            self._w.firewall.apply(port, device, bridge, held)
+            self._w.firewall.apply(port, device, bridge, held, self._members)
             self._w.sync_guard()  # again: tables found missing are known to be so now
             self._w.store.put(port)
             self._w.mechanism.plug(port, device)
@@ -74,6 +77,40 @@ class Ports:
     def list(self) -> list[str]:
         return self.plugged()
 
+    def _members(self, group_id: str) -> Sequence[str]:
+        held = self._w.store.get(GroupDoc, group_id)
+        return [] if held is None else held.members
+
     def _sweep(self) -> None:
         used = {name for port in self._w.store.all(PortDoc) if rules.filtered(port) for name in rules.group_names(port)}
         self._w.firewall.sweep_groups(used)
+
+
+class Groups:
+    """Members of the security groups that rules on this host refer to. Implements `agent.driver.DocumentApplier`."""
+
+    def __init__(self, wiring: Wiring) -> None:
+        self._w = wiring
+
+    def apply(self, doc: GroupDoc) -> None:
+        with self._w.lock:
+            held = self._w.store.get(GroupDoc, doc.id)
+            if held is not None and held.generation > doc.generation:
+                return
+            self._tell(doc.id, doc.members)
+            self._w.store.put(doc)
+
+    def remove(self, object_id: str, generation: int) -> None:
+        with self._w.lock:
+            held = self._w.store.get(GroupDoc, object_id)
+            if held is None or held.generation <= generation:
+                self._tell(object_id, [])
+                self._w.store.drop(GroupDoc, object_id)
+
+    def list(self) -> list[str]:
+        return sorted(doc.id for doc in self._w.store.all(GroupDoc))
+
+    def _tell(self, group_id: str, members: Sequence[str]) -> None:
+        held = self._w.store.get(GroupDoc, group_id)
+        left = set(held.members if held else ()) - set(members)
+        self._w.firewall.apply_group(group_id, members, sorted(left), self._w.store.all(PortDoc))

@@ -293,15 +293,10 @@ def group_names(port: PortDoc) -> set[str]:
     }
 
 
-def groups(port: PortDoc) -> dict[str, list[str]]:
-    """The sets the port's rules refer to -> their elements."""
-    found: dict[str, list[str]] = {}
-    for rule in port.rules:
-        if rule.remote_group_id:
-            version = 6 if rule.ethertype == "IPv6" else 4
-            members = [a for a in port.groups.get(rule.remote_group_id, []) if _version(a) == version]
-            found[group_set(rule.remote_group_id, version)] = collapse(members)
-    return found
+def group_sets(group_id: str, members: Iterable[str]) -> dict[str, list[str]]:
+    """The sets of a group, one for each IP version -> their elements."""
+    members = list(members)
+    return {group_set(group_id, v): collapse([a for a in members if _version(a) == v]) for v in (4, 6)}
 
 
 def group(name: str, members: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Builders of the documents hosts pull: ports, networks (DHCP and metadata) and routers.
+"""Builders of the documents hosts pull: ports, members of groups, networks (DHCP and metadata) and routers.
 
 Everything is read in a fixed number of statements, however many ports are asked for.
 """
@@ -13,6 +13,7 @@ from cumulet.agent.contract import (
     FirewallRule,
     FixedIp,
     FloatingIpDoc,
+    GroupDoc,
     NetworkDoc,
     PortDoc,
     Route,
@@ -35,18 +36,14 @@ _RULES = select(t.SECURITY_GROUP_RULES).where(
     t.SECURITY_GROUP_RULES.c.security_group_id.in_(bindparam("ids", expanding=True))
 )
 _MEMBERS = (
-    select(t.PORT_GROUPS.c.security_group_id, t.ADDRESSES.c.ip_address)
-    .join(t.ADDRESSES, t.ADDRESSES.c.port_id == t.PORT_GROUPS.c.port_id)
-    .where(t.PORT_GROUPS.c.security_group_id.in_(bindparam("ids", expanding=True)))
-    .order_by(t.ADDRESSES.c.ip_address)
+    select(t.ADDRESSES.c.ip_address)
+    .join(t.PORT_GROUPS, t.ADDRESSES.c.port_id == t.PORT_GROUPS.c.port_id)
+    .where(t.PORT_GROUPS.c.security_group_id == bindparam("group_id"))
 )
 _MEMBER_PAIRS = (
-    select(t.PORT_GROUPS.c.security_group_id, t.PORTS.c.allowed_address_pairs)
-    .join(t.PORTS, t.PORTS.c.id == t.PORT_GROUPS.c.port_id)
-    .where(
-        t.PORT_GROUPS.c.security_group_id.in_(bindparam("ids", expanding=True)),
-        t.PORTS.c.allowed_address_pairs != [],
-    )
+    select(t.PORTS.c.allowed_address_pairs)
+    .join(t.PORT_GROUPS, t.PORTS.c.id == t.PORT_GROUPS.c.port_id)
+    .where(t.PORT_GROUPS.c.security_group_id == bindparam("group_id"), t.PORTS.c.allowed_address_pairs != [])
 )
 _HOSTS_OF = (
     select(t.PORTS.c.network_id, t.PORTS.c.host)
@@ -95,6 +92,7 @@ class Documents:
 
     def register(self, desired: Any) -> None:
         desired.register("port", self.port)
+        desired.register("group", self.group)
         desired.register("network", self.network)
         desired.register("router", self.router)
 
@@ -118,11 +116,10 @@ class Documents:
         groups = self.service.ports.groups_of(tx, ids)
         segments = self.segments(tx, host, {row.network_id for row in rows})
         servers = grouped(rows_in(tx, _SERVERS_OF_DHCP, {row.network_id for row in rows}))
-        rules, remote = self._rules(tx, {group for found in groups.values() for group in found})
+        rules = self._rules(tx, {group for found in groups.values() for group in found})
         docs = []
         for row in rows:
             mine = [rule for group in groups.get(row.id, ()) for rule in rules.get(group, ())]
-            wanted = {rule.remote_group_id for rule in mine if rule.remote_group_id is not None}
             docs.append(
                 PortDoc(
                     id=row.id,
@@ -139,7 +136,6 @@ class Documents:
                     port_security_enabled=row.port_security_enabled,
                     allowed_address_pairs=row.allowed_address_pairs,
                     rules=mine,
-                    groups={id: remote.get(id, []) for id in sorted(wanted)},
                     dhcp_servers=[server[1] for server in servers.get(row.network_id, ())],
                 )
             )
@@ -149,13 +145,10 @@ class Documents:
         known = self.service.desired.applied(tx, host, "port", port_id)
         return known[0] if known else tx.now
 
-    def _rules(self, tx: Tx, group_ids: Iterable[str]) -> tuple[dict[str, list[FirewallRule]], dict[str, list[str]]]:
+    def _rules(self, tx: Tx, group_ids: Iterable[str]) -> dict[str, list[FirewallRule]]:
         rules: dict[str, list[FirewallRule]] = {}
-        remote: set[str] = set()
         for found in rows_in(tx, _RULES, group_ids):
             row = t.SecurityGroupRuleRow(*found)
-            if row.remote_group_id is not None:
-                remote.add(row.remote_group_id)
             rules.setdefault(row.security_group_id, []).append(
                 FirewallRule(
                     direction=row.direction,  # type: ignore[arg-type]
@@ -167,10 +160,15 @@ class Documents:
                     remote_group_id=row.remote_group_id,
                 )
             )
-        members = {id: [row[1] for row in found] for id, found in grouped(rows_in(tx, _MEMBERS, remote)).items()}
-        for group_id, pairs in rows_in(tx, _MEMBER_PAIRS, remote):
-            members.setdefault(group_id, []).extend(pair["ip_address"] for pair in pairs)
-        return rules, {id: sorted(set(found)) for id, found in members.items()}
+        return rules
+
+    def group(self, tx: Tx, host: str, object_id: str, generation: int) -> GroupDoc | None:
+        if self.service.groups.find(tx, object_id) is None:
+            return None
+        members = {row[0] for row in tx.rows(_MEMBERS, {"group_id": object_id})}
+        for (pairs,) in tx.rows(_MEMBER_PAIRS, {"group_id": object_id}):
+            members.update(pair["ip_address"] for pair in pairs)
+        return GroupDoc(id=object_id, generation=generation, members=sorted(members))
 
     def segments(self, tx: Tx, host: str, network_ids: Iterable[str]) -> dict[str, Segment]:
         networks = self.service.networks.many(tx, network_ids)

@@ -46,11 +46,15 @@ _PORTS_OF_GROUPS = (
     .join(t.PORT_GROUPS, t.PORT_GROUPS.c.port_id == t.PORTS.c.id)
     .where(t.PORT_GROUPS.c.security_group_id.in_(bindparam("ids", expanding=True)), *_MADE)
 )
-_GROUPS_LOOKING_AT = (
-    select(t.SECURITY_GROUP_RULES.c.security_group_id)
+REMOTE_GROUPS = (
+    select(t.PORTS.c.host, t.SECURITY_GROUP_RULES.c.remote_group_id)
     .distinct()
-    .where(t.SECURITY_GROUP_RULES.c.remote_group_id.in_(bindparam("ids", expanding=True)))
+    .join(t.PORT_GROUPS, t.PORT_GROUPS.c.port_id == t.PORTS.c.id)
+    .join(t.SECURITY_GROUP_RULES, t.SECURITY_GROUP_RULES.c.security_group_id == t.PORT_GROUPS.c.security_group_id)
+    .where(t.SECURITY_GROUP_RULES.c.remote_group_id.isnot(None), *_MADE)
 )
+_REMOTE_OF_PORTS = REMOTE_GROUPS.where(t.PORTS.c.id.in_(bindparam("ids", expanding=True)))
+_REMOTE_OF_GROUPS = REMOTE_GROUPS.where(t.PORT_GROUPS.c.security_group_id.in_(bindparam("ids", expanding=True)))
 _OTHERS_THERE = select(func.count()).where(
     t.PORTS.c.network_id == bindparam("network_id"),
     t.PORTS.c.host == bindparam("host"),
@@ -203,8 +207,12 @@ class Work:
             made = row.host and row.vif_type not in (state.UNBOUND, state.FAILED)
             if made and not row.device_owner.startswith("network:"):
                 found.add((row.host, "port", row.id))
+        for host, id in rows_in(tx, _REMOTE_OF_PORTS, [id for _, kind, id in found if kind == "port"]):
+            found.add((host, "group", id))
+        for host, id in rows_in(tx, _REMOTE_OF_GROUPS, self.groups):
+            found.add((host, "group", id))
         if self.members:
-            self.groups.update(row[0] for row in rows_in(tx, _GROUPS_LOOKING_AT, self.members))
+            found |= self.service.desired.held(tx, "group", self.members)
         for host, id in rows_in(tx, _PORTS_OF_NETWORKS, self.peers | self.ranges):
             found.add((host, "port", id))
         for host, id in rows_in(tx, _PORTS_OF_GROUPS, self.groups):

@@ -8,6 +8,7 @@ from sqlalchemy import select
 from cumulet.db import Tx
 from cumulet.services.network import state
 from cumulet.services.network import tables as t
+from cumulet.services.network.work import REMOTE_GROUPS
 
 if TYPE_CHECKING:
     from cumulet.services.network.public import NetworkService
@@ -19,7 +20,7 @@ _PORTS = select(t.PORTS.c.host, t.PORTS.c.id).where(
 )
 _NETWORKS = select(t.DHCP_HOSTS.c.host, t.DHCP_HOSTS.c.network_id)
 _ROUTERS = select(t.ROUTER_HOSTS.c.host, t.ROUTER_HOSTS.c.router_id)
-_KINDS = ("port", "network", "router")
+_KINDS = ("port", "group", "network", "router")
 
 
 def reconcile_documents(service: "NetworkService") -> str | None:
@@ -39,6 +40,7 @@ def reconcile_documents(service: "NetworkService") -> str | None:
 
 def _differences(service: "NetworkService", tx: Tx) -> tuple[set[tuple[str, str, str]], set[tuple[str, str, str]]]:
     wanted = {(row[0], "port", row[1]) for row in tx.rows(_PORTS)}
+    wanted |= {(row[0], "group", row[1]) for row in tx.rows(REMOTE_GROUPS)}
     wanted |= {(row[0], "network", row[1]) for row in tx.rows(_NETWORKS)}
     wanted |= {(row[0], "router", row[1]) for row in tx.rows(_ROUTERS)}
     hosts = {host.name for host in service.hosts.list(tx)} | {key[0] for key in wanted}
