@@ -464,7 +464,7 @@ class NetworkRig:
 class NetworkConformance:
     """The subclass gives ``rig``. Each kind of document: applied, again, changed, removed, again."""
 
-    KINDS = ("metadata", "network", "router")
+    KINDS = ("metadata", "network", "router", "group")
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_a_documents_life(self, rig: NetworkRig, kind: str) -> None:

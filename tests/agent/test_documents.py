@@ -82,7 +82,7 @@ def test_without_a_conductor_the_last_documents_stand_after_a_restart(rig: Rig) 
     rig.conductor.wait(c.Applied, applied(rig, 3))
     rig.conductor.stop()
     with rig.host.world.change() as state:  # the host was rebooted: nothing stands
-        state.documents.clear()
+        state.documents["metadata"].clear()
     rig.restart()
     eventually(lambda: on_host(rig) == {"s1": 3})
 
@@ -99,7 +99,7 @@ def test_reapply_applies_again(rig: Rig) -> None:
     rig.conductor.want(METADATA)
     rig.conductor.wait(c.Applied, applied(rig, 3))
     with rig.host.world.change() as state:
-        state.documents.clear()
+        state.documents["metadata"].clear()
     rig.agent.reapply("metadata")
     eventually(lambda: on_host(rig) == {"s1": 3})
 

@@ -44,16 +44,18 @@ def document(kind: str, generation: int, object_id: str) -> Any:
             return c.NetworkDoc(id=object_id, generation=generation, segment=SEGMENT, subnets=[], dhcp_port=None)
         case "router":
             return c.RouterDoc(id=object_id, generation=generation)
+        case "group":
+            return c.GroupDoc(id=object_id, generation=generation, members=["10.0.0.4"])
     raise AssertionError(kind)
 
 
 @pytest.fixture(params=["memory", "file"])
 def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FakeHost]:
-    made = FakeHost("h1", path=tmp_path / "world.json" if request.param == "file" else None)
+    made = FakeHost("h1", path=tmp_path / "world.db" if request.param == "file" else None)
     yield made
     assert made.empty(), made.world.leftovers()
     if request.param == "file":
-        assert FakeHost("h1", path=tmp_path / "world.json").empty()
+        assert FakeHost("h1", path=tmp_path / "world.db").empty()
 
 
 class TestFakeCompute(ComputeConformance):
@@ -77,8 +79,6 @@ class TestFakeStorage(StorageConformance):
 
 
 class TestFakeNetwork(NetworkConformance):
-    KINDS = ("metadata", "network", "router")
-
     @pytest.fixture
     def rig(self, host: FakeHost, tmp_path: Path) -> NetworkRig:
         return NetworkRig(DriverRig(host.network, tmp_path), document)
@@ -122,8 +122,8 @@ def test_faults() -> None:
 
 
 def test_a_host_survives_its_process_in_a_file(tmp_path: Path) -> None:
-    host = FakeHost(path=tmp_path / "world.json")
+    host = FakeHost(path=tmp_path / "world.db")
     host.storage.operations()[c.CreateVolume](c.CreateVolume(volume_id="v", size_gb=3), lambda fraction=None: None)
-    again = FakeHost(path=tmp_path / "world.json")
+    again = FakeHost(path=tmp_path / "world.db")
     assert again.storage.inventory().volumes == ["v"]
     assert again.world.leftovers() == {"volumes": ["v"]}

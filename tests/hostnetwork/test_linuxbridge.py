@@ -10,6 +10,7 @@ from cumulet.agent.contract import (
     DhcpHost,
     FirewallRule,
     FixedIp,
+    GroupDoc,
     Route,
     Segment,
 )
@@ -95,22 +96,24 @@ def test_remote_groups_follow_their_members(host: Host) -> None:
     group = "web servers"
     rule = FirewallRule(direction="ingress", ethertype="IPv4", protocol="icmp", remote_group_id=group)
     one = port("one", "10.9.0.11", rules=EGRESS)
-    two = port("two", "10.9.0.12", rules=[*EGRESS, rule], groups={group: ["10.9.0.99"]})
+    two = port("two", "10.9.0.12", rules=[*EGRESS, rule])
+    who = GroupDoc(id=group, generation=1, members=["10.9.0.99"])
     first, second = Guest(host, one), Guest(host, two)
     worker("plug", one)
     worker("plug", two)
+    worker.apply(who)
     for guest in (first, second):
         guest.set_address(SUBNET)
     assert not first.ping("10.9.0.12")
-    two = changed(two, groups={group: ["10.9.0.99", "10.9.0.11"]})
-    worker.apply(two)
+    who = changed(who, members=["10.9.0.99", "10.9.0.11"])
+    worker.apply(who)
     assert first.ping("10.9.0.12")
     # only the set was touched
     assert [c for c in worker.changes() if "chain" in c[-1]] == []
-    two = changed(two, groups={group: []})
-    worker.apply(two)
+    who = changed(who, members=[])
+    worker.apply(who)
     assert not first.ping("10.9.0.12")
-    worker.apply(changed(two, rules=EGRESS, groups={}))
+    worker.apply(changed(two, rules=EGRESS))
     assert "set g4" not in host.sh("nft list ruleset")
 
 

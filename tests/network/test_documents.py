@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from cumulet.services.network.reconcilers import reconcile_documents
 from tests.network.conftest import Net
 from tests.support.cloud import Cloud
 
@@ -50,7 +51,9 @@ def test_port_document(cloud: Cloud, admin: Net, demo: Net, lan: Any, make: Make
     assert (doc.segment.network_type, doc.segment.mtu) == ("vxlan", 1450)
     rule = next(rule for rule in doc.rules if rule.direction == "ingress")
     assert (rule.protocol, rule.port_range_min, rule.port_range_max) == ("tcp", 22, 23)
-    assert doc.groups == {remote["id"]: sorted([peer["fixed_ips"][0]["ip_address"], "10.30.0.240"])}
+    assert rule.remote_group_id == remote["id"]
+    members = document(cloud, "fake-1", "group", remote["id"]).members
+    assert members == sorted([peer["fixed_ips"][0]["ip_address"], "10.30.0.240"])
     assert doc.dhcp_servers == ["10.30.0.2"]
     assert document(cloud, "fake-2", "port", port["id"]) is None
 
@@ -74,11 +77,9 @@ def test_what_changes_a_port_document(cloud: Cloud, admin: Net, demo: Net, lan: 
     )
     assert changed()
     member = on_server(make, network, "member", security_groups=[remote["id"]])
-    assert changed()
     demo.update("port", member["id"], fixed_ips=[{"ip_address": "10.30.0.99"}])
-    assert changed()
     admin.delete("port", member["id"])
-    assert changed()
+    assert not changed()  # who is in the group is in a document of its own
     demo.delete("security_group_rule", rule["id"])
     assert changed()
     demo.update("subnet", subnet["id"], dns_nameservers=["9.9.9.9"])
@@ -93,6 +94,38 @@ def test_what_changes_a_port_document(cloud: Cloud, admin: Net, demo: Net, lan: 
     assert holders == ["fake-2"]
     admin.delete("port", port["id"])
     assert cloud.db.read(lambda tx: cloud.control.desired.holders(tx, "port", port["id"])) == []
+
+
+def test_members_of_a_group_are_told_to_the_hosts_whose_rules_refer_to_it(
+    cloud: Cloud, admin: Net, demo: Net, lan: Any, make: Make
+) -> None:
+    network, _ = lan
+    remote, group = make("demo", "security_group"), make("demo", "security_group")
+    port = on_server(make, network, "server", security_groups=[group["id"]])
+    bind(admin, port, "fake-1")
+    last = 0
+
+    def changed() -> bool:
+        nonlocal last
+        before, last = last, generation(cloud, "fake-1", "group", remote["id"])
+        return last > before
+
+    assert not changed()
+    values = {"direction": "ingress", "remote_group_id": remote["id"]}
+    demo.create("security_group_rule", security_group_id=group["id"], **values)
+    assert changed()
+    member = on_server(make, network, "member", security_groups=[remote["id"]])
+    assert changed()
+    demo.update("port", member["id"], fixed_ips=[{"ip_address": "10.30.0.98"}])
+    assert changed()
+    assert document(cloud, "fake-1", "group", remote["id"]).members == ["10.30.0.98"]
+    admin.delete("port", member["id"])
+    assert changed()
+    assert generation(cloud, "fake-2", "group", remote["id"]) == 0
+    bind(admin, port, "fake-2")
+    assert generation(cloud, "fake-2", "group", remote["id"]) > 0
+    reconcile_documents(cloud.control.network)  # nothing on the first host refers to it any more
+    assert cloud.db.read(lambda tx: cloud.control.desired.holders(tx, "group", remote["id"])) == ["fake-2"]
 
 
 def test_a_new_host_of_a_tunnelled_network_is_a_peer_of_the_others(

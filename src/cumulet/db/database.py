@@ -13,14 +13,16 @@ and transaction-scoped advisory locks.
 
 import hashlib
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Any, TypeVar
+from contextlib import contextmanager
+from typing import Any, Literal, TypeVar
 
 from sqlalchemy import Connection, Executable, Table, create_engine, event, insert, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import QueuePool, StaticPool
 
+from cumulet.db.prepared import Statements
 from cumulet.db.schema import METADATA
 from cumulet.kernel.clock import Clock, SystemClock
 from cumulet.kernel.errors import Unavailable
@@ -28,6 +30,7 @@ from cumulet.kernel.trace import current_transactions
 
 T = TypeVar("T")
 Params = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
+_NOTHING: dict[str, Any] = {}
 _WRITE_ATTEMPTS = 8
 _RETRYABLE_PG = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock not available
 
@@ -48,10 +51,38 @@ class Tx:
     def rows(self, statement: Executable, params: Params = None) -> Sequence[Any]:
         self.statements += 1
         self._db.count_statement()
+        bound = self._bound(statement, params)
         if self._gate is None:
-            return self._connection.execute(statement, params).fetchall()
+            return self._fetch(statement, params, bound)
         with self._gate:
+            return self._fetch(statement, params, bound)
+
+    def _bound(self, statement: Executable, params: Params) -> Any:
+        """(prepared, text, values) if the driver can be asked directly."""
+        if params is None:
+            params = _NOTHING
+        elif not isinstance(params, dict):
+            return None
+        prepared = self._db.statements_known.prepare(statement, params)
+        bound = None if prepared is None else prepared.bind(params)
+        return None if bound is None else (prepared, *bound)
+
+    def _fetch(self, statement: Executable, params: Params, bound: Any) -> Sequence[Any]:
+        if bound is None:
             return self._connection.execute(statement, params).fetchall()
+        prepared, text, values = bound
+        found: list[Any] = prepared.rows(self._execute(text, values))
+        return found
+
+    def _execute(self, text: str, values: Any) -> Any:
+        driver = self._connection.connection.dbapi_connection
+        assert driver is not None
+        try:
+            cursor = driver.cursor()
+            cursor.execute(text, values)
+        except Exception as error:
+            raise self._db.failed(self._connection, text, values, error) from error
+        return cursor
 
     def first(self, statement: Executable, params: Params = None) -> Any:
         found = self.rows(statement, params)
@@ -66,7 +97,12 @@ class Tx:
         assert self.writing, "a read unit of work does not write"
         self.statements += 1
         self._db.count_statement()
-        return self._connection.execute(statement, params).rowcount
+        bound = self._bound(statement, params)
+        if bound is None:
+            return self._connection.execute(statement, params).rowcount
+        _, text, values = bound
+        count: int = self._execute(text, values).rowcount
+        return count
 
     def insert(self, table: Table, values: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
         if values:
@@ -106,8 +142,10 @@ class Database:
         self._write_lock = threading.Lock()
         self._local = threading.local()
         self._inserts: dict[str, Executable] = {}
-        self._glances: dict[Executable, tuple[str, tuple[str, ...]]] = {}
         self.statements = 0
+        self._readers: deque[Connection] = deque()  # of SQLite: connections are kept, not asked for each time
+        self._writer: Connection | None = None
+        self._closed = False
         if self.is_postgres:
             self.engine = create_engine(
                 url.replace("postgresql://", "postgresql+psycopg2://", 1),
@@ -124,6 +162,7 @@ class Database:
             )
             event.listen(self.engine, "connect", _sqlite_pragmas(durable))
             event.listen(self.engine, "begin", _sqlite_begin)
+        self.statements_known = Statements(self.engine.dialect)
 
     # -- units of work ---------------------------------------------------------------------------------
 
@@ -153,29 +192,21 @@ class Database:
         tx.run_hooks()
         return result
 
-    def glance(self, statement: Executable, params: Mapping[str, Any]) -> Sequence[Any]:
-        """The rows of one SELECT on committed data, without a unit of work around it: a third of its cost. For checks
-        that every request makes; column types are not applied, and lists (IN) are not expanded."""
-        if self.in_memory:
+    def glance(self, statement: Executable, params: dict[str, Any]) -> Sequence[Any]:
+        """The rows of one SELECT on committed data, without a unit of work around it. For checks that every request
+        makes."""
+        if self.in_memory or self.is_postgres:
             return self.read(lambda tx: tx.rows(statement, params))
-        self.count_statement()
-        prepared = self._glances.get(statement)
-        if prepared is None:
-            compiled = statement.compile(dialect=self.engine.dialect)  # type: ignore[attr-defined]
-            prepared = self._glances[statement] = (str(compiled), tuple(compiled.positiontup or ()))
-        sql, order = prepared
-        values: Any = [params[name] for name in order] if order else dict(params)
         try:
-            connection = self.engine.raw_connection()
+            connection = self._take(False)
         except OperationalError as error:
             raise Unavailable("The database cannot be reached. Try again later.") from error
+        connection.info["begun"] = True  # each statement by itself
         try:
-            with self.gate or nullcontext():
-                cursor = connection.cursor()
-                cursor.execute(sql, values)
-                return cursor.fetchall()
+            return Tx(self, connection, writing=False).rows(statement, params)
         finally:
-            connection.close()
+            self._end(connection, "rollback")
+            self._give_back(connection, False)
 
     @contextmanager
     def _begin(self, *, writing: bool) -> Iterator[Tx]:
@@ -184,23 +215,79 @@ class Database:
             raise Unavailable("The database is busy. Try again later.")
         try:
             try:
-                connection = self.engine.connect()
+                connection = self._take(writing)
             except OperationalError as error:
                 raise Unavailable("The database cannot be reached. Try again later.") from error
-            with connection:
-                if writing and not self.is_postgres:
-                    connection.info["immediate"] = True
-                try:
-                    with connection.begin():
-                        tx = Tx(self, connection, writing=writing)
-                        self._local.tx = tx
-                        yield tx
-                finally:
-                    self._local.tx = None
-                    connection.info["immediate"] = False
+            try:
+                if not self.is_postgres:
+                    self._raw(connection, "BEGIN IMMEDIATE" if writing else "BEGIN")
+                    connection.info["begun"] = True
+                tx = Tx(self, connection, writing=writing)
+                self._local.tx = tx
+                yield tx
+                self._end(connection, "commit")
+            except BaseException:
+                self._end(connection, "rollback")
+                raise
+            finally:
+                self._local.tx = None
+                self._give_back(connection, writing)
         finally:
             if serial:
                 self._write_lock.release()
+
+    def _take(self, writing: bool) -> Connection:
+        if self.is_postgres:
+            return self.engine.connect()
+        if writing:
+            kept, self._writer = self._writer, None
+            return kept or self.engine.connect()
+        try:
+            return self._readers.pop()
+        except IndexError:
+            return self.engine.connect()
+
+    def _give_back(self, connection: Connection, writing: bool) -> None:
+        if self.is_postgres or connection.invalidated or self._closed:
+            connection.close()
+        elif writing:
+            self._writer = connection
+        else:
+            self._readers.append(connection)
+
+    def _end(self, connection: Connection, how: Literal["commit", "rollback"]) -> None:
+        """Whoever began it: SQLAlchemy does with the first statement that it executes."""
+        if connection.invalidated:
+            connection.rollback()
+            return
+        connection.info.pop("begun", None)
+        if connection.in_transaction():
+            getattr(connection, how)()
+            return
+        driver = connection.connection.dbapi_connection
+        assert driver is not None
+        if self.is_postgres:
+            try:
+                getattr(driver, how)()
+            except Exception as error:
+                raise self.failed(connection, how, None, error) from error
+        elif driver.in_transaction:
+            self._raw(connection, how)
+
+    def _raw(self, connection: Connection, text: str) -> None:
+        driver: Any = connection.connection.dbapi_connection
+        try:
+            driver.execute(text)
+        except Exception as error:
+            raise self.failed(connection, text, None, error) from error
+
+    def failed(self, connection: Connection, text: str, values: Any, error: Exception) -> BaseException:
+        """What the driver raised, as SQLAlchemy raises it; a connection that is lost is not used again."""
+        driver = connection.connection.dbapi_connection
+        wrapped = self.statements_known.failure(text, values, error, self.engine.dialect.dbapi, driver)
+        if getattr(wrapped, "connection_invalidated", False):
+            connection.invalidate(wrapped)
+        return wrapped
 
     def _retryable(self, error: DBAPIError) -> bool:
         if self.is_postgres:
@@ -242,6 +329,11 @@ class Database:
             connection.info["immediate"] = False
 
     def close(self) -> None:
+        self._closed = True
+        for connection in [*self._readers, *filter(None, [self._writer])]:
+            connection.close()
+        self._readers.clear()
+        self._writer = None
         self.engine.dispose()
 
 
@@ -258,4 +350,6 @@ def _sqlite_pragmas(durable: bool) -> Callable[[Any, Any], None]:
 
 
 def _sqlite_begin(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.info.get("immediate") else "BEGIN")
+    """SQLAlchemy begins with the first statement that it executes; mostly a transaction is open by then."""
+    if not connection.info.get("begun"):
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.info.get("immediate") else "BEGIN")

@@ -65,6 +65,11 @@ class _Noted(dict[str, Any]):
         self._note(key)
         super().__delitem__(key)
 
+    def clear(self) -> None:
+        for key in list(self):
+            self._note(key)
+        super().clear()
+
     def get(self, key: str, default: Any = None) -> Any:
         self._note(key)
         return super().get(key, default)
@@ -143,7 +148,9 @@ class World:
         self._touched.clear()
 
     def leftovers(self) -> dict[str, list[str]]:
-        """Everything that a deleted server, volume, port, network or router must not leave; image caches may stay."""
+        """Everything that a deleted server, volume, port, network or router must not leave.
+
+        Image caches may stay, and members of a group until the control plane finds that nothing refers to it."""
         with self._lock:
             state = self.state
             found = {
@@ -154,6 +161,6 @@ class World:
                 "snapshots": [one for volume in state.volumes.values() for one in volume.snapshots],
                 "backups": list(state.backups),
                 "exports": [one for volume in state.volumes.values() for one in volume.exports],
-                **{f"{kind} documents": list(docs) for kind, docs in state.documents.items()},
+                **{f"{kind} documents": list(docs) for kind, docs in state.documents.items() if kind != "group"},
             }
         return {what: ids for what, ids in found.items() if ids}
