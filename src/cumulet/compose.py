@@ -37,6 +37,7 @@ from cumulet.services.network.public import NetworkService
 from cumulet.services.network.reconcilers import reconcile_documents, reconcile_ports, reconcile_scheduling
 from cumulet.services.operator import traces
 from cumulet.services.operator.api import build_api as operator_api
+from cumulet.services.operator.audit.health import Health
 from cumulet.services.operator.public import OperatorService
 from cumulet.services.operator.vitals import Vitals
 from cumulet.services.placement.api import build_api as placement_api
@@ -177,6 +178,7 @@ def build_control_plane(
     reconcilers.register("network.ports", lambda: reconcile_ports(network, compute_store.living), period_seconds=300)
     hosts.on_change(lambda tx, host: tx.after_commit(lambda: reconcilers.signal("network.scheduling")))
     reconcilers.register("conductor.absent_documents", lambda: _purge(db, desired), period_seconds=3600)
+    health = Health(hosts=hosts, desired=desired, reconcilers=reconcilers, max_waiting=settings.conductor.max_sagas)
     vitals = Vitals(tracer=tracer, bus=bus, sagas=sagas, clock=clock.now)
     operator = OperatorService(
         db=db,
@@ -188,7 +190,10 @@ def build_control_plane(
         reconcilers=reconcilers.status,
         bus_kind="local" if settings.bus.url.startswith("local") else "rabbitmq",
         vitals=vitals,
+        checks=health.checks(),
     )
+    reconcilers.register("operator.conditions", operator.reconcile_conditions, period_seconds=20)
+    conductor.on_hosts_changed(lambda: reconcilers.signal("operator.conditions"))
     reconcilers.register("operator.traces", operator.prune_traces, period_seconds=600)
     apis = [
         identity_api(identity),

@@ -16,6 +16,7 @@ COMMANDS = {
     "serve": ("cumulet.cli.daemon", "Run one role in the foreground (api, conductor, agent, all)."),
     "status": ("cumulet.cli.status", "What runs, where, and how much memory it takes."),
     "top": ("cumulet.cli.top", "Live view: processes, queues, sagas, hosts, reconcilers."),
+    "warnings": ("cumulet.cli.status", "What degrades the cloud, since when, and the cure."),
     "doctor": ("cumulet.cli.status", "What is wrong, and the cure."),
     "explain": ("cumulet.cli.explain", "What was done to a server, step by step; the course of a request."),
     "launch": ("cumulet.cli.server", "Create a server and wait until it is reachable."),

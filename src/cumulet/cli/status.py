@@ -12,7 +12,9 @@ import click
 
 from cumulet.cli import daemon, process
 from cumulet.cli.client import ApiError, CannotReach, Cloud, cloud_settings
+from cumulet.cli.explain import operator_cloud
 from cumulet.cli.output import table
+from cumulet.cli.server import cloud_option
 from cumulet.kernel.process import pss_kib
 from cumulet.settings import Settings
 
@@ -45,6 +47,9 @@ def status(config: Path | None, as_json: bool) -> None:
         for h in cloud["hosts"]
     ]
     table(rows, ("host", "roles", "state", "guests run by", "network", "servers"))
+    if cloud["conditions"]:
+        click.echo("\nWarnings (cumulet warnings)")
+        table([(one["severity"], one["message"]) for one in cloud["conditions"]])
     click.echo("\nSagas")
     table(sorted(cloud["sagas"].items()) or [("none", 0)])
     click.echo("\nReconcilers")
@@ -52,6 +57,26 @@ def status(config: Path | None, as_json: bool) -> None:
         [(r["name"], r["last_run"], r["seconds"], r["runs"], r["outcome"]) for r in cloud["reconcilers"]],
         ("name", "last run", "seconds", "runs", "outcome"),
     )
+
+
+@click.command(help="What degrades the cloud, since when, how often, and the cure; each goes by itself.")
+@click.option("--all", "resolved", is_flag=True, help="Also what is over (kept for 30 days).")
+@click.option("--json", "as_json", is_flag=True)
+@cloud_option
+def warnings(resolved: bool, as_json: bool, cloud_name: str | None) -> None:
+    found = operator_cloud(cloud_name).get("operator", "/v1/conditions" + ("?all=1" if resolved else ""))["conditions"]
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    if not found:
+        click.echo("no warnings")
+    for one in found:
+        over = f", over since {one['resolved_at']}" if one["resolved_at"] else ""
+        times = f", {one['count']} times" if one["count"] > 1 else ""
+        click.echo(f"{one['severity']:8} {one['message']}")
+        click.echo(f"         {one['code']}  since {one['first_seen']}, last {one['last_seen']}{times}{over}")
+        if not one["resolved_at"]:
+            click.echo(f"         cure: {one['cure']}")
 
 
 @click.command(help="What is wrong, and the cure.")
@@ -88,20 +113,8 @@ def diagnose(settings: Settings) -> Iterator[tuple[str, str, str]]:
     if isinstance(said, str):
         yield "error", f"the cloud does not answer: {said}", f"see {settings.log_dir}; cumulet down; cumulet up"
         return
-    for host in said["hosts"]:
-        if not host["up"]:
-            yield "error", f"host {host['name']} is down", f"start its agent: cumulet up on {host['name']}"
-        for warning in host["warnings"]:
-            yield "warning", f"{host['name']}: {warning['message']}", warning["cure"]
-    for reconciler in said["reconcilers"]:
-        if reconciler["error"]:
-            yield "error", f"reconciler {reconciler['name']} fails: {reconciler['error']}", f"see {settings.log_dir}"
-    for saga in said["overdue"]:
-        what = f"{saga['kind']} of {saga['object_id']} is past its deadline at step {saga['step']}"
-        yield "error", what, f"cumulet explain server {saga['object_id']}"
-    for document in said["failing_documents"]:
-        what = f"{document['host']} cannot apply {document['kind']} {document['object_id']}: {document['error']}"
-        yield "error", what, f"see agent lines in {settings.log_dir}"
+    for condition in said["conditions"]:
+        yield condition["severity"], condition["message"], condition["cure"]
 
 
 def agent_problem(settings: Settings) -> str | None:

@@ -60,6 +60,7 @@ class Conductor:
         self._watch_seconds = watch_seconds
         self._reports: list[ReportListener] = []
         self._inventories: list[InventoryListener] = []
+        self._changes: list[Callable[[], object]] = []
         self._service: Service | None = None
         self._stopping = threading.Event()
         self._watcher: threading.Thread | None = None
@@ -86,6 +87,10 @@ class Conductor:
     def on_inventory(self, listener: InventoryListener) -> None:
         """``fn(tx, inventory)`` -> what of it to remove for sure."""
         self._inventories.append(listener)
+
+    def on_hosts_changed(self, listener: Callable[[], object]) -> None:
+        """Called when hosts came or went, outside of any unit of work."""
+        self._changes.append(listener)
 
     def on_message(self, kind: type[Any], handler: Callable[[Any], Any]) -> None:
         """Let another part take messages of its own kind on this topic."""
@@ -116,12 +121,19 @@ class Conductor:
         """Notice hosts that come and go, and have the sagas that wait for them look again."""
         while not self._stopping.is_set():
             try:
-                for name in self.hosts.refresh():
-                    _log.info("host %s is %s", name, "up" if self.hosts.is_up(name) else "down")
-                    self.sagas.host_changed(name)
+                self._look_after_hosts()
             except Exception:  # noqa: BLE001 - the database may be away; look again
                 _log.exception("looking after the hosts failed")
             self.db.clock.wait(self._stopping, self._watch_seconds)
+
+    def _look_after_hosts(self) -> None:
+        changed = self.hosts.refresh()
+        for name in changed:
+            _log.info("host %s is %s", name, "up" if self.hosts.is_up(name) else "down")
+            self.sagas.host_changed(name)
+        if changed:
+            for listener in self._changes:
+                listener()
 
     # -- messages -------------------------------------------------------------------------------------------------
 
@@ -135,8 +147,7 @@ class Conductor:
         was_up = self.hosts.is_up(beat.host)
         self.db.write(lambda tx: self.hosts.beat(tx, beat))
         if not was_up:
-            for name in self.hosts.refresh():
-                self.sagas.host_changed(name)
+            self._look_after_hosts()
 
     def _report(self, tx: Tx, report: ServerReport) -> None:
         for listener in self._reports:
@@ -154,6 +165,7 @@ class Conductor:
                 servers.extend(absent.servers)
                 ports.extend(absent.ports)
                 exports.extend(absent.exports)
+        self.hosts.inventoried(tx, inventory.host)
         return Absent(servers=servers, ports=ports, exports=exports)
 
     # -- asking hosts ---------------------------------------------------------------------------------------------

@@ -67,6 +67,9 @@ _FAILED = (
 _BEHIND = select(D.c.host, D.c.kind, D.c.object_id, D.c.generation, D.c.applied_generation, D.c.error).where(
     D.c.applied_generation < D.c.generation
 )
+_LATE = select(
+    D.c.host, D.c.kind, D.c.object_id, D.c.generation, D.c.applied_generation, D.c.error, D.c.updated_at
+).where(D.c.applied_generation < D.c.generation)
 _PURGE = delete(D).where(
     D.c.absent.is_(True), D.c.applied_generation == D.c.generation, D.c.updated_at < bindparam("before")
 )
@@ -141,6 +144,10 @@ class Desired:
     def behind(self, tx: Tx) -> list[tuple[str, str, str, int, int, str | None]]:
         """What hosts have not applied: (host, kind, id, generation, applied, error)."""
         return [tuple(row) for row in tx.rows(_BEHIND)]
+
+    def late(self, tx: Tx) -> list[tuple[str, str, str, int, int, str | None, int]]:
+        """`behind`, with the time since when it is wanted."""
+        return [tuple(row) for row in tx.rows(_LATE)]
 
     def purge(self, tx: Tx, older_seconds: float = 86_400) -> int:
         return tx.run(_PURGE, {"before": tx.now - int(older_seconds * SECOND)})

@@ -43,6 +43,7 @@ class HostRow(msgspec.Struct, kw_only=True, frozen=True):
     disabled_roles: dict[str, str | None]
     disabled_at: int | None
     forced_down: bool
+    inventory_at: int | None
     created_at: int
     updated_at: int
     up: bool
@@ -60,7 +61,7 @@ class HostRow(msgspec.Struct, kw_only=True, frozen=True):
 _COLUMNS = (
     "name", "uuid", "number", "roles", "version", "ip", "tunnel_ip", "speed_factor", "mechanism", "virt_type",
     "bridge_mappings", "resources", "warnings", "started", "seen_at", "beats", "disabled", "disabled_at",
-    "forced_down", "created_at", "updated_at",
+    "forced_down", "inventory_at", "created_at", "updated_at",
 )  # fmt: skip
 _ALL = select(*[HOSTS.c[name] for name in _COLUMNS]).order_by(HOSTS.c.number)
 _ONE = _ALL.where(HOSTS.c.name == bindparam("name"))
@@ -88,6 +89,7 @@ _SET_FORCED = (
     .where(HOSTS.c.name == bindparam("the_name"))
     .values(forced_down=bindparam("forced_down"), updated_at=bindparam("updated_at"))
 )
+_INVENTORIED = update(HOSTS).where(HOSTS.c.name == bindparam("the_name")).values(inventory_at=bindparam("now"))
 _DELETE = delete(HOSTS).where(HOSTS.c.name == bindparam("name"))
 _LIVENESS_OF = text("SELECT seen_at, forced_down FROM hosts WHERE name = :name")
 _LIVENESS = text("SELECT name, seen_at, forced_down, speed_factor, started FROM hosts")
@@ -179,8 +181,8 @@ class HostRegistry:
                 HOSTS,
                 {
                     **values, "name": beat.host, "uuid": new_uuid(), "number": tx.scalar(_TOP) + 1, "seen_at": tx.now,
-                    "beats": 1, "disabled": {}, "disabled_at": None, "forced_down": False, "created_at": tx.now,
-                    "updated_at": tx.now,
+                    "beats": 1, "disabled": {}, "disabled_at": None, "forced_down": False, "inventory_at": None,
+                    "created_at": tx.now, "updated_at": tx.now,
                 },
             )  # fmt: skip
         else:
@@ -191,6 +193,10 @@ class HostRegistry:
                 listener(tx, host)
         seen_at, factor, started = tx.now, beat.speed_factor, beat.started
         tx.after_commit(lambda: self._note(beat.host, seen_at, factor, started))
+
+    def inventoried(self, tx: Tx, name: str) -> None:
+        """All that is on the host was compared with the rows."""
+        tx.run(_INVENTORIED, {"the_name": name, "now": tx.now})
 
     def _offers_differ(self, known: Any, beat: Heartbeat, now: int) -> bool:
         started, roles, resources, seen_at = known

@@ -28,6 +28,7 @@ HOSTS = Table(
     Column("forced_down", Bool, nullable=False),
     Column("created_at", Time, nullable=False),
     Column("updated_at", Time, nullable=False),
+    Column("inventory_at", Time),  # when all that is on it was last compared with the rows
 )
 
 # ``absent`` rows are kept for a while, so that a host which was away still learns what to remove

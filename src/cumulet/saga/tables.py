@@ -5,7 +5,7 @@ rises with every write of the journal and never falls for an object: it is at on
 the lease's number, and what agents compare.
 """
 
-from sqlalchemy import BigInteger, Column, Index, Integer, String, Table
+from sqlalchemy import BigInteger, Column, Index, Integer, String, Table, text
 
 from cumulet.db import METADATA, Bool, Id, Json, Text, Time
 
@@ -50,6 +50,7 @@ SAGAS = Table(
     Index("ix_sagas_request_id", "request_id"),
 )
 
+_BADLY = text("state IN ('undo_skipped', 'undo_failed')")
 SAGA_STEPS = Table(
     "saga_steps",
     METADATA,
@@ -64,6 +65,7 @@ SAGA_STEPS = Table(
     Column("started_at", Time, nullable=False),
     Column("ended_at", Time, nullable=False),
     Column("undone_at", Time),
+    Index("ix_saga_steps_badly_undone", "undone_at", sqlite_where=_BADLY, postgresql_where=_BADLY),
 )
 
 SAGA_OWNERS = Table(

@@ -45,6 +45,12 @@ def ensure(namespace: str, argv: list[str], pid_file: Path) -> bool:
     return True
 
 
+def runs(program: str, pid_file: Path) -> bool:
+    """Quick: the pid file is believed about where to look."""
+    pid = _read_pid(pid_file)
+    return pid is not None and _is_it(pid, program, pid_file)
+
+
 def reload(argv: list[str], pid_file: Path) -> None:
     pid = pid_of(argv, pid_file)
     if pid is not None:

@@ -52,6 +52,17 @@ class DhcpServers:
     def list(self) -> Sequence[str]:
         return [n.removeprefix(names.DHCP_PREFIX) for n in self._w.namespaces.ours(names.DHCP_PREFIX)]
 
+    def silent(self) -> Sequence[str]:
+        """Networks that are to have a dnsmasq and have none: it was killed, or ran out of memory."""
+        return [
+            doc.id
+            for doc in self._w.store.all(NetworkDoc)
+            if doc.dhcp_port is not None
+            and doc.subnets
+            and dhcp_files.served(doc)
+            and not daemons.runs("dnsmasq", self._dir / doc.id / "pid")
+        ]
+
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _serve(self, doc: NetworkDoc, port: PortDoc) -> None:

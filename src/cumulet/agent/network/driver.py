@@ -57,6 +57,7 @@ class NetworkDriver(Driver):
         self._warnings: list[dict[str, str]] = []
         self._looked = -float(_LOOK_SECONDS) - 1
         self._stopping = threading.Event()
+        self._hooks: Hooks | None = None
 
     @property
     def mechanism(self) -> str:
@@ -65,6 +66,7 @@ class NetworkDriver(Driver):
     # -- Driver -------------------------------------------------------------------------------------------------------
 
     def start(self, hooks: Hooks) -> None:
+        self._hooks = hooks
         self._wiring.namespaces.forget_gone()
         with self._wiring.lock:
             self._wiring.sync_guard()
@@ -155,4 +157,15 @@ class NetworkDriver(Driver):
                     "cure": forward_cure(chain, *self._wiring.mechanism.bridge_patterns, *self._external),
                 }
             )
+        silent = self._networks.silent()
+        if silent:
+            found.append(
+                {
+                    "code": "dnsmasq-down",
+                    "message": f"dnsmasq does not run for network {', '.join(sorted(silent))}: it is started again",
+                    "cure": "if it comes back: see the kernel's log for out-of-memory kills",
+                }
+            )
+            if self._hooks is not None:
+                self._hooks.reapply("network", silent)
         return found

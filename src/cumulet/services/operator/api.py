@@ -30,6 +30,10 @@ def show_top(call: Call) -> Any:
     return call.service.top()
 
 
+def list_conditions(call: Call) -> Any:
+    return {"conditions": call.service.conditions(resolved=call.query.get("all") in ("1", "true"))}
+
+
 def list_requests(call: Call) -> Any:
     return {"requests": call.service.requests(whole_number(call.query.get("limit"), "limit", 20, 1, 1000))}
 
@@ -57,6 +61,13 @@ ROUTES = [
     ),
     Route(method="GET", path="/explain/servers/{server_id}", handler=explain_server, summary="Story of a server"),
     Route(method="GET", path="/top", handler=show_top, policy="operator:top", slow=True, summary="State of the moment"),
+    Route(
+        method="GET",
+        path="/conditions",
+        handler=list_conditions,
+        policy="operator:conditions",
+        summary="What degrades the cloud; all=1: and what did",
+    ),
     Route(
         method="GET",
         path="/requests",

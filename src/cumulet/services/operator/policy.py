@@ -3,6 +3,7 @@
 RULES: dict[str, str] = {
     "operator:status": "role:admin",
     "operator:top": "role:admin",
+    "operator:conditions": "role:admin",
     "operator:requests": "role:admin",
     "operator:process": "role:admin",
     "operator:explain": "role:admin or (role:reader and project_id:%(project_id)s)",

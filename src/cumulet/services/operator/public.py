@@ -6,7 +6,7 @@ its XML may fail without failing the story.
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import bindparam, func, select
@@ -21,7 +21,8 @@ from cumulet.kernel.process import cpu_seconds, pss_kib, started_at
 from cumulet.reconcile import ReconcilerRow
 from cumulet.saga import SagaEngine
 from cumulet.saga.tables import SAGAS
-from cumulet.services.operator import explain, top, traces
+from cumulet.services.operator import conditions, explain, top, traces
+from cumulet.services.operator.audit import Check
 from cumulet.services.operator.sequence import sequence
 from cumulet.services.operator.vitals import Vitals, others
 
@@ -49,6 +50,7 @@ class OperatorService:
         reconcilers: Callable[[Tx], list[ReconcilerRow]],
         bus_kind: str,
         vitals: Vitals,
+        checks: Sequence[Check],
     ) -> None:
         self.db = db
         self.sagas = sagas
@@ -59,6 +61,7 @@ class OperatorService:
         self.reconcilers = reconcilers
         self.bus_kind = bus_kind
         self.vitals = vitals
+        self.checks = list(checks)
         self.tracer = vitals.tracer
 
     def status(self) -> dict[str, Any]:
@@ -99,6 +102,7 @@ class OperatorService:
             "reconcilers": [_reconciler(row) for row in self.reconcilers(tx)],
             "overdue": overdue,
             "failing_documents": failing,
+            "conditions": conditions.listing(tx, resolved=False),
         }
 
     def process(self, *, memory: bool) -> dict[str, Any]:
@@ -139,6 +143,14 @@ class OperatorService:
             }
 
         return self.db.read(look)
+
+    # -- conditions -----------------------------------------------------------------------------------------------
+
+    def reconcile_conditions(self) -> str | None:
+        return conditions.reconcile(self.db, self.checks)
+
+    def conditions(self, *, resolved: bool) -> list[dict[str, Any]]:
+        return self.db.read(lambda tx: conditions.listing(tx, resolved=resolved))
 
     # -- requests -------------------------------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ _OTHERS = (
     .where(P.c.name != bindparam("me"), P.c.seen_at > bindparam("since"))
     .order_by(P.c.name)
 )
+_GONE = delete(P).where(P.c.name == bindparam("name"))
 _FORGET = delete(P).where(P.c.seen_at < bindparam("before"))
 
 
@@ -101,6 +102,10 @@ class Pulse:
     def stop(self) -> None:
         self._stopping.set()
         self._thread.join(5)
+        try:
+            self._db.write(lambda tx: tx.run(_GONE, {"name": self._vitals.tracer.process}))
+        except Exception as error:  # noqa: BLE001 - then it is taken for one that was killed
+            _log.warning("this process could not take its leave: %s", error)
 
     def beat(self) -> None:
         vitals = self._vitals.look()
