@@ -27,7 +27,8 @@ from cumulet.saga.journal import SagaRow
 from cumulet.saga.model import Call, NothingToUndo, Saga, Step, Transact
 from cumulet.saga.stepper import Abandoned, Probe, Stepper
 
-JOURNAL = {"sagas", "saga_steps", "saga_owners", "request_traces"}  # what tells of work, not of its result
+# what tells of the work, not what the work is about
+JOURNAL = {"sagas", "saga_steps", "saga_owners", "request_traces", "processes", "conditions"}
 IGNORED_COLUMNS = {
     "generation", "applied_generation", "revision", "revision_number", "epoch", "beats", "last_sequence", "sequence",
     "warnings", "resources",
