@@ -44,12 +44,16 @@ class Prepared:
         self._in = {param.key for param in compiled.post_compile_params}
         self._names: list[str] | None = None
         self._make: Callable[[Sequence[Any]], Any] | None = None
-        columns = compiled._result_columns
-        if columns:
-            found = [column.type._cached_result_processor(dialect, None) for column in columns]
-            self._shape([column.keyname for column in columns], found if any(found) else None)
+        self._dialect = dialect
+        self._columns = compiled._result_columns
 
-    def _shape(self, names: list[str], converters: list[Any] | None) -> None:
+    def _shape(self, description: Sequence[Any]) -> None:
+        """How rows are made: a conversion may depend on the type that the database names."""
+        columns, dialect = self._columns, self._dialect
+        names = [column.keyname for column in columns] or [column[0] for column in description]
+        types = [column[1] for column in description]
+        found = [c.type._cached_result_processor(dialect, t) for c, t in zip(columns, types, strict=False)]
+        converters = found if any(found) else None
         meta = SimpleResultMetaData(names)
         indexes = meta._key_to_index
         self._make = lambda data: Row(meta, converters, indexes, data)
@@ -99,7 +103,7 @@ class Prepared:
         if cursor.description is None:
             return []
         if self._make is None:
-            self._shape([column[0] for column in cursor.description], None)
+            self._shape(cursor.description)
         make = self._make
         assert make is not None
         return [make(data) for data in cursor.fetchall()]
