@@ -51,7 +51,7 @@ class Process:
         check_host_roles(settings)
         self.role = role
         self.settings = settings
-        self.bus: Bus = control.bus if control is not None else open_bus(settings.bus.url)
+        self.bus: Bus = control.bus if control is not None else open_bus(settings.bus.url, settings.tls)
         self.control = control
         if control is None and role != "agent":
             self.control = build_control_plane(settings, bus=self.bus, role=role)
@@ -65,7 +65,13 @@ class Process:
         if control is not None:
             self._stops["control plane"] = control.close
             if self.role in ("all", "api"):  # bound before anything else: a port in use is the first thing to know
-                self.server = HttpServer(control.http, settings.api.bind, settings.api.port)
+                self.server = HttpServer(
+                    control.http,
+                    settings.api.bind,
+                    settings.api.port,
+                    certificate=settings.api.certificate,
+                    key=settings.api.key,
+                )
                 self._stops["server"] = self.server.stop
             prepare_database(control)
             bootstrap(control)

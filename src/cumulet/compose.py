@@ -6,6 +6,7 @@ is started here: `cumulet.app` does.
 
 import ipaddress
 import os
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from cumulet.agent.contract import PasswordPosted
 from cumulet.agent.driver import Driver
 from cumulet.agent.runtime import Agent, AgentSettings
 from cumulet.agent.runtime.store import AgentStore
-from cumulet.bus import Bus, open_bus
+from cumulet.bus import Bus, open_bus, speaker
 from cumulet.conductor import Conductor, Desired, HostRegistry
 from cumulet.db import Database
 from cumulet.http import HttpApp, PolicyOverrides, ServiceApi
@@ -26,6 +27,8 @@ from cumulet.services.compute import store as compute_store
 from cumulet.services.compute.api import build_api as compute_api
 from cumulet.services.compute.public import ComputeService
 from cumulet.services.compute.scheduler import Scheduler
+from cumulet.services.hosts.joining import Joining
+from cumulet.services.hosts.public import HostsService
 from cumulet.services.identity.api import build_api as identity_api
 from cumulet.services.identity.passwords import Passwords
 from cumulet.services.identity.public import IdentityService
@@ -48,6 +51,7 @@ from cumulet.settings import Paths, Settings, SettingsError
 
 if TYPE_CHECKING:
     from cumulet.agent.network.driver import NetworkDriver
+    from cumulet.bus.accounts import BrokerAccounts
 
 # what probing QEMU and KVM taught (10 s and more): kept over `cumulet destroy`, gone with its --purge
 _COMPUTE_CACHE = Path("/var/cache/cumulet/compute")
@@ -95,7 +99,7 @@ def build_control_plane(
     clock = clock or SystemClock()
     name = name or f"{settings.host_name}:conductor"
     db = Database(settings.database_url, clock=clock, durable=settings.database.durable)
-    bus = bus or open_bus(settings.bus.url)
+    bus = bus or open_bus(settings.bus.url, settings.tls)
     tracer = Tracer(
         f"{role}@{settings.host_name}[{os.getpid()}]", lambda process, notes: traces.write(db, process, notes)
     )
@@ -162,7 +166,7 @@ def build_control_plane(
     )
     hosts.on_change(placement.sync_host)
     conductor.on_server_report(compute.on_server_report)
-    conductor.on_message(PasswordPosted, lambda m: db.write(lambda tx: compute.on_password(tx, m)))
+    conductor.on_message(PasswordPosted, lambda m: compute.password_posted(m, speaker()))
     conductor.on_inventory(compute.on_inventory)
     conductor.on_inventory(volume.on_inventory)
     network.server_wired = compute.ports_changed
@@ -180,6 +184,17 @@ def build_control_plane(
     reconcilers.register("conductor.absent_documents", lambda: _purge(db, desired), period_seconds=3600)
     health = Health(hosts=hosts, desired=desired, reconcilers=reconcilers, max_waiting=settings.conductor.max_sagas)
     vitals = Vitals(tracer=tracer, bus=bus, sagas=sagas, clock=clock.now)
+    joining = Joining(db, clock, settings, broker_accounts(settings))
+    hosts.admits = joining.admits
+    machines = HostsService(
+        db=db,
+        hosts=hosts,
+        desired=desired,
+        joining=joining,
+        tenants=[compute, volume, network],
+        moved=lambda: reconcilers.signal("network.scheduling"),
+    )
+    reconcilers.register("hosts.accounts", joining.reconcile_accounts, period_seconds=600)
     operator = OperatorService(
         db=db,
         sagas=sagas,
@@ -191,6 +206,7 @@ def build_control_plane(
         bus_kind="local" if settings.bus.url.startswith("local") else "rabbitmq",
         vitals=vitals,
         checks=health.checks(),
+        machines=machines,
     )
     reconcilers.register("operator.conditions", operator.reconcile_conditions, period_seconds=20)
     conductor.on_hosts_changed(lambda: reconcilers.signal("operator.conditions"))
@@ -237,6 +253,17 @@ def build_control_plane(
     )
 
 
+def broker_accounts(settings: Settings) -> "BrokerAccounts | None":
+    """What makes hosts' accounts at the broker, if this control plane may."""
+    if settings.bus.management_url is None or settings.bus.url.startswith("local"):
+        return None
+    from cumulet.bus.accounts import BrokerAccounts
+    from cumulet.bus.amqp import AmqpBus, Broker  # kombu is imported only where there is a broker
+
+    prefix, vhost = AmqpBus.prefix_of(settings.bus.url), Broker(settings.bus.url, settings.tls).vhost
+    return BrokerAccounts(settings.bus.management_url, vhost, prefix, settings.tls)
+
+
 def _purge(db: Database, desired: Desired) -> str:
     return f"{db.write(desired.purge)} forgotten"
 
@@ -259,7 +286,7 @@ def build_agent(
     store = AgentStore(settings.state_dir / "agent" / f"{settings.host_name}.db")
     return Agent(
         agent_settings,
-        bus or open_bus(settings.bus.url),
+        bus or open_bus(settings.bus.url, settings.tls),
         store,
         build_drivers(settings) if drivers is None else drivers,
         clock,
@@ -303,9 +330,28 @@ def build_drivers(settings: Settings) -> list[Driver]:
                 cache=_COMPUTE_CACHE if settings.paths.state_dir == Paths().state_dir else None,
                 virt_type=settings.compute.virt_type,
                 libvirt_uri=settings.compute.libvirt_uri,
+                tls=host_identity(settings),
+                trust=image_trust(settings),
             )
             drivers.append(ComputeDriver(config, network.ports))
     return drivers
+
+
+def host_identity(settings: Settings) -> Path | None:
+    """The folder with this host's certificate, if it joined (`cumulet join` lays it out as QEMU wants it)."""
+    certificate = settings.tls.certificate
+    if certificate is None or not Path(certificate).with_name("ca-cert.pem").exists():
+        return None
+    return Path(certificate).parent
+
+
+def image_trust(settings: Settings) -> ssl.SSLContext | None:
+    """Of the image service: whom the system believes, and the cloud's own authority."""
+    if settings.tls.ca is None:
+        return None
+    context = ssl.create_default_context()
+    context.load_verify_locations(settings.tls.ca)
+    return context
 
 
 def _storage_driver(settings: Settings) -> Driver:
@@ -318,9 +364,10 @@ def _storage_driver(settings: Settings) -> Driver:
         settings.storage.driver,
         root=settings.volume_dir,
         run_dir=settings.run_dir / "volume",
-        cache=ImageCache(settings.volume_dir / "images"),
+        cache=ImageCache(settings.volume_dir / "images", image_trust(settings)),
         listen=None if alone else f"{settings.host.ip}:10809",
         group=qemu_group(),
+        tls=host_identity(settings),
     )
 
 

@@ -19,7 +19,17 @@ _BIND_SECONDS = 3.0  # a process that was killed a moment ago may still hold the
 
 
 class HttpServer:
-    def __init__(self, app: Any, bind: str, port: int, *, shutdown_seconds: float = 5.0) -> None:
+    def __init__(
+        self,
+        app: Any,
+        bind: str,
+        port: int,
+        *,
+        certificate: str | None = None,
+        key: str | None = None,
+        shutdown_seconds: float = 5.0,
+    ) -> None:
+        """``certificate`` and ``key``: PEM files; with them it speaks HTTPS and nothing else."""
         self._socket = socket.socket(socket.AF_INET6 if ":" in bind else socket.AF_INET, socket.SOCK_STREAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -40,6 +50,8 @@ class HttpServer:
             timeout_keep_alive=75,
             timeout_graceful_shutdown=int(shutdown_seconds),
             backlog=1024,
+            ssl_certfile=certificate,
+            ssl_keyfile=key,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(

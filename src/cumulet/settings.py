@@ -10,6 +10,7 @@ import socket
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -33,11 +34,13 @@ class Paths(_Section):
 class Api(_Section):
     bind: str = "127.0.0.1"
     port: int = 8774
-    public_url: str | None = None  # default: http://<bind>:<port>
+    public_url: str | None = None  # default: http(s)://<bind>:<port>
     region: str = "RegionOne"
     workers: int = 8  # handler threads
     max_body_bytes: int = 1_000_000
     max_pending: int = 256  # requests waiting for a thread; more are refused with 503
+    certificate: str | None = None  # PEM file, with its chain: the API speaks HTTPS
+    key: str | None = None
 
 
 class DatabaseSettings(_Section):
@@ -46,7 +49,16 @@ class DatabaseSettings(_Section):
 
 
 class BusSettings(_Section):
-    url: str = "local"  # or amqp://user:password@host:port/vhost
+    url: str = "local"  # or amqp(s)://user:password@host:port,other:port/vhost
+    management_url: str | None = None  # http(s)://user:password@host:port of RabbitMQ: makes accounts for hosts
+
+
+class Tls(_Section):
+    """This process's identity in the cloud: to the database, the broker (amqps) and other hosts. PEM files."""
+
+    ca: str | None = None  # whom to believe; with it the database must use TLS, unless its url has an sslmode
+    certificate: str | None = None
+    key: str | None = None
 
 
 class Identity(_Section):
@@ -124,6 +136,7 @@ class Settings(_Section):
     api: Api = msgspec.field(default_factory=Api)
     database: DatabaseSettings = msgspec.field(default_factory=DatabaseSettings)
     bus: BusSettings = msgspec.field(default_factory=BusSettings)
+    tls: Tls = msgspec.field(default_factory=Tls)
     identity: Identity = msgspec.field(default_factory=Identity)
     conductor: Conductor = msgspec.field(default_factory=Conductor)
     host: Host = msgspec.field(default_factory=Host)
@@ -146,11 +159,18 @@ class Settings(_Section):
 
     @property
     def database_url(self) -> str:
-        return self.database.url or f"sqlite:///{self.state_dir / 'cumulet.db'}"
+        url = self.database.url or f"sqlite:///{self.state_dir / 'cumulet.db'}"
+        if not url.startswith("postgresql") or self.tls.ca is None or "sslmode=" in url:
+            return url
+        options = {"sslmode": "verify-full", "sslrootcert": self.tls.ca}
+        if self.tls.certificate and self.tls.key:
+            options |= {"sslcert": self.tls.certificate, "sslkey": self.tls.key}
+        return f"{url}{'&' if '?' in url else '?'}{urlencode(options)}"
 
     @property
     def public_url(self) -> str:
-        return (self.api.public_url or f"http://{self.api.bind}:{self.api.port}").rstrip("/")
+        scheme = "https" if self.api.certificate else "http"
+        return (self.api.public_url or f"{scheme}://{self.api.bind}:{self.api.port}").rstrip("/")
 
     @property
     def host_name(self) -> str:
@@ -196,8 +216,8 @@ def _from_text(text: str) -> Any:
     return msgspec.json.decode(text.encode()) if text[:1] in ("[", "{") else text
 
 
-def to_toml(settings: Settings) -> str:
-    """The file that makes these settings."""
+def to_toml(settings: Settings | dict[str, Any]) -> str:
+    """The file that makes these settings; what is None is left out."""
     lines = []
     for section, options in msgspec.to_builtins(settings).items():
         lines.append(f"[{section}]")

@@ -13,11 +13,13 @@ from cumulet.agent.fake import FakeHost
 from cumulet.agent.runtime.agent import Agent, AgentSettings
 from cumulet.agent.runtime.store import AgentStore
 from cumulet.bus import LocalBus
+from cumulet.bus.model import spoken_by
 from cumulet.conductor import Conductor, Desired, HostRegistry
+from cumulet.conductor.conductor import FROM_HOSTS
 from cumulet.db import Database
 from cumulet.kernel.clock import SECOND, FakeClock
 from cumulet.kernel.errors import NotFound, Unavailable
-from cumulet.saga import SagaEngine
+from cumulet.saga import SagaEngine, WakeSagas
 
 
 class Cloud:
@@ -149,6 +151,16 @@ def test_a_host_that_another_conductor_heard_of_is_not_taken_for_dead(db: Databa
     db.write(lambda tx: here.set_forced_down(tx, "h1"))
     assert not db.read(lambda tx: there.is_up_in(tx, "h1"))
     assert not db.read(lambda tx: there.is_up_in(tx, "nobody"))
+
+
+def test_a_host_with_its_own_account_speaks_for_itself_alone(cloud: Cloud) -> None:
+    with spoken_by("h2"):
+        for message in (beat("h1"), c.Pull(host="h1", keys=[]), WakeSagas(saga_ids=["x"])):
+            with pytest.raises(PermissionError, match="h2"):
+                cloud.conductor.handle(message)
+        cloud.conductor.handle(beat("h2"))
+    assert [host.name for host in cloud.db.read(cloud.hosts.list)] == ["h2"]
+    assert set(cloud.conductor._handlers) | {c.PasswordPosted} > FROM_HOSTS
 
 
 def test_documents_reach_the_host_and_are_removed_again(cloud: Cloud) -> None:

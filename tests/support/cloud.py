@@ -102,6 +102,7 @@ class Api:
         self.user = user
         self._session = requests.Session()
         self._session.trust_env = False
+        self._session.verify = str(cloud.tls) if cloud.tls else True
         self.token = ""
         self.project_id = ""
         self.user_id = ""
@@ -172,6 +173,7 @@ class Clients:
     """How to talk to a cloud at ``url``, whichever process it runs in."""
 
     url: str
+    tls: Path | None = None  # whom to believe of HTTPS
 
     def __init__(self) -> None:
         self._apis: dict[str, Api] = {}

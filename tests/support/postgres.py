@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 from tests.support import leftovers
+from tests.support.certificates import Files
 from tests.support.ports import free_ports
 
 
@@ -16,9 +17,11 @@ def _bin() -> Path | None:
 
 
 class PostgresServer:
-    def __init__(self) -> None:
+    def __init__(self, tls: Files | None = None) -> None:
+        """``tls``: over TCP nothing without it, and only clients with a certificate of the same authority."""
         self.directory = leftovers.directory("cumulet-pg-")
         (self.port,) = free_ports(1)
+        self._tls = tls
         self._numbers = itertools.count(1)
         bin_directory = _bin()
         if bin_directory is None:
@@ -59,6 +62,17 @@ class PostgresServer:
             f"-p {self.port} -h 127.0.0.1 -k {self.directory} -c fsync=off -c synchronous_commit=off"
             " -c full_page_writes=off -c max_connections=300 -c shared_buffers=32MB"
         )
+        if self._tls is not None:
+            own = [Path(shutil.copy(path, self.directory)) for path in self._tls]
+            for path in own:
+                path.chmod(0o600)
+                if self._as_user:
+                    shutil.chown(path, "postgres", "postgres")
+            for name, path in zip(("ssl_ca_file", "ssl_cert_file", "ssl_key_file"), own, strict=True):
+                options += f" -c {name}={path}"
+            options += " -c ssl=on"
+            rules = "local all all trust\nhostssl all all 127.0.0.1/32 trust clientcert=verify-ca\n"
+            (data / "pg_hba.conf").write_text(rules)
         log = str(self.directory / "log")
         # pg_ctl's child keeps the pipe open: its output goes to the log instead
         done = subprocess.run(
@@ -76,7 +90,7 @@ class PostgresServer:
     def new_database(self) -> str:
         """The URL of an empty database."""
         name = f"cloud{next(self._numbers)}"
-        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", name)
+        self._run("createdb", "-h", str(self.directory), "-p", str(self.port), "-U", "postgres", name)
         return f"postgresql://postgres@127.0.0.1:{self.port}/{name}"
 
     def restart(self) -> None:

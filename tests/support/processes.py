@@ -37,12 +37,14 @@ class Processes(Clients):
         database_url: str | None = None,
         bus_url: str = "local",
         address: str = "127.0.0.1",
+        tls: Path | None = None,
         within: Callable[..., list[str]] = lambda *command: list(command),
     ) -> None:
-        """``address``: where the API listens. ``within``: turns a command into the one that runs it where the roles are
-        to live."""
+        """``address``: where the API listens. ``tls``: whom to believe, when it speaks HTTPS. ``within``: turns a
+        command into the one that runs it where the roles are to live."""
         super().__init__()
         self._within = within
+        self.tls = tls
         self.directory = directory
         self.settings = test_settings(directory, free_ports(1)[0])
         self.settings.api.bind = address
@@ -128,7 +130,9 @@ class Processes(Clients):
 
     def hosts_up(self) -> list[str]:
         headers = {"X-Auth-Token": self.api("admin").token}
-        status = requests.get(self.url + "/operator/v1/status", headers=headers, timeout=10).json()
+        status = requests.get(
+            self.url + "/operator/v1/status", headers=headers, timeout=10, verify=str(self.tls) if self.tls else True
+        ).json()
         return [host["name"] for host in status["hosts"] if host["up"]]
 
     def world(self) -> dict[str, Any]:

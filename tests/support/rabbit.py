@@ -8,25 +8,36 @@ import time
 from pathlib import Path
 
 from tests.support import leftovers
+from tests.support.certificates import Files
 from tests.support.ports import free_ports
 
 _BIN = Path("/usr/lib/rabbitmq/bin")
 
 
 class RabbitServer:
-    def __init__(self, address: str = "127.0.0.1") -> None:
+    def __init__(self, address: str = "127.0.0.1", *, management: bool = False, tls: Files | None = None) -> None:
+        """``management``: with the HTTP API that makes accounts. ``tls``: nothing without it."""
         self.address = address
         self.directory = leftovers.directory("cumulet-rabbit-")
-        self.port, self._dist_port, self._epmd_port = free_ports(3)
+        self.port, self._dist_port, self._epmd_port, self._management_port = free_ports(4)
+        self._management = management
+        self._tls = tls
         self._node = f"cumulet-{self.port}@localhost"
         self._process: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
+        kind = "tcp" if tls is None else "ssl"
+        api = f"management.{kind}.ip = {address}\nmanagement.{kind}.port = {self._management_port}\n"
+        listen = f"listeners.tcp.default = {address}:{self.port}\n"
+        if tls is not None:
+            own = self._own(tls)
+            listen = f"listeners.tcp = none\nlisteners.ssl.default = {address}:{self.port}\n"
+            listen += "".join(f"ssl_options.{name} = {path}\n" for name, path in own.items())
+            api += "".join(f"management.ssl.{name} = {path}\n" for name, path in own.items())
         (self.directory / "rabbitmq.conf").write_text(
-            f"listeners.tcp.default = {address}:{self.port}\n"
-            "default_user = cumulet\ndefault_pass = cumulet\n"
+            (api if management else "") + listen + "default_user = cumulet\ndefault_pass = cumulet\n"
             "disk_free_limit.absolute = 50MB\nvm_memory_high_watermark.absolute = 400MB\nlog.console = false\n"
         )
-        (self.directory / "enabled_plugins").write_text("[].\n")
+        (self.directory / "enabled_plugins").write_text("[rabbitmq_management].\n" if management else "[].\n")
         cookie = self.directory / ".erlang.cookie"
         cookie.write_text(os.urandom(16).hex())
         cookie.chmod(0o400)
@@ -35,13 +46,21 @@ class RabbitServer:
             for path in (self.directory, *self.directory.iterdir()):
                 shutil.chown(path, "rabbitmq", "rabbitmq")
 
+    def _own(self, tls: Files) -> dict[str, Path]:
+        names = {"cacertfile": tls.ca, "certfile": tls.certificate, "keyfile": tls.key}
+        return {name: Path(shutil.copy(path, self.directory)) for name, path in names.items()}
+
     @staticmethod
     def available() -> bool:
         return (_BIN / "rabbitmq-server").exists() and shutil.which("epmd") is not None
 
     @property
     def url(self) -> str:
-        return f"amqp://cumulet:cumulet@{self.address}:{self.port}//"
+        return f"amqp{'s' if self._tls else ''}://cumulet:cumulet@{self.address}:{self.port}//"
+
+    @property
+    def management_url(self) -> str:
+        return f"http{'s' if self._tls else ''}://cumulet:cumulet@{self.address}:{self._management_port}"
 
     def _environment(self) -> dict[str, str]:
         here = str(self.directory)
@@ -50,8 +69,11 @@ class RabbitServer:
             "HOME": here,
             "LANG": "C.UTF-8",
             "RABBITMQ_NODENAME": self._node,
-            "RABBITMQ_NODE_IP_ADDRESS": self.address,
-            "RABBITMQ_NODE_PORT": str(self.port),
+            **(
+                {"RABBITMQ_NODE_IP_ADDRESS": self.address, "RABBITMQ_NODE_PORT": str(self.port)}
+                if self._tls is None
+                else {}
+            ),
             "RABBITMQ_DIST_PORT": str(self._dist_port),
             "RABBITMQ_MNESIA_BASE": here + "/mnesia",
             "RABBITMQ_LOG_BASE": here + "/log",
@@ -84,6 +106,8 @@ class RabbitServer:
             self._wait_port("127.0.0.1", self._epmd_port, 10)
         self._process = self._spawn(str(_BIN / "rabbitmq-server"))
         self._wait_port(self.address, self.port, 60)
+        if self._management:
+            self._wait_port(self.address, self._management_port, 60)
 
     def _wait_port(self, address: str, port: int, seconds: float) -> None:
         end = time.monotonic() + seconds

@@ -208,6 +208,7 @@ class DiskConnection(_Wire):
     path: str | None = None  # file: the path
     uri: str | None = None  # nbd+unix:///NAME?socket=PATH, nbd://HOST:PORT/NAME, iscsi://…, rbd:…
     secret: dict[str, str] = {}
+    tls: bool = False  # nbd: with this host's certificate, and the storage host's checked
 
 
 class VolumeAttachment(_Wire):

@@ -5,6 +5,10 @@ name with one queue for each of them. Answers come back to one queue of the call
 their caller's patience. They are acknowledged on receipt: a process that dies with a message in hand loses it, which
 the protocol above allows for (callers repeat).
 
+A host that joined has an account of its own, which may do two things beside serving its own topic: call the conductors
+(through one exchange that leads nowhere else) and answer (through another). The broker vouches for the account, so that
+a conductor knows which host speaks (`bus.speaker`).
+
 Each connection belongs to one thread, or to one lock; a broken one is made again every 0.2 seconds. A call whose
 connections broke while it waited is sent once more, so that it survives a restart of the broker within its time-out.
 """
@@ -12,12 +16,13 @@ connections broke while it waited is sent once more, so that it survives a resta
 import logging
 import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 from amqp.exceptions import AMQPError
@@ -25,9 +30,21 @@ from kombu import Connection
 from kombu.exceptions import KombuError
 
 from cumulet.bus import catalogue
+from cumulet.bus.accounts import HOSTS, REPLIES, account_name
 from cumulet.bus.local import envelop, run_handler
-from cumulet.bus.model import BusTimeout, Envelope, Handler, Observer, Overloaded, RemoteFault, Traffic, Unreachable
+from cumulet.bus.model import (
+    BusTimeout,
+    Envelope,
+    Handler,
+    Observer,
+    Overloaded,
+    RemoteFault,
+    Traffic,
+    Unreachable,
+    spoken_by,
+)
 from cumulet.bus.pool import Pool, current_depth
+from cumulet.settings import Tls
 
 _log = logging.getLogger(__name__)
 _BROKEN = (OSError, AMQPError, KombuError)
@@ -38,27 +55,72 @@ _REPLY_QUEUE_EXPIRES_MS = 120_000
 _IDLE_TIMEOUT = (socket.timeout, TimeoutError)
 
 
-def _connect(url: str) -> Connection:
-    connection = Connection(
-        url,
-        heartbeat=_HEARTBEAT_SECONDS,
-        connect_timeout=2,
-        # kombu tries twice, by default two seconds apart
-        transport_options={"interval_start": 0.05, "interval_step": 0.0, "interval_max": 0.05, "write_timeout": 5},
-    )
-    try:
-        connection.connect()
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+class Broker:
+    """Where the broker is: one or several addresses of a cluster, tried in turn, the last good one first."""
+
+    def __init__(self, url: str, tls: Tls | None) -> None:
+        parts = urlsplit(url)
+        user, _, addresses = parts.netloc.rpartition("@")
+        self.account = unquote(user.partition(":")[0])
+        self.password = unquote(user.partition(":")[2])
+        self.vhost = unquote(parts.path.removeprefix("/")) or "/"
+        port = 5671 if parts.scheme == "amqps" else 5672
+        self.addresses = [address if ":" in address else f"{address}:{port}" for address in addresses.split(",")]
+        self._tls = tls or Tls() if parts.scheme == "amqps" else None
+
+    def connect(self) -> Connection:
+        addresses = list(self.addresses)
+        for address in addresses:
+            try:
+                connection = self._connect(address)
+            except _BROKEN:
+                if address == addresses[-1]:
+                    raise
+                continue
+            if address != self.addresses[0]:
+                self.addresses = [address, *(other for other in addresses if other != address)]
+            return connection
+        raise AssertionError("a broker has an address")
+
+    def _connect(self, address: str) -> Connection:
+        host, _, port = address.rpartition(":")
+        ssl_options: Any = False
+        if self._tls is not None:
+            ssl_options = {
+                "ca_certs": self._tls.ca or ssl.get_default_verify_paths().cafile,
+                "certfile": self._tls.certificate,
+                "keyfile": self._tls.key,
+                "cert_reqs": ssl.CERT_REQUIRED,
+                "server_hostname": host,
+            }
+        connection = Connection(
+            transport="pyamqp",
+            hostname=host,
+            port=int(port),
+            userid=self.account,
+            password=self.password,
+            virtual_host=self.vhost,
+            ssl=ssl_options,
+            heartbeat=_HEARTBEAT_SECONDS,
+            connect_timeout=2,
+            # kombu tries twice, by default two seconds apart
+            transport_options={"interval_start": 0.05, "interval_step": 0.0, "interval_max": 0.05, "write_timeout": 5},
+        )
+        try:
+            connection.connect()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
 
 class _Consumer:
     """One thread with a connection of its own that consumes what ``declare`` names, for ever."""
 
-    def __init__(self, url: str, name: str, declare: Callable[[Any, Callable[[Any], None]], None], on_message: Any):
-        self._url = url
+    def __init__(
+        self, broker: Broker, name: str, declare: Callable[[Any, Callable[[Any], None]], None], on_message: Any
+    ) -> None:
+        self._broker = broker
         self._name = name
         self._declare = declare
         self._on_message = on_message
@@ -74,7 +136,7 @@ class _Consumer:
         while not self.stopping.is_set():
             connection = None
             try:
-                connection = _connect(self._url)
+                connection = self._broker.connect()
                 self._declare(connection.default_channel, self._on_message)
                 with self.lost:
                     self.generation += 1
@@ -121,8 +183,9 @@ def _close(connection: Connection) -> None:
 class _Publisher:
     """One connection under a lock. Anyone may call; a broken connection is replaced by the next call."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, broker: Broker, *, declares: bool) -> None:
+        self._broker = broker
+        self._declares = declares
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         self._exchanges: set[str] = set()
@@ -150,10 +213,12 @@ class _Publisher:
             self._drop()
             connection = None
         if connection is None:
-            connection = self._connection = _connect(self._url)
+            connection = self._connection = self._broker.connect()
             self._exchanges.clear()
         channel = connection.default_channel
-        if exchange and exchange not in self._exchanges:  # publishing to a missing one would close the channel
+        if (
+            self._declares and exchange and exchange not in self._exchanges
+        ):  # publishing to a missing one would close the channel
             channel.exchange_declare(exchange, "fanout", durable=True, auto_delete=False)
             self._exchanges.add(exchange)
         message = channel.prepare_message(
@@ -214,7 +279,7 @@ class AmqpService:
         self._handler = handler
         self._pool = Pool(topic, threads)
         self._own_queue = f"{bus.queue(topic)}.each.{os.urandom(8).hex()}"
-        self._consumer = _Consumer(bus.url, topic, self._declare, self._on_message)
+        self._consumer = _Consumer(bus.broker, topic, self._declare, self._on_message)
 
     def wait_ready(self, seconds: float) -> bool:
         return self._consumer.ready.wait(seconds)
@@ -227,6 +292,10 @@ class AmqpService:
             self._own_queue, durable=True, auto_delete=False, arguments={"x-expires": _REPLY_QUEUE_EXPIRES_MS}
         )
         channel.queue_bind(self._own_queue, queue)
+        if self._bus.host is None and not self._topic.startswith("agent."):
+            hosts = self._bus.queue(HOSTS)
+            channel.exchange_declare(hosts, "direct", durable=True, auto_delete=False)
+            channel.queue_bind(queue, hosts, self._topic)
         for name in (queue, self._own_queue):
             channel.basic_consume(name, no_ack=True, callback=on_message)
 
@@ -237,7 +306,18 @@ class AmqpService:
         correlation_id = properties.get("correlation_id")
         envelope = Envelope(headers.get("request"), headers.get("sender", ""), int(headers.get("sent", 0)))
 
+        host = None
+        if message.delivery_info.get("exchange") == self._bus.queue(HOSTS):
+            host = str(properties.get("user_id") or "").removeprefix(account_name(self._bus.prefix, ""))
+            if not host:  # the broker checks a name that is given, and lets one be left out
+                _log.warning("a %s on %s names no account: dropped", name, self._topic)
+                return
+
         def handle() -> None:
+            with spoken_by(host):
+                answer()
+
+        def answer() -> None:
             reply_name, reply_body = run_handler(self._bus, self._handler, self._topic, name, body, envelope)
             if reply_to:
                 self._bus.reply(reply_to, correlation_id, reply_name, reply_body)
@@ -263,23 +343,30 @@ class AmqpService:
 
 
 class AmqpBus:
-    """``url``: ``amqp://user:password@host:port/vhost``; ``?prefix=name`` keeps clouds that share a broker apart."""
+    """``url``: ``amqp://user:password@host:port/vhost``, over TLS with ``amqps``; several ``host:port`` of one cluster
+    are separated by commas. ``?prefix=name`` keeps clouds that share a broker apart; ``as=HOST`` says that the account
+    is that host's own."""
 
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        self.prefix = dict(parse_qsl(parts.query)).get("prefix", "cumulet")
-        self.url = urlunsplit(("pyamqp", parts.netloc, parts.path, "", ""))
+    def __init__(self, url: str, tls: Tls | None = None) -> None:
+        self.prefix = self.prefix_of(url)
+        self.host = dict(parse_qsl(urlsplit(url).query)).get("as")
+        self.broker = Broker(url, tls)
         self.name = ""
         self.observer: Observer | None = None
         self.traffic = Traffic()
-        self._publisher = _Publisher(self.url)
+        self._publisher = _Publisher(self.broker, declares=self.host is None)
         self._waiting: dict[str, _Pending] = {}
-        self._reply_queue = f"{self.prefix}.reply.{os.urandom(8).hex()}"
+        own = f"{self.host}." if self.host else ""
+        self._reply_queue = self.queue(f"reply.{own}{os.urandom(8).hex()}")
         self._replies: _Consumer | None = None
         self._services: list[AmqpService] = []
         self._lock = threading.Lock()
         self._closed = threading.Event()
         threading.Thread(target=self._beat, name="amqp-heartbeat", daemon=True).start()
+
+    @staticmethod
+    def prefix_of(url: str) -> str:
+        return dict(parse_qsl(urlsplit(url).query)).get("prefix", "cumulet")
 
     def call(self, topic: str, message: msgspec.Struct, timeout: float | None = None) -> Any:
         name, body = catalogue.encode(message)
@@ -294,14 +381,14 @@ class AmqpBus:
             while not pending.event.is_set():
                 generation = replies.generation
                 self._publisher.publish(
-                    "",
-                    self.queue(topic),
+                    *self._way_to(topic),
                     body,
                     end - time.monotonic(),
                     type=name,
                     correlation_id=correlation_id,
                     reply_to=self._reply_queue,
                     headers=self._headers(),
+                    **self._account,
                 )
                 while not pending.event.wait(min(0.25, max(end - time.monotonic(), 0.001))):
                     if time.monotonic() >= end:
@@ -318,7 +405,7 @@ class AmqpBus:
         return None if isinstance(reply, catalogue.Nothing) else reply
 
     def cast(self, topic: str, message: msgspec.Struct) -> None:
-        self._hint("", self.queue(topic), message)
+        self._hint(*self._way_to(topic), message)
 
     def fanout(self, topic: str, message: msgspec.Struct) -> None:
         self._hint(self.queue(topic), "", message)
@@ -337,7 +424,8 @@ class AmqpBus:
 
     def reply(self, queue: str, correlation_id: str | None, name: str, body: bytes) -> None:
         try:
-            self._publisher.publish("", queue, body, 2.0, type=name, correlation_id=correlation_id)
+            exchange = self.queue(REPLIES) if self.host else ""
+            self._publisher.publish(exchange, queue, body, 2.0, type=name, correlation_id=correlation_id)
         except Unreachable:
             _log.warning("an answer (%s) is lost: no broker", name)
 
@@ -351,7 +439,7 @@ class AmqpBus:
         with self._lock:
             found = {service.topic: service.waiting() for service in self._services}
         try:
-            connection = _connect(self.url)
+            connection = self.broker.connect()
         except _BROKEN:
             return {**found, "broker (away)": 0}
         try:
@@ -378,12 +466,20 @@ class AmqpBus:
             replies.stop()
         self._publisher.close()
 
+    def _way_to(self, topic: str) -> tuple[str, str]:
+        """Exchange and routing key."""
+        return (self.queue(HOSTS), topic) if self.host else ("", self.queue(topic))
+
+    @property
+    def _account(self) -> dict[str, str]:
+        return {"user_id": self.broker.account} if self.host else {}
+
     # -- parts --------------------------------------------------------------------------------------------
 
     def _hint(self, exchange: str, key: str, message: msgspec.Struct) -> None:
         name, body = catalogue.encode(message)
         try:
-            self._publisher.publish(exchange, key, body, 0.5, type=name, headers=self._headers())
+            self._publisher.publish(exchange, key, body, 0.5, type=name, headers=self._headers(), **self._account)
         except Unreachable:
             _log.warning("a hint (%s) is lost: no broker", name)
 
@@ -397,13 +493,17 @@ class AmqpBus:
     def _reply_consumer(self) -> _Consumer:
         with self._lock:
             if self._replies is None:
-                self._replies = _Consumer(self.url, "replies", self._declare_replies, self._on_reply)
+                self._replies = _Consumer(self.broker, "replies", self._declare_replies, self._on_reply)
             return self._replies
 
     def _declare_replies(self, channel: Any, on_message: Callable[[Any], None]) -> None:
         channel.queue_declare(
             self._reply_queue, durable=True, auto_delete=False, arguments={"x-expires": _REPLY_QUEUE_EXPIRES_MS}
         )
+        if self.host is None:
+            replies = self.queue(REPLIES)
+            channel.exchange_declare(replies, "direct", durable=True, auto_delete=False)
+            channel.queue_bind(self._reply_queue, replies, self._reply_queue)
         channel.basic_consume(self._reply_queue, no_ack=True, callback=on_message)
 
     def _on_reply(self, message: Any) -> None:
@@ -415,7 +515,3 @@ class AmqpBus:
     def _beat(self) -> None:
         while not self._closed.wait(1.0):
             self._publisher.beat()
-
-
-def _queue(topic: str) -> str:
-    return f"cumulet.{topic}"

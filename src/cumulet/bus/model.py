@@ -5,7 +5,9 @@ repeats until answered. Handlers run on the transport's own bounded threads. A h
 of such nesting has threads of its own, so that processes that call each other in circles cannot starve one another.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -68,6 +70,24 @@ class Traffic:
     def __init__(self) -> None:
         self.sent = 0
         self.handled = 0
+
+
+_SPEAKER: ContextVar[str | None] = ContextVar("speaker", default=None)
+
+
+def speaker() -> str | None:
+    """The host from whose own account the message being handled came, as the broker vouches; None: from a process that
+    uses the control plane's account."""
+    return _SPEAKER.get()
+
+
+@contextmanager
+def spoken_by(host: str | None) -> Iterator[None]:
+    token = _SPEAKER.set(host)
+    try:
+        yield
+    finally:
+        _SPEAKER.reset(token)
 
 
 class Service(Protocol):

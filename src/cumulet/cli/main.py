@@ -19,6 +19,8 @@ COMMANDS = {
     "warnings": ("cumulet.cli.status", "What degrades the cloud, since when, and the cure."),
     "doctor": ("cumulet.cli.status", "What is wrong, and the cure."),
     "explain": ("cumulet.cli.explain", "What was done to a server, step by step; the course of a request."),
+    "join": ("cumulet.cli.join", "Make this machine a host of a cloud."),
+    "host": ("cumulet.cli.host", "List hosts, let one join, take one out of use, remove one."),
     "launch": ("cumulet.cli.server", "Create a server and wait until it is reachable."),
     "ssh": ("cumulet.cli.server", "Open a shell in a server."),
     "logs": ("cumulet.cli.server", "Print a server's console log."),

@@ -1,7 +1,8 @@
 """Serves topic ``conductor``: takes what hosts say into the database, answers what they ask.
 
 Every message may come twice, late and out of order; each is one transaction, and its answer means that it is
-recorded. Services join in by listeners, registered at composition: they run inside that transaction.
+recorded. A host that joined with a token speaks for itself alone: the broker vouches for its account. Services join in
+by listeners, registered at composition: they run inside that transaction.
 """
 
 import logging
@@ -17,12 +18,13 @@ from cumulet.agent.contract import (
     Heartbeat,
     Inventory,
     Outcome,
+    PasswordPosted,
     Pull,
     PullIndex,
     Query,
     ServerReport,
 )
-from cumulet.bus import Bus
+from cumulet.bus import Bus, speaker
 from cumulet.bus.model import Service
 from cumulet.conductor.desired import AppliedListener, Desired
 from cumulet.conductor.hosts import HostRegistry
@@ -32,6 +34,9 @@ from cumulet.saga import SagaEngine, WakeSagas
 
 _log = logging.getLogger(__name__)
 TOPIC = "conductor"
+FROM_HOSTS = frozenset(
+    {Outcome, Heartbeat, PullIndex, Pull, Applied, ServerReport, Inventory, PasswordPosted}
+)  # each but the last names its host
 
 ReportListener = Callable[[Tx, ServerReport], object]
 InventoryListener = Callable[[Tx, Inventory], Absent | None]
@@ -138,6 +143,9 @@ class Conductor:
     # -- messages -------------------------------------------------------------------------------------------------
 
     def handle(self, message: Any) -> Any:
+        host = speaker()
+        if host is not None and (type(message) not in FROM_HOSTS or getattr(message, "host", host) != host):
+            raise PermissionError(f"host {host} may not send this {type(message).__name__}")
         handler = self._handlers.get(type(message))
         if handler is None:
             raise TypeError(f"a conductor does not take a {type(message).__name__}")

@@ -74,6 +74,7 @@ _LATE = select(
 _PURGE = delete(D).where(
     D.c.absent.is_(True), D.c.applied_generation == D.c.generation, D.c.updated_at < bindparam("before")
 )
+_FORGET = delete(D).where(D.c.host == bindparam("the_host"))
 _HINTED_AT_MOST = 500  # keys in one hint; more mean "compare everything"
 
 
@@ -149,6 +150,10 @@ class Desired:
     def late(self, tx: Tx) -> list[tuple[str, str, str, int, int, str | None, int]]:
         """`behind`, with the time since when it is wanted."""
         return [tuple(row) for row in tx.rows(_LATE)]
+
+    def forget_host(self, tx: Tx, host: str) -> int:
+        """The host is no more."""
+        return tx.run(_FORGET, {"the_host": host})
 
     def purge(self, tx: Tx, older_seconds: float = 86_400) -> int:
         return tx.run(_PURGE, {"before": tx.now - int(older_seconds * SECOND)})

@@ -6,6 +6,7 @@ nothing else: what a host that was thought dead may still do is bounded by epoch
 for dead, `is_up_in` asks the rows: each heartbeat is heard by one of the conductors only.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +20,8 @@ from cumulet.db import Database, Tx
 from cumulet.kernel.clock import SECOND
 from cumulet.kernel.errors import NotFound
 from cumulet.kernel.ids import new_uuid
+
+_log = logging.getLogger(__name__)
 
 
 class HostRow(msgspec.Struct, kw_only=True, frozen=True):
@@ -106,6 +109,7 @@ class HostRegistry:
         self._since = 0  # what was not heard while no conductor listened says nothing
         self._was_up: dict[str, tuple[bool, int]] = {}
         self._listeners: list[HostListener] = []
+        self.admits: Callable[[Tx, str], bool] = lambda tx, name: True  # may a host that is not known be heard?
 
     def on_change(self, listener: HostListener) -> None:
         """Called in the heartbeat's transaction when a host is new or what it offers has changed."""
@@ -172,6 +176,9 @@ class HostRegistry:
 
     def beat(self, tx: Tx, beat: Heartbeat) -> None:
         known = tx.first(_KNOWN, {"name": beat.host})
+        if known is None and not self.admits(tx, beat.host):
+            _log.warning("a heartbeat of host %s, which was removed: not heard", beat.host)
+            return
         values = {name: msgspec.to_builtins(getattr(beat, name)) for name in _BEAT_FIELDS}
         if beat.sent_at:
             values["resources"]["clock_ahead_ms"] = (beat.sent_at - tx.now) / 1000

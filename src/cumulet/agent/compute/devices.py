@@ -135,6 +135,8 @@ def _source(connection: DiskConnection) -> Element:
     elif uri.scheme in ("nbd", "iscsi", "rbd") and uri.hostname:
         source.set("name", unquote(uri.path.removeprefix("/")))
         el(source, "host", name=uri.hostname, port=uri.port)
+        if connection.tls:
+            source.set("tls", "yes")
     elif uri.scheme == "rbd":
         source.set("name", unquote(uri.path.removeprefix("/")))
     else:

@@ -8,6 +8,7 @@ left alone.
 
 import logging
 import shutil
+import ssl
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +61,8 @@ class ComputeConfig(msgspec.Struct, frozen=True, kw_only=True):
     console_listen: str = "127.0.0.1"
     spice: bool = False
     emulator: str | None = None
+    tls: Path | None = None  # the folder of this host's certificate, for other hosts' volumes
+    trust: ssl.SSLContext | None = None  # whom to believe that the image service is the image service
     image_cache_seconds: float = 86400.0  # how long an image stays that no server stands on
     detach_seconds: float = 40.0
 
@@ -67,7 +70,9 @@ class ComputeConfig(msgspec.Struct, frozen=True, kw_only=True):
 def private_libvirtd(config: ComputeConfig, *, use_kvm: bool = False) -> PrivateLibvirtd:
     """The private daemon of these settings, whether or not it runs (``cumulet destroy`` stops it)."""
     learned = config.cache / "libvirt" if config.cache is not None else None
-    return PrivateLibvirtd(config.state / "libvirt", config.run / "libvirt", use_kvm=use_kvm, cache=learned)
+    return PrivateLibvirtd(
+        config.state / "libvirt", config.run / "libvirt", use_kvm=use_kvm, cache=learned, tls=config.tls
+    )
 
 
 class ComputeDriver(Driver):
@@ -75,7 +80,7 @@ class ComputeDriver(Driver):
 
     def __init__(self, config: ComputeConfig, plugger: PortPlugger) -> None:
         self.config, self._plugger = config, plugger
-        self.cache = ImageCache(config.state / "images")
+        self.cache = ImageCache(config.state / "images", config.trust)
         self.instances = Instances(config.state / "servers", config.run / "serial", self.cache)
         self._hooks: Hooks | None = None
         self._stopping = threading.Event()

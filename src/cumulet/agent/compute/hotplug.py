@@ -183,6 +183,7 @@ class _NbdNode:
         if source is None or host is None:
             raise DriverError("unsupported", "the disk has no NBD server")
         self._export = source.get("name", "")
+        self._tls = source.get("tls") == "yes"
         self._server: dict[str, str]
         if host.get("transport") == "unix":
             self._server = {"type": "unix", "path": host.get("socket", "")}
@@ -232,6 +233,7 @@ class _NbdNode:
                             "cache": cache,
                             "auto-read-only": True,
                             "discard": "unmap",
+                            **({"tls-creds": f"obj{storage}_tls0"} if self._tls else {}),  # as libvirt named it
                         },
                     )
                 self._ask("blockdev-reopen", options=[{**base, "file": storage}])

@@ -103,15 +103,19 @@ def qemu_group() -> str | None:
 
 
 class PrivateLibvirtd:
-    """``use_kvm``: whether guests are to run in KVM. ``cache``: where what it learned of QEMU is kept, if elsewhere."""
+    """``use_kvm``: whether guests are to run in KVM. ``cache``: where what it learned of QEMU is kept, if elsewhere.
+    ``tls``: the folder of this host's certificate, which guests' QEMU shows to other hosts' storage."""
 
-    def __init__(self, state: Path, run: Path, *, use_kvm: bool = True, cache: Path | None = None) -> None:
+    def __init__(
+        self, state: Path, run: Path, *, use_kvm: bool = True, cache: Path | None = None, tls: Path | None = None
+    ) -> None:
         self.state, self.run = state, run
         self._cache = cache or state / "cache"
         self.socket = run / "libvirt-sock"
         self.uri = f"qemu+unix:///system?socket={self.socket}"
         self._root_only = kvm_for_root_only()
         self._use_kvm = use_kvm
+        self._tls = tls
 
     def why_as_root(self) -> tuple[str, str] | None:
         """(reason, cure) if QEMU cannot run as its own user here."""
@@ -153,8 +157,11 @@ class PrivateLibvirtd:
         with (self.state / "lock").open("w") as lock:  # two agents starting: one daemon
             os.set_inheritable(lock.fileno(), False)
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if self.running():
+            running = self.running()
+            if running and self._as_wanted():
                 return
+            if running:
+                self.stop()  # its guests go on
             self._launch()
             self._await_socket()
 
@@ -247,7 +254,18 @@ class PrivateLibvirtd:
         )
         # no virtlogd here: QEMU writes its own logs; its /dev cannot be private where a mount hides a device
         more = _AS_ROOT if as_root else "namespaces = [ ]\n" if hide else ""
-        (etc / "qemu.conf").write_text('stdio_handler = "file"\n' + more)
+        (etc / "qemu.conf").write_text('stdio_handler = "file"\n' + more + self._identity())
+
+    def _identity(self) -> str:
+        return f'nbd_tls_x509_cert_dir = "{self._tls}"\n' if self._tls is not None else ""
+
+    def _as_wanted(self) -> bool:
+        """Does the daemon that runs know this host's certificate?"""
+        try:
+            text = (self._directory("etc") / "qemu.conf").read_text()
+        except OSError:
+            return True
+        return self._identity() in text if self._tls is not None else "nbd_tls_x509_cert_dir" not in text
 
     def _await_socket(self) -> None:
         end = time.monotonic() + _START_SECONDS

@@ -43,7 +43,7 @@ class Snapshots:
             progress()
             md5, sha512 = hashes(part, progress)
             size, virtual = part.stat().st_size, _virtual_size(part, form)
-            hand_in(part, operation.upload, progress)
+            hand_in(part, operation.upload, progress, self._instances.cache.trust)
         finally:
             part.unlink(missing_ok=True)
         return SnapshotServerResult(size=size, sha512=sha512, md5=md5, virtual_size_bytes=virtual)

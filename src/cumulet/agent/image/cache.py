@@ -7,6 +7,7 @@ Fails with `DriverError` (``image-invalid``, ``image-fetch``, ``no-space``).
 """
 
 import os
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -36,8 +37,10 @@ class CachedImage(msgspec.Struct, frozen=True):
 
 
 class ImageCache:
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, trust: ssl.SSLContext | None = None) -> None:
+        """``trust``: whom to believe that the image service is the image service; None: whom the system does."""
         self.directory = directory
+        self.trust = trust
         self._guard = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
 
@@ -99,7 +102,7 @@ class ImageCache:
         self._need_space(source.size)
         part, scratch = self.directory / f".part-{name}", self.directory / f".part-{name}.download"
         try:
-            with opened(source, scratch, lambda fraction: progress(fraction / 2)) as file:
+            with opened(source, scratch, lambda fraction: progress(fraction / 2), self.trust) as file:
                 try:
                     info = inspect_open(file, source.disk_format)
                 except ImageRefused as refused:

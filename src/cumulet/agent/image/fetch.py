@@ -7,6 +7,7 @@ over what is then used: the open file. Fails with `DriverError` (``image-fetch``
 import errno
 import hashlib
 import os
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -21,8 +22,11 @@ _TIMEOUT_SECONDS = 60
 
 
 @contextmanager
-def opened(source: ImageSource, scratch: Path, progress: Callable[[float], None]) -> Iterator[int]:
-    """An open, checked file with the image's bytes. ``scratch`` is where a download may be kept meanwhile."""
+def opened(
+    source: ImageSource, scratch: Path, progress: Callable[[float], None], trust: ssl.SSLContext | None = None
+) -> Iterator[int]:
+    """An open, checked file with the image's bytes. ``scratch`` is where a download may be kept meanwhile. ``trust``:
+    whom to believe of HTTPS; None: whom the system does."""
     if source.path is not None:
         try:
             file = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -38,7 +42,7 @@ def opened(source: ImageSource, scratch: Path, progress: Callable[[float], None]
         raise DriverError("image-fetch", f"image {source.image_id} has neither a path nor a URL")
     try:
         with scratch.open("w+b") as download:
-            size, digest = _download(source, download.fileno(), progress)
+            size, digest = _download(source, download.fileno(), progress, trust)
             _check(source, size, digest)
             yield download.fileno()
     finally:
@@ -56,10 +60,12 @@ def _hash_of(file: int, source: ImageSource, progress: Callable[[float], None]) 
     return digest.hexdigest()
 
 
-def _download(source: ImageSource, file: int, progress: Callable[[float], None]) -> tuple[int, str]:
+def _download(
+    source: ImageSource, file: int, progress: Callable[[float], None], trust: ssl.SSLContext | None
+) -> tuple[int, str]:
     digest, size = hashlib.sha512(), 0
     try:
-        with urllib.request.urlopen(source.url or "", timeout=_TIMEOUT_SECONDS) as answer:
+        with urllib.request.urlopen(source.url or "", timeout=_TIMEOUT_SECONDS, context=trust) as answer:
             while chunk := answer.read(_CHUNK):
                 size += len(chunk)
                 if size > source.size:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,16 +19,21 @@ from cumulet.agent.volume.qmp import Qmp, QmpError
 
 PROGRAM = "qemu-storage-daemon"
 _START_SECONDS = 20
+_CREDENTIALS, _ADMITTED = "tls0", "admitted"  # objects in it
 
 
 class StorageDaemon:
     """``run_dir``: sockets and pid file (short path: a socket's name holds 107 bytes). ``listen``: ``HOST:PORT`` for
-    NBD over TCP; None: a unix socket, for guests of this host."""
+    NBD over TCP; None: a unix socket, for guests of this host. ``tls``: the folder with this host's certificate and
+    key, as QEMU wants it: over TCP only hosts that `admit` named get in, each by its certificate."""
 
-    def __init__(self, run_dir: Path, listen: str | None = None, group: str | None = None) -> None:
+    def __init__(
+        self, run_dir: Path, listen: str | None = None, group: str | None = None, tls: Path | None = None
+    ) -> None:
         self.run_dir = run_dir
         self.listen = listen
         self.group = group
+        self.tls = tls if listen is not None else None
         self.monitor = run_dir / "qsd.qmp"
         self.socket = run_dir / "nbd.sock"
         self.pid_file = run_dir / "qsd.pid"
@@ -56,11 +61,18 @@ class StorageDaemon:
             else:
                 host, _, port = self.listen.rpartition(":")
                 address = f"addr.type=inet,addr.host={host.strip('[]')},addr.port={port}"
+            secured = ""
+            objects: list[str] = []
+            if self.tls is not None:
+                secured = f",tls-creds={_CREDENTIALS},tls-authz={_ADMITTED}"
+                credentials = f"tls-creds-x509,id={_CREDENTIALS},dir={self.tls},endpoint=server,verify-peer=on"
+                objects = ["--object", credentials, "--object", f"authz-list,id={_ADMITTED},policy=deny"]
             command = [
                 *(PROGRAM, "--daemonize", "--pidfile", str(self.pid_file)),
                 *("--chardev", f"socket,id=qmp,path={self.monitor},server=on,wait=off"),
                 *("--monitor", "chardev=qmp"),
-                *("--nbd-server", f"{address},max-connections=0"),
+                *objects,
+                *("--nbd-server", f"{address}{secured},max-connections=0"),
             ]
             try:
                 subprocess.run(command, check=True, timeout=_START_SECONDS, capture_output=True, text=True, cwd="/")
@@ -83,6 +95,22 @@ class StorageDaemon:
             except LookupError as error:
                 raise DriverError("internal", f"there is no group {self.group} on this host") from error
             os.chmod(self.socket, 0o660)
+
+    def speaks_tls(self) -> bool:
+        """As it runs, or is to be started: one that was started before this host had a certificate goes on as it is."""
+        try:
+            command = Path(f"/proc/{int(self.pid_file.read_text())}/cmdline").read_bytes()
+        except (OSError, ValueError):
+            return self.tls is not None
+        return f"tls-creds={_CREDENTIALS}".encode() in command
+
+    def admit(self, qmp: Qmp, hosts: Iterable[str]) -> None:
+        """These hosts, and no others, may connect from now on. For a moment nobody may: clients try again."""
+        if not self.speaks_tls():
+            return
+        rules = [{"match": f"CN={host}", "policy": "allow", "format": "exact"} for host in sorted(set(hosts))]
+        qmp.execute("object-del", id=_ADMITTED)
+        qmp.execute("object-add", **{"qom-type": "authz-list"}, id=_ADMITTED, policy="deny", rules=rules)
 
     @contextmanager
     def qmp(self) -> Iterator[Qmp]:

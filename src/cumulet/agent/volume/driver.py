@@ -27,6 +27,13 @@ _SNAPSHOT = "blockdev-snapshot-internal-sync"
 _DELETE_SNAPSHOT = "blockdev-snapshot-delete-internal-sync"
 
 
+_PLAIN = {
+    "code": "volumes-in-the-clear",
+    "message": "volumes are served to other hosts without encryption, to whoever reaches this host",
+    "cure": "cumulet host token on a control node, then cumulet join here",
+}
+
+
 class VolumeProvider(Protocol):
     """A way to keep volumes. One file-backed provider is built in; others register in ``PROVIDERS``."""
 
@@ -53,13 +60,15 @@ class FileProvider:
         listen: str | None = None,
         advertise: str | None = None,
         group: str | None = None,
+        tls: Path | None = None,
     ) -> None:
         """``root``: keeps volumes, records and backups. ``run_dir``: sockets. ``listen``: host:port of NBD over TCP
-        for guests on other hosts (``advertise``: as they reach it); None: unix socket, readable by ``group``."""
+        for guests on other hosts (``advertise``: as they reach it); None: unix socket, readable by ``group``.
+        ``tls``: the folder of this host's certificate; without one NBD over TCP is plain."""
         self.root = root
         self.cache = cache
         self.volumes = FileVolumes(root / "volumes")
-        self.daemon = StorageDaemon(run_dir, listen, group)
+        self.daemon = StorageDaemon(run_dir, listen, group, tls)
         self.exports = Exports(root / "exports", self.volumes, self.daemon, advertise or listen)
         self.backups = BackupStore(root / "backups")
         self.scratch = root / "scratch"
@@ -208,7 +217,7 @@ class FileProvider:
                 virtual = self.volumes.size(op.volume_id)
             md5, sha512 = hashes(part, progress)
             size = part.stat().st_size
-            hand_in(part, op.upload, progress)
+            hand_in(part, op.upload, progress, self.cache.trust)
         finally:
             part.unlink(missing_ok=True)
         return c.UploadVolumeResult(size=size, sha512=sha512, md5=md5, virtual_size_bytes=virtual)
@@ -265,7 +274,8 @@ class FileProvider:
 
     def facts(self) -> Facts:
         total, free = self.volumes.space()
-        return Facts(resources={"volume_total_gb": total / GIB, "volume_free_gb": free / GIB})
+        warnings = [] if self.daemon.listen is None or self.daemon.speaks_tls() else [_PLAIN]
+        return Facts(resources={"volume_total_gb": total / GIB, "volume_free_gb": free / GIB}, warnings=warnings)
 
 
 PROVIDERS: dict[str, Callable[..., VolumeProvider]] = {"file": FileProvider}

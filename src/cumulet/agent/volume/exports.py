@@ -52,6 +52,8 @@ class Exports:
         self._records.mkdir(parents=True, exist_ok=True)
         if self.all():
             self.restore()
+        elif self._daemon.speaks_tls() != (self._daemon.tls is not None):
+            self._daemon.stop()  # it serves nobody: the next one is as it should be
 
     def all(self) -> list[ExportRecord]:
         return [record for record in self._recorded() if record.served]
@@ -86,6 +88,7 @@ class Exports:
                 if old is not None and old != record:
                     _remove_export(qmp, old)
                 self._write(path, record)
+                self._admit(qmp)
                 self._serve(qmp, record)
             return self.connection(record)
 
@@ -93,6 +96,7 @@ class Exports:
         name = quote(record.name)
         if self._advertise is not None:
             uri = f"nbd://{self._advertise}/{name}"
+            return DiskConnection(driver="nbd", format="raw", uri=uri, tls=self._daemon.speaks_tls())
         else:
             uri = f"nbd+unix:///{name}?socket={self._daemon.socket}"
         return DiskConnection(driver="nbd", format="raw", uri=uri)
@@ -105,6 +109,7 @@ class Exports:
                 return
             if self._daemon.running():
                 with self._daemon.qmp() as qmp:
+                    self._admit(qmp, without=record.attachment_id)
                     _remove_export(qmp, record)
                     if not [one for one in self.of(record.volume_id) if one.attachment_id != attachment_id]:
                         _close_node(qmp, record.volume_id)
@@ -120,6 +125,7 @@ class Exports:
         """Serve everything that is recorded; what is served already stays untouched."""
         self._daemon.ensure()
         with self._daemon.qmp() as qmp:
+            self._admit(qmp)
             for record in self.all():
                 if record.attachment_id != skip and self._volumes.path(record.volume_id).exists():
                     self._serve(qmp, record)
@@ -143,6 +149,10 @@ class Exports:
         """``blockdev-snapshot-internal-sync`` or ``blockdev-snapshot-delete-internal-sync`` of an open volume."""
         with self._daemon.qmp() as qmp:
             qmp.execute(command, device=node_name(volume_id), name=name)
+
+    def _admit(self, qmp: Qmp, *, without: str | None = None) -> None:
+        """Whoever has an export here may connect, by its certificate: a host that was fenced or removed may not."""
+        self._daemon.admit(qmp, [record.host for record in self.all() if record.attachment_id != without])
 
     def _serve(self, qmp: Qmp, record: ExportRecord) -> None:
         node = node_name(record.volume_id)

@@ -17,7 +17,7 @@ from cumulet.kernel.context import RequestContext, system_context
 from cumulet.kernel.errors import Conflict, NotFound
 from cumulet.kernel.ids import new_uuid
 from cumulet.saga.model import Saga
-from cumulet.services.compute import rules, state, store
+from cumulet.services.compute import catalogue, rules, state, store
 from cumulet.services.compute.intake import Created, Intake, May
 from cumulet.services.compute.parts import Parts
 from cumulet.services.compute.quotas import Quotas
@@ -123,12 +123,36 @@ class ComputeService:
                 return True
         return False
 
+    # -- hosts -----------------------------------------------------------------------------------------------------
+
+    def on_host(self, tx: Tx, host: str) -> list[tuple[str, str, str]]:
+        return [("server", row.id, row.name) for row in store.servers_on(tx, host)]
+
+    def leave_host(self, tx: Tx, host: str) -> None:
+        """Servers are not moved yet."""
+
+    def return_to_host(self, tx: Tx, host: str) -> None:
+        """Nothing was done when they were to leave."""
+
+    def forget_host(self, tx: Tx, host: Any) -> None:
+        """A host that holds no server is gone for good."""
+        self.parts.placement.remove_provider(tx, host.uuid)
+        for row in catalogue.aggregates(tx):
+            catalogue.remove_aggregate_host(tx, row.id, host.name)
+        store.forget_host(tx, host.name)
+
     def image_in_use(self, tx: Tx, image_id: str) -> str | None:
         """Images of servers may be deleted, as upstream allows it."""
         return None
 
-    def on_password(self, tx: Tx, message: PasswordPosted) -> PasswordTaken:
-        """A guest made a password. The first stays until the user clears it."""
+    def password_posted(self, message: PasswordPosted, host: str | None) -> PasswordTaken:
+        return self.db.write(lambda tx: self.on_password(tx, message, host))
+
+    def on_password(self, tx: Tx, message: PasswordPosted, host: str | None = None) -> PasswordTaken:
+        """A guest made a password. The first stays until the user clears it. ``host``: who says so, where the bus
+        vouches for it: only one that serves this server's metadata may."""
+        if host is not None and host not in self.parts.desired.holders(tx, "metadata", message.server_id):
+            return PasswordTaken(outcome="gone")
         tx.lock("server", message.server_id)
         server = store.server(tx, message.server_id)
         if server is None or server.deleted_at is not None:

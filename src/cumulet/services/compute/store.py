@@ -23,6 +23,7 @@ from cumulet.services.compute.tables import (
 _SERVER = select(*SERVERS.c)
 _BY_ID = _SERVER.where(SERVERS.c.id == bindparam("id"))
 _NUMBERS = select(SERVERS.c.id, SERVERS.c.number).where(SERVERS.c.id.in_(bindparam("ids", expanding=True)))
+_FORGET_HOST = delete(VMMS).where(VMMS.c.host == bindparam("the_host"))
 _ON_HOST = _SERVER.where(SERVERS.c.host == bindparam("host"), SERVERS.c.deleted_at.is_(None))
 
 
@@ -48,6 +49,11 @@ def server(tx: Tx, server_id: str) -> ServerRow | None:
 
 def servers_on(tx: Tx, host: str) -> list[ServerRow]:
     return [ServerRow(*row) for row in tx.rows(_ON_HOST, {"host": host})]
+
+
+def forget_host(tx: Tx, host: str) -> None:
+    """What it last said of servers."""
+    tx.run(_FORGET_HOST, {"the_host": host})
 
 
 def numbers(tx: Tx, ids: Sequence[str]) -> dict[str, int]:

@@ -32,6 +32,19 @@ _DHCP_LOAD = select(t.DHCP_HOSTS.c.host, func.count()).group_by(t.DHCP_HOSTS.c.h
 _ROUTER_LOAD = select(t.ROUTER_HOSTS.c.host, func.count()).group_by(t.ROUTER_HOSTS.c.host)
 _DHCP_ON = select(t.DHCP_HOSTS.c.network_id).where(t.DHCP_HOSTS.c.host == bindparam("host"))
 _ROUTERS_ON = select(t.ROUTER_HOSTS.c.router_id).where(t.ROUTER_HOSTS.c.host == bindparam("host"))
+_NAMED_ROUTERS_ON = (
+    select(t.ROUTERS.c.id, t.ROUTERS.c.name)
+    .join(t.ROUTER_HOSTS, t.ROUTER_HOSTS.c.router_id == t.ROUTERS.c.id)
+    .where(t.ROUTER_HOSTS.c.host == bindparam("host"))
+    .order_by(t.ROUTERS.c.id)
+)
+_NAMED_DHCP_ON = (
+    select(t.NETWORKS.c.id, t.NETWORKS.c.name)
+    .join(t.DHCP_HOSTS, t.DHCP_HOSTS.c.network_id == t.NETWORKS.c.id)
+    .where(t.DHCP_HOSTS.c.host == bindparam("host"))
+    .order_by(t.NETWORKS.c.id)
+)
+_FORGET = delete(t.AGENT_SETTINGS).where(t.AGENT_SETTINGS.c.id == bindparam("_id"))
 _ROUTER_HOST = select(t.ROUTER_HOSTS.c.host).where(t.ROUTER_HOSTS.c.router_id == bindparam("router_id"))
 _PORTS_ON = select(t.PORTS.c.host, func.count()).where(t.PORTS.c.host != "").group_by(t.PORTS.c.host)
 _DROP_DHCP = delete(t.DHCP_HOSTS).where(
@@ -211,6 +224,39 @@ class Agents:
         self.service.routers.move_ports(work, router_id, host or "")
         work.routers.add(router_id)
 
+    # -- a host as a whole -------------------------------------------------------------------------------------------
+
+    def on_host(self, tx: Tx, host: str) -> list[tuple[str, str, str]]:
+        return [
+            *(("router", row[0], row[1] or "") for row in tx.rows(_NAMED_ROUTERS_ON, {"host": host})),
+            *(("network", row[0], row[1] or "") for row in tx.rows(_NAMED_DHCP_ON, {"host": host})),
+        ]
+
+    def allow(self, tx: Tx, host: str, *, allowed: bool) -> None:
+        """Whether new routers and DHCP servers may come to a host."""
+        if "network" in self.service.hosts.get(tx, host).roles:
+            for binary in (DHCP, L3):
+                self.set(tx, agent_id(host, binary), {"admin_state_up": allowed})
+
+    def leave(self, work: "Work", host: str) -> None:
+        """What another host can take goes there; the last network host keeps what it has."""
+        tx = work.tx
+        self.allow(tx, host, allowed=False)
+        for router_id, _ in tx.rows(_NAMED_ROUTERS_ON, {"host": host}):
+            names = self._candidates(tx, L3)
+            if names:
+                load = {row[0]: row[1] for row in tx.rows(_ROUTER_LOAD)}
+                self.place_router(work, router_id, min(names, key=lambda name: (load.get(name, 0), name)))
+        for network_id, _ in tx.rows(_NAMED_DHCP_ON, {"host": host}):
+            if not self._candidates(tx, DHCP):
+                continue
+            self._drop_network(work, host, network_id)
+            self.service.ports.sync_dhcp_ports(work, network_id)  # it chooses another host where none is left
+
+    def forget(self, tx: Tx, host: str) -> None:
+        for binary in (*(kind[0] for kind in _L2.values()), *_KINDS):
+            tx.run(_FORGET, {"_id": agent_id(host, binary)})
+
     # -- what operators schedule by hand ------------------------------------------------------------------------
 
     def _of_kind(self, tx: Tx, id: str, binary: str) -> str:
@@ -241,12 +287,17 @@ class Agents:
 
     def remove_network(self, work: "Work", id: str, network_id: str) -> None:
         host = self._of_kind(work.tx, id, DHCP)
-        if not work.tx.run(_DROP_DHCP, {"_network": network_id, "_host": host}):
+        if not self._drop_network(work, host, network_id):
             raise conflict("NetworkNotHostedByDhcpAgent", f"The network {network_id} is not hosted by DHCP agent {id}.")
+
+    def _drop_network(self, work: "Work", host: str, network_id: str) -> bool:
+        if not work.tx.run(_DROP_DHCP, {"_network": network_id, "_host": host}):
+            return False
         ports = [p for p in self.service.ports.dhcp_ports(work.tx, network_id) if p.host == host]
         self.service.ports.delete_rows(work, ports)
         work.gone.add((host, "network", network_id))
         work.peers.add(network_id)
+        return True
 
     def add_router(self, work: "Work", id: str, router_id: str) -> None:
         host = self._of_kind(work.tx, id, L3)

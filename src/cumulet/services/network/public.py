@@ -203,6 +203,24 @@ class NetworkService:
         self.servers.release(work, server_id, only=port_id)
         work.flush()
 
+    # -- hosts ------------------------------------------------------------------------------------------------------
+
+    def on_host(self, tx: Tx, host: str) -> list[tuple[str, str, str]]:
+        return self.agents.on_host(tx, host)
+
+    def leave_host(self, tx: Tx, host: str) -> None:
+        """Routers and DHCP servers go to other network hosts, as far as there are any that are up."""
+        work = self.work(tx)
+        self.agents.leave(work, host)
+        work.flush()
+
+    def return_to_host(self, tx: Tx, host: str) -> None:
+        self.agents.allow(tx, host, allowed=True)
+
+    def forget_host(self, tx: Tx, host: Any) -> None:
+        """What the reconciler of scheduling finds of it, it gives to others."""
+        self.agents.forget(tx, host.name)
+
     # -- what hosts report -------------------------------------------------------------------------------------------
 
     def applied(self, tx: Tx, host: str, kind: str, object_id: str, generation: int, error: str | None) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 from cumulet.http import Call, Route, ServiceApi
 from cumulet.http.faults import NovaFaults
 from cumulet.kernel.errors import BadInput
+from cumulet.services.hosts import api as hosts
 from cumulet.services.operator.policy import RULES
 from cumulet.services.operator.public import OperatorService
 
@@ -91,8 +92,8 @@ def build_api(service: OperatorService) -> ServiceApi:
         prefix="/operator",
         version_prefix="/v1",
         service=service,
-        routes=ROUTES,
+        routes=[*ROUTES, *hosts.ROUTES],
         faults=NovaFaults(),
-        rules=RULES,
+        rules=RULES | hosts.RULES,
         title="Cumulet operator",
     )

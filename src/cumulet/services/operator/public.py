@@ -21,6 +21,7 @@ from cumulet.kernel.process import cpu_seconds, pss_kib, started_at
 from cumulet.reconcile import ReconcilerRow
 from cumulet.saga import SagaEngine
 from cumulet.saga.tables import SAGAS
+from cumulet.services.hosts.public import HostsService
 from cumulet.services.operator import conditions, explain, top, traces
 from cumulet.services.operator.audit import Check
 from cumulet.services.operator.sequence import sequence
@@ -51,6 +52,7 @@ class OperatorService:
         bus_kind: str,
         vitals: Vitals,
         checks: Sequence[Check],
+        machines: HostsService,
     ) -> None:
         self.db = db
         self.sagas = sagas
@@ -63,6 +65,7 @@ class OperatorService:
         self.vitals = vitals
         self.checks = list(checks)
         self.tracer = vitals.tracer
+        self.machines = machines
 
     def status(self) -> dict[str, Any]:
         return self.db.read(self._status)

@@ -144,6 +144,25 @@ class VolumeService:
         ]
         return Absent(exports=gone)
 
+    # -- hosts ------------------------------------------------------------------------------------------------------
+
+    def on_host(self, tx: Tx, host: str) -> list[tuple[str, str, str]]:
+        volumes = store.VOLUMES.where(tx, store.t.VOLUMES.c.host == host)
+        backups = store.BACKUPS.where(tx, store.t.BACKUPS.c.host == host)
+        return [
+            *(("volume", row.id, row.name or "") for row in volumes),
+            *(("backup", row.id, row.name or "") for row in backups),
+        ]
+
+    def leave_host(self, tx: Tx, host: str) -> None:
+        """Volumes are not moved yet."""
+
+    def return_to_host(self, tx: Tx, host: str) -> None:
+        """Nothing was done when they were to leave."""
+
+    def forget_host(self, tx: Tx, host: Any) -> None:
+        """Nothing is kept of a host without volumes."""
+
     # -- inside the service ----------------------------------------------------------------------------------------
 
     def begin_delete(self, tx: Tx, ctx: RequestContext, row: VolumeRow, *, cascade: bool) -> None:

@@ -329,11 +329,9 @@ def service_delete(call: Call) -> None:
             raise Conflict(
                 "Unable to delete compute service that is hosting instances. Migrate or delete the instances first."
             )
-        parts = service_of(call).parts
-        parts.placement.remove_provider(tx, host.uuid)
-        for row in catalogue.aggregates(tx):
-            catalogue.remove_aggregate_host(tx, row.id, host.name)
-        parts.hosts.remove(tx, host.name)
+        service = service_of(call)
+        service.forget_host(tx, host)
+        service.parts.hosts.remove(tx, host.name)
 
     service_of(call).db.write(work)
 
