@@ -21,8 +21,8 @@ def host(name: str = "h1", **changes: Any) -> HostRow:
         "name": name, "uuid": name, "number": 1, "roles": ["compute"], "version": "1", "ip": "1", "tunnel_ip": None,
         "speed_factor": 1.0, "mechanism": "linuxbridge", "virt_type": "kvm", "bridge_mappings": {},
         "resources": HostResources(vcpus=4, memory_mb=1000, local_gb=10), "warnings": [], "started": 0, "seen_at": 0,
-        "beats": 1, "disabled_roles": {}, "disabled_at": None, "forced_down": False, "created_at": 0, "updated_at": 0,
-        "up": True,
+        "beats": 1, "disabled_roles": {}, "disabled_at": None, "forced_down": False, "inventory_at": 0,
+        "created_at": 0, "updated_at": 0, "up": True,
     }  # fmt: skip
     return HostRow(**{**values, **changes})
 
