@@ -41,6 +41,7 @@ from cumulet.services.network.reconcilers import reconcile_documents, reconcile_
 from cumulet.services.operator import traces
 from cumulet.services.operator.api import build_api as operator_api
 from cumulet.services.operator.audit.health import Health
+from cumulet.services.operator.audit.rows import Rows
 from cumulet.services.operator.public import OperatorService
 from cumulet.services.operator.vitals import Vitals
 from cumulet.services.placement.api import build_api as placement_api
@@ -183,6 +184,16 @@ def build_control_plane(
     hosts.on_change(lambda tx, host: tx.after_commit(lambda: reconcilers.signal("network.scheduling")))
     reconcilers.register("conductor.absent_documents", lambda: _purge(db, desired), period_seconds=3600)
     health = Health(hosts=hosts, desired=desired, reconcilers=reconcilers, max_waiting=settings.conductor.max_sagas)
+    rows = Rows(
+        db,
+        compute=compute,
+        network=network,
+        volume=volume,
+        placement=placement,
+        hosts=hosts,
+        reconcile_documents=lambda: reconcile_documents(network),
+        reconcile_scheduling=lambda: reconcile_scheduling(network),
+    )
     vitals = Vitals(tracer=tracer, bus=bus, sagas=sagas, clock=clock.now)
     joining = Joining(db, clock, settings, broker_accounts(settings))
     hosts.admits = joining.admits
@@ -205,8 +216,8 @@ def build_control_plane(
         reconcilers=reconcilers.status,
         bus_kind="local" if settings.bus.url.startswith("local") else "rabbitmq",
         vitals=vitals,
-        checks=health.checks(),
         machines=machines,
+        checks=[*health.checks(), *rows.checks()],
     )
     reconcilers.register("operator.conditions", operator.reconcile_conditions, period_seconds=20)
     conductor.on_hosts_changed(lambda: reconcilers.signal("operator.conditions"))

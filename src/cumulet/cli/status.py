@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,20 +79,60 @@ def warnings(resolved: bool, as_json: bool, cloud_name: str | None) -> None:
             click.echo(f"         cure: {one['cure']}")
 
 
-@click.command(help="What is wrong, and the cure.")
+@click.command(help="What is wrong on this machine and in the cloud, and the cure; --fix repairs what can be.")
 @daemon.config_option
-def doctor(config: Path | None) -> None:
+@click.option("--fix", is_flag=True, help="Repair what can be repaired: your explicit word.")
+@click.option("--only", multiple=True, metavar="CODE", help="With --fix: only findings of this kind, or with this id.")
+@click.option("--json", "as_json", is_flag=True)
+def doctor(config: Path | None, fix: bool, only: tuple[str, ...], as_json: bool) -> None:
     settings = daemon.read_settings(config)
-    found = list(diagnose(settings))
-    for severity, what, cure in found:
-        click.echo(f"{severity:8} {what}\n         cure: {cure}")
+    found = [
+        {"severity": severity, "message": what, "cure": cure, "repaired": None}
+        for severity, what, cure in diagnose(settings)
+    ]
+    checks = None
+    if any(process.running(settings.run_dir, role) for role in daemon.ROLES):
+        said = _audit(fix, only)
+        if isinstance(said, str):
+            cure = f"see {settings.log_dir}; cumulet down; cumulet up"
+            found.append({"severity": "error", "message": f"the cloud: {said}", "cure": cure, "repaired": None})
+        else:
+            checks = said["checks"]
+            found += said["findings"]
+    if as_json:
+        click.echo(json.dumps({"checks": checks, "findings": found}, indent=2))
+    else:
+        for line in told(found, checks):
+            click.echo(line)
+    sys.exit(1 if any(one["severity"] == "error" and not one["repaired"] for one in found) else 0)
+
+
+def told(found: list[dict[str, Any]], checks: int | None) -> Iterator[str]:
+    for one in found:
+        code = f"  [{one['code']}]" if one.get("code") else ""
+        yield f"{one['severity']:8} {one['message']}{code}"
+        if one["repaired"]:
+            yield f"         repaired: {one['repaired']}"
+            continue
+        if one.get("repair_error"):
+            yield f"         could not be repaired: {one['repair_error']}"
+        yield f"         cure: {one['cure']}"
+    ran = f" ({checks} checks of the cloud)" if checks else ""
     if not found:
-        click.echo("nothing is wrong")
-    sys.exit(1 if any(severity == "error" for severity, _, _ in found) else 0)
+        yield f"nothing is wrong{ran}"
+    else:
+        repaired = sum(bool(one["repaired"]) for one in found)
+        yield f"{len(found)} found, {repaired} repaired{ran}"
+
+
+def _audit(fix: bool, only: tuple[str, ...]) -> Any:
+    """The operator API's answer, or a line that says why there is none."""
+    body = {"audit": {"fix": fix, "only": list(only) or None}}
+    return _ask(lambda cloud: cloud.post("operator", "/v1/audit", body), seconds=120)
 
 
 def diagnose(settings: Settings) -> Iterator[tuple[str, str, str]]:
-    """(severity, what, cure) of everything found wrong, this machine first, then what the cloud says of itself."""
+    """(severity, what, cure) of everything found wrong with this machine."""
     if os.geteuid() != 0:
         yield "warning", "not run as root: processes and files of the cloud may be invisible", "sudo cumulet doctor"
     for tool in ("qemu-system-x86_64", "qemu-img", "dnsmasq", "nft", "ip"):
@@ -109,12 +149,6 @@ def diagnose(settings: Settings) -> Iterator[tuple[str, str, str]]:
     problem = agent_problem(settings)
     if problem:
         yield "error", f"the agent of this host does not start: {problem}", "mend that: it is tried again by itself"
-    said = _cloud_status()
-    if isinstance(said, str):
-        yield "error", f"the cloud does not answer: {said}", f"see {settings.log_dir}; cumulet down; cumulet up"
-        return
-    for condition in said["conditions"]:
-        yield condition["severity"], condition["message"], condition["cure"]
 
 
 def agent_problem(settings: Settings) -> str | None:
@@ -129,9 +163,12 @@ def agent_problem(settings: Settings) -> str | None:
 
 def _cloud_status() -> Any:
     """The operator API's answer, or a line that says why there is none."""
+    return _ask(lambda cloud: cloud.get("operator", "/v1/status"), seconds=10)
+
+
+def _ask(question: Callable[[Cloud], Any], *, seconds: float) -> Any:
     try:
-        cloud = Cloud(cloud_settings("cumulet-admin"), timeout=10)
-        return cloud.get("operator", "/v1/status")
+        return question(Cloud(cloud_settings("cumulet-admin"), timeout=seconds))
     except KeyError:
         return "no cloud cumulet-admin in clouds.yaml (run ./quickstart)"
     except (ApiError, CannotReach) as error:

@@ -22,7 +22,7 @@ from cumulet.services.compute.intake import Created, Intake, May
 from cumulet.services.compute.parts import Parts
 from cumulet.services.compute.quotas import Quotas
 from cumulet.services.compute.rows import ActionRow, ServerRow
-from cumulet.services.compute.scheduling import Scheduling
+from cumulet.services.compute.scheduling import Scheduling, resources_of
 from cumulet.services.compute.schema import Hints, ServerCreate
 from cumulet.services.compute.specs import Specs
 from cumulet.services.compute.state import Power
@@ -218,6 +218,20 @@ class ComputeService:
                 store.update_server(tx, server.id, goal="stopped")
                 state.settle(tx, server.id)
         return Absent(servers=absent)
+
+    # -- for audits -----------------------------------------------------------------------------------------------
+
+    def row(self, tx: Tx, server_id: str) -> ServerRow | None:
+        """Deleted ones too."""
+        return store.server(tx, server_id)
+
+    def settle(self, tx: Tx, server_id: str, task: str | None) -> None:
+        state.settle(tx, server_id, task)
+
+    def resources_of(self, tx: Tx, server: ServerRow) -> dict[str, int]:
+        """What the server takes of its host."""
+        booted = any(disk.boot_index == 0 for disk in store.disks(tx, [server.id]).get(server.id, []))
+        return resources_of(server.flavor, volume_backed=booted)
 
     # -- servers ---------------------------------------------------------------------------------------------------
 

@@ -210,6 +210,12 @@ class FloatingIps(Noun[t.FloatingIpRow]):
         gateway = [row[0] for row in found if row[1] == subnet.gateway_ip]
         return str((gateway or [found[0][0]])[0])
 
+    def let_go(self, work: "Work", floating_ip_id: str) -> None:
+        row = self.find(work.tx, floating_ip_id)
+        if row is not None:
+            self._disassociate(work, row)
+            self.save(work.tx, row)
+
     # -- when ports change ------------------------------------------------------------------------------------------
 
     def of_ports(self, tx: Tx, port_ids: Sequence[str]) -> list[t.FloatingIpRow]:

@@ -22,6 +22,7 @@ from cumulet.services.network.legacy import Legacy
 from cumulet.services.network.networks import Networks
 from cumulet.services.network.ports import Ports
 from cumulet.services.network.quotas import Quotas
+from cumulet.services.network.reconcilers.documents import document_differences
 from cumulet.services.network.routers import Routers
 from cumulet.services.network.rules import SecurityGroupRules
 from cumulet.services.network.segments import TypeDrivers
@@ -220,6 +221,18 @@ class NetworkService:
     def forget_host(self, tx: Tx, host: Any) -> None:
         """What the reconciler of scheduling finds of it, it gives to others."""
         self.agents.forget(tx, host.name)
+
+    # -- for audits -----------------------------------------------------------------------------------------------
+
+    def document_differences(self, tx: Tx) -> tuple[set[tuple[str, str, str]], set[tuple[str, str, str]]]:
+        """(missing, without a reason): what the index of documents says otherwise than the rows: (host, kind, id)."""
+        return document_differences(self, tx)
+
+    def let_floating_ip_go(self, tx: Tx, floating_ip_id: str) -> None:
+        """Disassociate it, whatever it is associated with. Not there is no error."""
+        work = self.work(tx)
+        self.floating_ips.let_go(work, floating_ip_id)
+        work.flush()
 
     # -- what hosts report -------------------------------------------------------------------------------------------
 

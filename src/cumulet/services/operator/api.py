@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import msgspec
+
 from cumulet.http import Call, Route, ServiceApi
 from cumulet.http.faults import NovaFaults
 from cumulet.kernel.errors import BadInput
@@ -33,6 +35,24 @@ def show_top(call: Call) -> Any:
 
 def list_conditions(call: Call) -> Any:
     return {"conditions": call.service.conditions(resolved=call.query.get("all") in ("1", "true"))}
+
+
+class AuditBody(msgspec.Struct, forbid_unknown_fields=True):
+    """``fix``: repair what can be repaired; ``only``: of these findings (ids) or of these kinds (codes)."""
+
+    fix: bool = False
+    only: list[str] | None = None
+
+
+def list_checks(call: Call) -> Any:
+    return {"checks": call.service.describe_checks()}
+
+
+def run_audit(call: Call) -> Any:
+    body: AuditBody = call.body
+    if body.fix:
+        call.authorize("operator:audit:fix")
+    return call.service.audit(fix=body.fix, only=body.only)
 
 
 def list_requests(call: Call) -> Any:
@@ -68,6 +88,17 @@ ROUTES = [
         handler=list_conditions,
         policy="operator:conditions",
         summary="What degrades the cloud; all=1: and what did",
+    ),
+    Route(method="GET", path="/checks", handler=list_checks, policy="operator:audit", summary="What an audit looks at"),
+    Route(
+        method="POST",
+        path="/audit",
+        handler=run_audit,
+        policy="operator:audit",
+        body=AuditBody,
+        body_key="audit",
+        slow=True,
+        summary="Run every check now; repair on request",
     ),
     Route(
         method="GET",

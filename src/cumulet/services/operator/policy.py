@@ -4,6 +4,8 @@ RULES: dict[str, str] = {
     "operator:status": "role:admin",
     "operator:top": "role:admin",
     "operator:conditions": "role:admin",
+    "operator:audit": "role:admin",
+    "operator:audit:fix": "role:admin",
     "operator:requests": "role:admin",
     "operator:process": "role:admin",
     "operator:explain": "role:admin or (role:reader and project_id:%(project_id)s)",

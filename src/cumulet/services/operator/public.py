@@ -6,7 +6,7 @@ its XML may fail without failing the story.
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from sqlalchemy import bindparam, func, select
@@ -24,6 +24,7 @@ from cumulet.saga.tables import SAGAS
 from cumulet.services.hosts.public import HostsService
 from cumulet.services.operator import conditions, explain, top, traces
 from cumulet.services.operator.audit import Check
+from cumulet.services.operator.audit import run as audit
 from cumulet.services.operator.sequence import sequence
 from cumulet.services.operator.vitals import Vitals, others
 
@@ -154,6 +155,26 @@ class OperatorService:
 
     def conditions(self, *, resolved: bool) -> list[dict[str, Any]]:
         return self.db.read(lambda tx: conditions.listing(tx, resolved=resolved))
+
+    # -- audit ----------------------------------------------------------------------------------------------------
+
+    def describe_checks(self) -> list[dict[str, Any]]:
+        return [
+            {"name": check.name, "looks_at": check.looks_at, "standing": check.standing,
+             "codes": list(check.codes or (check.name,)), "repaired_by": check.repaired_by or None}
+            for check in self.checks
+        ]  # fmt: skip
+
+    def audit(self, *, fix: bool, only: Collection[str] | None = None) -> dict[str, Any]:
+        """Run every check now. ``fix``: repair what can be; ``only``: of these findings, or of what has these codes."""
+        found = audit.find(self.db, self.checks)
+        entries = []
+        for check, finding in found:
+            entry = audit.told(check, finding)
+            if fix and (only is None or finding.id in only or finding.code in only):
+                audit.repair(check, finding, entry)
+            entries.append(entry)
+        return {"checks": len(self.checks), "findings": entries}
 
     # -- requests -------------------------------------------------------------------------------------------------
 

@@ -163,6 +163,15 @@ class VolumeService:
     def forget_host(self, tx: Tx, host: Any) -> None:
         """Nothing is kept of a host without volumes."""
 
+    def unstick(self, tx: Tx, volume_id: str) -> None:
+        """Nobody is at what the volume says is being done to it: it shows what it is without that."""
+        row = store.VOLUMES.find(tx, volume_id)
+        if row is not None and row.busy is not None:
+            values: dict[str, Any] = {"busy": None}
+            if row.base == "creating":
+                values["base"] = "error"
+            state.change(tx, volume_id, **values)
+
     # -- inside the service ----------------------------------------------------------------------------------------
 
     def begin_delete(self, tx: Tx, ctx: RequestContext, row: VolumeRow, *, cascade: bool) -> None:

@@ -20,15 +20,16 @@ _PORTS = select(t.PORTS.c.host, t.PORTS.c.id).where(
 )
 _NETWORKS = select(t.DHCP_HOSTS.c.host, t.DHCP_HOSTS.c.network_id)
 _ROUTERS = select(t.ROUTER_HOSTS.c.host, t.ROUTER_HOSTS.c.router_id)
+Keys = set[tuple[str, str, str]]  # host, kind, id
 _KINDS = ("port", "group", "network", "router")
 
 
 def reconcile_documents(service: "NetworkService") -> str | None:
-    if not any(service.db.read(lambda tx: _differences(service, tx))):
+    if not any(service.db.read(lambda tx: document_differences(service, tx))):
         return None
 
     def work(tx: Tx) -> tuple[int, int]:
-        missing, extra = _differences(service, tx)
+        missing, extra = document_differences(service, tx)
         service.desired.touch_many(tx, sorted(missing))
         for key in sorted(extra):
             service.desired.remove(tx, *key)
@@ -38,7 +39,9 @@ def reconcile_documents(service: "NetworkService") -> str | None:
     return f"{added} documents added, {removed} removed"
 
 
-def _differences(service: "NetworkService", tx: Tx) -> tuple[set[tuple[str, str, str]], set[tuple[str, str, str]]]:
+def document_differences(
+    service: "NetworkService", tx: Tx
+) -> tuple[set[tuple[str, str, str]], set[tuple[str, str, str]]]:
     wanted = {(row[0], "port", row[1]) for row in tx.rows(_PORTS)}
     wanted |= {(row[0], "group", row[1]) for row in tx.rows(REMOTE_GROUPS)}
     wanted |= {(row[0], "network", row[1]) for row in tx.rows(_NETWORKS)}

@@ -1,4 +1,5 @@
-"""How a check is declared. One registry (`Audit`) serves conditions, `cumulet doctor` and whoever else asks.
+"""How a check is declared. One registry (`OperatorService.checks`) serves conditions, `cumulet doctor`
+and whoever else asks.
 
 A check looks and never changes. ``standing`` checks are cheap enough to run every few seconds and become conditions
 (warnings that resolve themselves); the others run when an operator asks. A finding names one object; the same object
