@@ -15,6 +15,7 @@ from cumulet.conductor.tables import DESIRED_DOCS, HOSTS
 from cumulet.kernel.clock import SECOND
 from cumulet.reconcile.tables import RECONCILERS
 from cumulet.saga.tables import SAGA_STEPS, SAGAS
+from cumulet.services.hosts.tables import HOST_CERTIFICATES
 from cumulet.services.operator.tables import CONDITIONS, PROCESSES
 from tests.compute.helpers import Nova
 from tests.operator.test_operator import ask
@@ -54,7 +55,7 @@ def test_a_sound_cloud_has_none_and_writes_none(own: Any) -> None:
     assert conditions(own) == {}
     with own.db.counting() as count:
         assert own.control.operator.reconcile_conditions() is None
-    assert count[0] <= 8  # reads alone
+    assert count[0] <= 9  # reads alone
     rows = own.db.read(lambda tx: tx.rows(select(CONDITIONS.c.id)))
     assert list(rows) == []
 
@@ -144,6 +145,28 @@ def test_a_clock_that_is_wrong(own: Any) -> None:
     assert "s ahead of the conductor's" in found["message"]
     end()
     own.wait(lambda: not of(own, "clock-skew"), 10)
+
+
+def test_a_certificate_that_ends(own: Any) -> None:
+    day = 86_400 * SECOND
+    now = own.db.clock.now()
+    row = {
+        "serial": "1",
+        "host": "fake-1",
+        "fingerprint": "f",
+        "key_hash": "k",
+        "issued_at": 1,
+        "expires_at": now + day,
+    }
+    own.db.write(lambda tx: tx.insert(HOST_CERTIFICATES, row))
+    (found,) = of(own, "certificate-near-expiry")
+    assert (found["severity"], found["host"]) == ("warning", "fake-1")
+    this = HOST_CERTIFICATES.c.serial == "1"
+    change(own, update(HOST_CERTIFICATES).where(this).values(expires_at=now - day))
+    assert [one["severity"] for one in of(own, "certificate-expired")] == ["error"]
+    newer = {**row, "serial": "2", "expires_at": now + 300 * day}
+    own.db.write(lambda tx: tx.insert(HOST_CERTIFICATES, newer))
+    assert of(own, "certificate-expired") == of(own, "certificate-near-expiry") == []
 
 
 def test_a_saga_past_its_deadline(own: Any) -> None:

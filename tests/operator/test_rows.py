@@ -463,7 +463,8 @@ def test_children_of_nobody_are_seen_in_every_table(stage: Stage, number: int) -
     for column in child.table.columns:
         if not column.nullable or column.primary_key:
             kind = column.type.python_type if not hasattr(column.type, "impl_instance") else str
-            values[column.name] = {int: 7_000_001, float: 1.5, bool: False}.get(kind, NOBODY)
+            text_ = NOBODY[: getattr(column.type, "length", None) or 64]
+            values[column.name] = {int: 7_000_001, float: 1.5, bool: False}.get(kind, text_)
     if "actor_kind" in values:
         values.update(actor_kind="user", target_kind="project", role_id=_a_role(stage))
     if child.table.name == "identity_application_credentials":

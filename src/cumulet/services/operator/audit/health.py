@@ -10,6 +10,7 @@ from cumulet.db import Tx
 from cumulet.kernel.clock import SECOND, iso
 from cumulet.reconcile import Reconcilers
 from cumulet.saga.tables import SAGA_STEPS, SAGAS
+from cumulet.services.hosts.tables import HOST_CERTIFICATES
 from cumulet.services.operator.audit.model import Check, Finding, Severity
 from cumulet.services.operator.tables import PROCESSES
 
@@ -30,11 +31,18 @@ _UNDONE_BADLY = (
     .where(text("saga_steps.state IN ('undo_skipped', 'undo_failed')"), SAGA_STEPS.c.undone_at > bindparam("since"))
     .limit(200)
 )  # fmt: skip
+_CERTIFICATES = (  # the newest of each host that still may come
+    select(HOST_CERTIFICATES.c.host, func.max(HOST_CERTIFICATES.c.expires_at))
+    .where(HOST_CERTIFICATES.c.revoked_at.is_(None))
+    .group_by(HOST_CERTIFICATES.c.host)
+    .having(func.max(HOST_CERTIFICATES.c.expires_at) < bindparam("before"))
+)
 _WAITING = select(func.count()).where(SAGAS.c.status.in_(_ACTIVE), SAGAS.c.phase == "ready")
 _SILENT = select(PROCESSES.c.name, PROCESSES.c.seen_at).where(PROCESSES.c.seen_at < bindparam("before"))
 _LATE_SECONDS = 30
 _DISK_WARNING, _DISK_ERROR = 0.90, 0.97
 _CLOCK_MS = 2000
+_CERTIFICATE_DAYS = 21
 _SILENT_SECONDS = 30
 _RECONCILER_LATE_SECONDS = 600
 _REMEMBERED_DAYS = 7
@@ -60,6 +68,8 @@ class Health:
             check("agent-warning", "what agents say of their hosts", self.agent_warnings),
             check("disk-nearly-full", "disks of hosts", self.disks),
             check("clock-skew", "clocks of hosts", self.clocks),
+            check("certificate-near-expiry", "certificates of hosts", self.certificates, "certificate-near-expiry",
+                  "certificate-expired"),
             check("saga-overdue", "sagas past their deadline", self.overdue),
             check("undo-incomplete", "steps whose undo was skipped or failed", self.undone_badly),
             check("backlog-full", "sagas that wait for a thread", self.backlog),
@@ -135,6 +145,19 @@ class Health:
                     f"The clock of {host.name} is {abs(ahead) / 1000:.1f} s {way} the conductor's.",
                     "run chrony or another NTP client on every machine of the cloud",
                 )  # fmt: skip
+
+    def certificates(self, tx: Tx) -> Iterator[Finding]:
+        known = {host.name: host for host in self._hosts(tx)}
+        for name, expires_at in tx.rows(_CERTIFICATES, {"before": tx.now + _CERTIFICATE_DAYS * 86_400 * SECOND}):
+            if name in known:
+                over = expires_at <= tx.now
+                yield self._of_host(
+                    known[name],
+                    "certificate-expired" if over else "certificate-near-expiry",
+                    "error" if over else "warning",
+                    f"The certificate of {name} {'has ended' if over else 'ends'} at {iso(expires_at)}.",
+                    f"cumulet host token {name}; then cumulet join on {name} again",
+                )
 
     def _of_host(self, host: HostRow, code: str, severity: Severity, message: str, cure: str) -> Finding:
         return Finding(
