@@ -81,3 +81,12 @@ _SLOW: tuple[type[Any], ...] = (contract.PullIndex, contract.Pull, contract.Inve
 for _kind in _SLOW:
     register(_kind, timeout=15)
 register(contract.Ask, timeout=10)
+
+# Their handlers only write down or look up, so within one process they run on the thread of the caller, which waits for
+# the answer anyway: handing such a call to another thread and back costs more than handling it.
+PROMPT: frozenset[type[Any]] = frozenset(
+    (
+        *(contract.Execute, contract.Outcome, contract.ServerReport, contract.Applied, contract.Heartbeat),
+        *(contract.PullIndex, contract.Pull, contract.Inventory),
+    )
+)

@@ -1,5 +1,5 @@
-"""The bus inside one process. Messages are encoded and handled on other threads, exactly as over a broker, so that
-code which works here works there.
+"""The bus inside one process. Messages are encoded and, but for calls whose handlers are prompt (`catalogue.PROMPT`),
+handled on other threads, exactly as over a broker, so that code which works here works there.
 
 With a ``Chaos`` (tests), messages are delayed, doubled, dropped and overtaken, repeatably from its seed.
 """
@@ -8,7 +8,8 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -32,6 +33,7 @@ from cumulet.bus.model import (
 from cumulet.bus.pool import Pool, current_depth
 
 _log = logging.getLogger(__name__)
+_STOP_SECONDS = 5.0
 
 
 @dataclass
@@ -77,10 +79,26 @@ class LocalService:
         self.topic = topic
         self.handler = handler
         self.pool = Pool(topic, threads)
+        self._inline = 0  # messages that callers handle on threads of their own
+        self._state = threading.Condition()
 
     def stop(self) -> None:
         self.bus.forget(self)
         self.pool.close()
+        with self._state:
+            self._state.wait_for(lambda: not self._inline, 0 if current_depth() else _STOP_SECONDS)
+
+    @contextmanager
+    def handling(self) -> Iterator[None]:
+        with self._state:
+            self._inline += 1
+        try:
+            yield
+        finally:
+            with self._state:
+                self._inline -= 1
+                if not self._inline:
+                    self._state.notify_all()
 
 
 class LocalBus:
@@ -99,6 +117,9 @@ class LocalBus:
         service = self._pick(topic)
         if service is None:
             raise Unreachable(f"Nobody serves {topic}.")
+        if self.chaos is None and type(message) in catalogue.PROMPT:
+            with service.handling():
+                return _reply(*run_handler(self, service.handler, topic, name, body, envelop(self)))
         pending = _Pending()
 
         def answer(reply_name: str, reply_body: bytes) -> None:
@@ -115,10 +136,7 @@ class LocalBus:
             seconds = min(seconds, self.chaos.drop_seconds) if self.chaos else seconds
         if not pending.event.wait(seconds) or not pending.name:
             raise BusTimeout(f"{topic} did not answer {name} within {seconds:g} seconds.")
-        reply = catalogue.decode(pending.name, pending.body)
-        if isinstance(reply, catalogue.Fault):
-            raise RemoteFault(reply.kind, reply.message)
-        return None if isinstance(reply, catalogue.Nothing) else reply
+        return _reply(pending.name, pending.body)
 
     def cast(self, topic: str, message: msgspec.Struct) -> None:
         name, body = catalogue.encode(message)
@@ -191,6 +209,13 @@ class LocalBus:
             else:
                 deliver()
         return bool(copies)
+
+
+def _reply(name: str, body: bytes) -> Any:
+    reply = catalogue.decode(name, body)
+    if isinstance(reply, catalogue.Fault):
+        raise RemoteFault(reply.kind, reply.message)
+    return None if isinstance(reply, catalogue.Nothing) else reply
 
 
 def _later(seconds: float, deliver: Callable[[], None]) -> None:

@@ -40,3 +40,7 @@ class Json(TypeDecorator[Any]):
 
     def process_result_value(self, value: Any, dialect: Any) -> Any:
         return None if value is None else _decode(value)
+
+    def result_processor(self, dialect: Any, coltype: Any) -> Any:
+        """The same without TypeDecorator's layers: it runs for each value of each row."""
+        return lambda value: None if value is None else _decode(value)

@@ -24,6 +24,7 @@ class KeyedExecutor:
         self._idle = 0
         self._running = 0
         self._closed = False
+        self._watched = 0  # callers of idle and close; nobody else waits for the end of a task
 
     def submit(self, key: Hashable, task: Task) -> None:
         with self._state:
@@ -70,17 +71,25 @@ class KeyedExecutor:
                     self._make_ready(key, queue.popleft())
                 else:
                     del self._waiting[key]
-                self._state.notify_all()
+                if self._watched:
+                    self._state.notify_all()
 
     def idle(self, seconds: float) -> bool:
         """Wait until nothing runs or waits; True if so in time."""
         with self._state:
-            return self._state.wait_for(lambda: not self._ready and not self._running and not self._waiting, seconds)
+            self._watched += 1
+            try:
+                return self._state.wait_for(
+                    lambda: not self._ready and not self._running and not self._waiting, seconds
+                )
+            finally:
+                self._watched -= 1
 
     def close(self, seconds: float) -> bool:
         """Drop what waits, let what runs end. True if all ended in time."""
         with self._state:
             self._closed = True
+            self._watched += 1
             for key, _ in self._ready:
                 del self._waiting[key]
             self._ready.clear()

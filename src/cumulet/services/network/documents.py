@@ -57,7 +57,15 @@ _SERVERS_OF_DHCP = (
     .order_by(t.ADDRESSES.c.ip_address)
 )
 _CLIENTS = (
-    select(t.PORTS)
+    select(
+        t.PORTS.c.id,
+        t.PORTS.c.mac_address,
+        t.PORTS.c.dns_name,
+        t.PORTS.c.extra_dhcp_opts,
+        t.ADDRESSES.c.subnet_id,
+        t.ADDRESSES.c.ip_address,
+    )
+    .join(t.ADDRESSES, t.ADDRESSES.c.port_id == t.PORTS.c.id)
     .where(
         t.PORTS.c.network_id == bindparam("network_id"),
         t.PORTS.c.device_owner != dhcp.OWNER,
@@ -208,22 +216,22 @@ class Documents:
         )
 
     def _dhcp_hosts(self, tx: Tx, network_id: str, served: set[str]) -> list[DhcpHost]:
-        rows = [t.PortRow(*row) for row in tx.rows(_CLIENTS, {"network_id": network_id})]
-        addresses = self.service.ports.addresses_of(tx, (row.id for row in rows))
-        found = []
-        for row in rows:
-            mine = [a for a in addresses.get(row.id, ()) if a.subnet_id in served]
-            if mine:
-                found.append(
-                    DhcpHost(
-                        port_id=row.id,
-                        mac_address=row.mac_address,
-                        hostname=host_name(row.dns_name, mine[0].ip_address),
-                        fixed_ips=[FixedIp(subnet_id=a.subnet_id, ip_address=a.ip_address) for a in mine],
-                        extra_dhcp_opts=[{k: str(v) for k, v in o.items()} for o in row.extra_dhcp_opts],
-                    )
-                )
-        return found
+        found: dict[str, DhcpHost] = {}
+        for port_id, mac, name, options, subnet_id, address in tx.rows(_CLIENTS, {"network_id": network_id}):
+            if subnet_id not in served:
+                continue
+            fixed = FixedIp(subnet_id=subnet_id, ip_address=address)
+            if port_id in found:
+                found[port_id].fixed_ips.append(fixed)
+                continue
+            found[port_id] = DhcpHost(
+                port_id=port_id,
+                mac_address=mac,
+                hostname=host_name(name, address),
+                fixed_ips=[fixed],
+                extra_dhcp_opts=[{k: str(v) for k, v in o.items()} for o in options],
+            )
+        return list(found.values())
 
     def _subnet(self, subnet: t.SubnetRow, dhcp_ip: str | None) -> SubnetDoc:
         return SubnetDoc(

@@ -316,9 +316,6 @@ class ServerPorts:
 
     def bind(self, work: "Work", port_ids: Sequence[str], host: str) -> None:
         rows = self.service.ports.many(work.tx, port_ids)
-        if host:
-            groups = self.service.ports.groups_of(work.tx, port_ids)
-            work.members.update(group for found in groups.values() for group in found)
         for row in rows.values():
             if row.host == host and row.vif_type not in (state.UNBOUND, state.FAILED):
                 continue
