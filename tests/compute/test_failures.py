@@ -171,17 +171,3 @@ def test_visible_states_are_what_settle_computes(own: Nova) -> None:
         if step == 15:
             own.act(servers[2], "pause")
         time.sleep(0.01)
-
-
-def test_a_port_that_works_late_is_noticed_at_once(own: Nova) -> None:
-    """Not only at the next of the looks, seconds apart, that a waiting saga takes by itself."""
-    own.image, own.flavor  # noqa: B018
-    api = own.cloud.api("demo")
-    network = api.post("network", "/networks", {"network": {"name": "late"}})["network"]["id"]
-    subnet = {"network_id": network, "cidr": "10.8.0.0/24", "ip_version": 4}
-    assert api.post("network", "/subnets", {"subnet": subnet}).status == 201
-    for host in own.cloud.hosts.values():
-        host.fake.faults.delay("port", 0.3)
-    begun = time.monotonic()
-    own.boot(networks=[{"uuid": network}])
-    assert 0.3 < time.monotonic() - begun < 1.6

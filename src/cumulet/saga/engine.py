@@ -201,6 +201,8 @@ class SagaEngine:
                 self._state.notify()
 
     def on_wake(self, message: WakeSagas) -> None:
+        if not self._running:
+            return  # asking everybody again would only come back
         for saga_id in message.saga_ids:
             self.wake_saga(saga_id)
         if message.object_kind is not None and message.object_id is not None:

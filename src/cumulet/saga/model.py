@@ -28,7 +28,8 @@ from cumulet.db import Tx
 
 @dataclass
 class Run:
-    """What a step sees of its saga. ``outputs``: step name -> what it returned (plain JSON data)."""
+    """What a step sees of its saga. ``outputs``: step name -> what it returned (plain JSON data). ``memo``: what an
+    earlier step of this conductor worked out and a later one need not again; it may be empty at any time."""
 
     saga_id: str
     object_id: str
@@ -41,6 +42,7 @@ class Run:
     error: str | None = None  # while unwinding and in ``failed``: why, for people
     error_code: str | None = None
     error_details: dict[str, Any] = field(default_factory=dict)
+    memo: dict[Any, Any] = field(default_factory=dict)
     cancelled: bool = False  # unwinding because a preempting saga (a delete) asked for it
 
 

@@ -70,6 +70,8 @@ class Flight:
     steps: dict[int, StepRow]
     params: Any
     unwritten: list[StepRow] = field(default_factory=list)
+    memo: dict[Any, Any] = field(default_factory=dict)  # shared by the copies
+    unsettled: tuple[Step | None] | None = None  # the object's visible state is to show this step
 
     def copy(self) -> "Flight":
         return replace(self, row=msgspec.structs.replace(self.row), steps=dict(self.steps), unwritten=[])
@@ -97,6 +99,7 @@ class Flight:
             error_code=row.error_code,
             error_details=row.error_details or {},
             cancelled=row.cancelled,
+            memo=self.memo,
         )
 
 
@@ -136,11 +139,6 @@ class Stepper:
                 return self._gather(tx, flight, step, hold)
             if tx.now >= (row.deadline_at or 0) and isinstance(step, Call):
                 return self.fail(tx, flight, f"Host {row.op_host} is down.", "host-down", {})
-        if isinstance(step, Transact):
-            self._fault("do", flight)
-            output = self._guard(lambda: step.do(tx, flight.run()))
-            self._fault("effect", flight)
-            return self._complete(tx, flight, output, "done", hold=hold)
         return self._enter(tx, flight, hold=hold)
 
     def _fault(self, point: str, flight: Flight, *, entering: bool = False) -> None:
@@ -168,7 +166,7 @@ class Stepper:
             return self._end(tx, flight, "finished")
         row.position += 1
         self._begin_step(tx, flight)
-        if hold or row.cancel_requested or isinstance(flight.step, Transact):
+        if hold or row.cancel_requested:
             return self._save(tx, flight, After(again=True))
         return self._enter(tx, flight, entering=True)
 
@@ -177,15 +175,20 @@ class Stepper:
         row.phase, row.attempt, row.step_started_at = "ready", 1, tx.now
         row.op_host = row.op_id = row.deadline_at = None
         self._lease(tx, row)
-        self._settle(tx, flight, flight.step)
+        flight.unsettled = (flight.step,)
 
     def _lease(self, tx: Tx, row: SagaRow) -> None:
         row.lease_owner, row.wake_at = self.name, tx.now + self.lease_us
 
     def _enter(self, tx: Tx, flight: Flight, *, hold: bool = False, entering: bool = False) -> After:
-        """Begin a Call, Wait or Children. ``entering``: in the transaction that finished the step before."""
+        """Do a Transact, or begin a Call, Wait or Children. ``entering``: in the transaction that finished the step
+        before."""
         row, step = flight.row, flight.step
         self._fault("do", flight, entering=entering)
+        if isinstance(step, Transact):
+            output = self._guard(lambda: step.do(tx, flight.run()), entering=entering)
+            self._fault("effect", flight, entering=entering)
+            return self._complete(tx, flight, output, "done", hold=hold)
         if isinstance(step, Call):
             asked = self._guard(lambda: step.do(tx, flight.run()), entering=entering)
             if asked is None:
@@ -375,7 +378,7 @@ class Stepper:
         row.status, row.phase, row.attempt = "unwinding", "ready", 1
         row.op_host = row.op_id = row.deadline_at = None
         self._lease(tx, row)
-        self._settle(tx, flight, flight.step)
+        flight.unsettled = (flight.step,)
         return self._save(tx, flight, After(again=True))
 
     def _unwind(self, tx: Tx, flight: Flight) -> After:
@@ -438,7 +441,7 @@ class Stepper:
         self._down(flight)
         self._lease(tx, row)
         if row.position >= 0:
-            self._settle(tx, flight, flight.step)
+            flight.unsettled = (flight.step,)
         return self._save(tx, flight, After(again=True))
 
     def undo_failed(self, tx: Tx, flight: Flight, error: str) -> After:
@@ -458,11 +461,12 @@ class Stepper:
         run = flight.run()
         hook = saga.finished if status == "finished" else saga.failed
         row.position = max(row.position, 0)
+        entering = len(flight.unwritten) > 1  # earlier steps were finished in this transaction too
         if status == "finished":
-            self._fault("finish", flight)
+            self._fault("finish", flight, entering=entering)
         if hook is not None:
-            self._guard(lambda: hook(tx, run))
-        self._settle(tx, flight, None)
+            self._guard(lambda: hook(tx, run), entering=entering)
+        flight.unsettled = (None,)
         row.status, row.phase, row.ended_at = status, "ended", tx.now
         row.wake_at = row.lease_owner = row.deadline_at = row.op_host = row.op_id = None
         after = self._save(tx, flight, After(ended=True))
@@ -477,11 +481,11 @@ class Stepper:
             after.wake.append(row.parent_id)
         return after
 
-    def _settle(self, tx: Tx, flight: Flight, step: Step | None) -> None:
-        if flight.saga.settle is not None:
-            flight.saga.settle(tx, flight.run(), step)
-
     def _save(self, tx: Tx, flight: Flight, after: After) -> After:
+        if flight.unsettled is not None:  # once, however many steps went by in this transaction
+            if flight.saga.settle is not None:
+                flight.saga.settle(tx, flight.run(), flight.unsettled[0])
+            flight.unsettled = None
         journal.save(tx, flight.row)  # first: it finds out whether the flight is still ours
         if flight.unwritten:
             journal.insert_steps(tx, flight.unwritten)

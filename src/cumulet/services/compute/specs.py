@@ -38,7 +38,16 @@ class Specs:
             return None
         return self.parts.images.source(self.parts.images.get(tx, self._system, image_id), host)
 
-    def server(self, tx: Tx, server: ServerRow, host: str, *, admin_password: str | None = None) -> ServerSpec:
+    def server(
+        self,
+        tx: Tx,
+        server: ServerRow,
+        host: str,
+        *,
+        admin_password: str | None = None,
+        ports: list[PortDoc] | None = None,
+    ) -> ServerSpec:
+        """``ports``: their documents, when they are at hand."""
         disks = store.disks(tx, [server.id]).get(server.id, [])
         properties = server.image_properties
         flavor = server.flavor
@@ -61,7 +70,7 @@ class Specs:
             image_properties={key: str(value) for key, value in properties.items()},
             extra_specs=flavor.get("extra_specs") or {},
             flavor_name=flavor["name"],
-            ports=self.ports(tx, server.id, host),
+            ports=self.ports(tx, server.id, host) if ports is None else ports,
             volumes=[attachment(disk) for disk in disks if disk.connection is not None],
             config_drive=server.config_drive,
             metadata=self.metadata(tx, server, 0, admin_password) if server.config_drive else None,

@@ -1,6 +1,7 @@
 """What every server saga shares: settling, faults, the common host calls."""
 
 import json
+from typing import Any
 
 from cumulet.agent.contract import PlugPorts, UndefineServer, UnplugPorts
 from cumulet.db import Tx
@@ -39,7 +40,16 @@ class Workflow:
         server = self.server(tx, run)
         assert server.host is not None
         ports = self.specs.ports(tx, server.id, server.host)
+        run.memo["ports", server.host] = ports
         return (server.host, PlugPorts(server_id=server.id, ports=ports)) if ports else None
+
+    def plugged(self, tx: Tx, run: Run, result: dict[str, Any] | None) -> dict[str, Any] | None:
+        """The host has made the ports: their documents came with the operation."""
+        server = self.server(tx, run)
+        ports = [row.port_id for row in store.interfaces(tx, server.id)]
+        if server.host is not None and ports:
+            self.parts.network.ports_wired(tx, server.host, ports)
+        return result
 
     def unplug(self, tx: Tx, run: Run) -> HostCall | None:
         server = self.server(tx, run)

@@ -23,7 +23,7 @@ from typing import Any
 
 import msgspec
 
-from cumulet.agent.contract import CacheImage, CreateDisks, DefineServer, DeleteDisks, PowerServer
+from cumulet.agent.contract import CacheImage, CreateDisks, DefineServer, DeleteDisks, PowerServer, ServerSpec
 from cumulet.db import Tx
 from cumulet.kernel.errors import CloudError, NoValidHost
 from cumulet.saga.model import Call, Children, HostCall, Run, Saga, Start, Transact, Wait, nothing_to_undo
@@ -70,7 +70,7 @@ class CreateWorkflows(Workflow):
                     "volumes", self._connect, undo=self._disconnect, task_state="block_device_mapping", event=EVENT
                 ),
                 Call("image", self._image, nothing_to_undo("the cache is shared"), task_state="spawning", event=EVENT),
-                Call("ports", self.plug, self.unplug, task_state="spawning", event=EVENT),
+                Call("ports", self.plug, self.unplug, done=self.plugged, task_state="spawning", event=EVENT),
                 Call("disks", self._disks, self._delete_disks, task_state="spawning", event=EVENT),
                 Call("define", self._define, self.undefine, task_state="spawning", event=EVENT),
                 Call("start", self._start, nothing_to_undo("undefine stops it"), task_state="spawning", event=EVENT),
@@ -222,16 +222,25 @@ class CreateWorkflows(Workflow):
         source = self.specs.source(tx, server.image_id, run.params.host)
         return (run.params.host, CacheImage(image=source)) if source is not None else None
 
+    def _spec(self, tx: Tx, run: Run) -> ServerSpec:
+        host = run.params.host
+        found = run.memo.get(("spec", host))
+        if found is None:
+            ports = run.memo.get(("ports", host))
+            password = run.params.admin_password
+            found = self.specs.server(tx, self.server(tx, run), host, admin_password=password, ports=ports)
+            run.memo["spec", host] = found
+        spec: ServerSpec = found
+        return spec
+
     def _disks(self, tx: Tx, run: Run) -> HostCall:
-        spec = self.specs.server(tx, self.server(tx, run), run.params.host, admin_password=run.params.admin_password)
-        return run.params.host, CreateDisks(server=spec)
+        return run.params.host, CreateDisks(server=self._spec(tx, run))
 
     def _delete_disks(self, tx: Tx, run: Run) -> HostCall:
         return run.params.host, DeleteDisks(server_id=run.object_id)
 
     def _define(self, tx: Tx, run: Run) -> HostCall:
-        spec = self.specs.server(tx, self.server(tx, run), run.params.host, admin_password=run.params.admin_password)
-        return run.params.host, DefineServer(server=spec)
+        return run.params.host, DefineServer(server=self._spec(tx, run))
 
     def _start(self, tx: Tx, run: Run) -> HostCall:
         server = self.server(tx, run)

@@ -102,7 +102,7 @@ class GuestWorkflows(Workflow):
                 Call("undefine", self.undefine, again, task_state="rebuilding", event=REBUILD),
                 Call("old_disks", self._delete_disks, again, task_state="rebuilding", event=REBUILD),
                 Call("image", self._image, again, task_state="rebuild_spawning", event=REBUILD),
-                Call("ports", self.plug, again, task_state="rebuild_spawning", event=REBUILD),
+                Call("ports", self.plug, again, done=self.plugged, task_state="rebuild_spawning", event=REBUILD),
                 Call("disks", self._disks, again, task_state="rebuild_spawning", event=REBUILD),
                 Call("define", self._define, again, task_state="rebuild_spawning", event=REBUILD),
                 Call("start", self._start, again, task_state="rebuild_spawning", event=REBUILD),

@@ -72,7 +72,7 @@ class PowerWorkflows(Workflow):
         steps: list[Any] = []
         if action.redefine:
             again = nothing_to_undo("done again it is the same")
-            steps.append(Call("ports", self.plug, again, task_state=task, event=event))
+            steps.append(Call("ports", self.plug, again, done=self.plugged, task_state=task, event=event))
             steps.append(Call("define", self._define, again, task_state=task, event=event))
         undo = nothing_to_undo("the host's report says what became of it")
         steps.append(Call("power", self._power(action), undo, task_state=task, event=event))
