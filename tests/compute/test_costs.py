@@ -64,12 +64,12 @@ def test_statements_of_servers(nova: Nova, network: str, monkeypatch: pytest.Mon
     first = nova.boot(networks=[{"uuid": network}])  # the project's default group is made, once
     meter = Meter(nova, monkeypatch)
     bare = nova.server_body()
-    assert meter.cheapest(lambda: nova.post("/servers", {"server": bare})) <= 14 + locks
+    assert meter.cheapest(lambda: nova.post("/servers", {"server": bare})) <= 15 + locks
     wired = nova.server_body(networks=[{"uuid": network}])
-    assert meter.cheapest(lambda: nova.post("/servers", {"server": wired})) <= 23 + locks
+    assert meter.cheapest(lambda: nova.post("/servers", {"server": wired})) <= 24 + locks
     both = {**wired, "name": unique("two"), "min_count": 2, "max_count": 2}
     # one more: two for its saga, one for its address
-    assert meter.cheapest(lambda: nova.post("/servers", {"server": both})) <= 23 + 3 + locks
+    assert meter.cheapest(lambda: nova.post("/servers", {"server": both})) <= 24 + 3 + locks
     assert meter.of(nova.get(f"/servers/{first}")) <= 11
     some = meter.of(nova.get("/servers/detail"))
     assert some <= 11

@@ -18,6 +18,7 @@ The agent never sees the database. Sizes say their unit in the name. All structs
 ignored on decoding so that an agent of the previous release understands a newer conductor.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import msgspec
@@ -262,6 +263,10 @@ class Operation(_Wire, tag_field="op"):
     role: ClassVar[str] = "compute"
     stall_seconds: ClassVar[float] = 60
 
+    def carried(self) -> Sequence[Any]:
+        """Documents that stand on the host once this is done; the agent need not pull them."""
+        return ()
+
 
 class Result(_Wire):
     """Base of what operations return; encoded as JSON into the saga journal."""
@@ -296,6 +301,9 @@ class PlugPorts(Operation, tag="compute.plug_ports"):
 
     server_id: str
     ports: list[PortDoc]
+
+    def carried(self) -> Sequence[PortDoc]:
+        return self.ports
 
 
 class UnplugPorts(Operation, tag="compute.unplug_ports"):
@@ -358,6 +366,9 @@ class AttachPort(Operation, tag="compute.attach_port"):
     server_id: str
     instance_name: str
     port: PortDoc
+
+    def carried(self) -> Sequence[PortDoc]:
+        return [self.port]
 
 
 class DetachPort(Operation, tag="compute.detach_port"):

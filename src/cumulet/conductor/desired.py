@@ -104,8 +104,9 @@ class Desired:
         self._hint(tx, host, kind, object_id)
         return generation
 
-    def touch_many(self, tx: Tx, keys: Iterable[tuple[str, str, str]]) -> None:
-        """`touch` for many (host, kind, object) in one statement."""
+    def touch_many(self, tx: Tx, keys: Iterable[tuple[str, str, str]], *, hint: bool = True) -> None:
+        """`touch` for many (host, kind, object) in one statement. Without a hint the hosts find out when they next
+        compare: for documents that come to them otherwise."""
         wanted = list(keys)
         if not wanted:
             return
@@ -113,7 +114,7 @@ class Desired:
             _TOUCH_MANY,
             [{"host": h, "kind": k, "object_id": o, "now": tx.now, "absent": False} for h, k, o in wanted],
         )
-        for key in wanted:
+        for key in wanted if hint else ():
             self._hint(tx, *key)
 
     def touch_holders(self, tx: Tx, kind: str, object_id: str) -> list[str]:

@@ -97,6 +97,10 @@ _DELETE = delete(HOSTS).where(HOSTS.c.name == bindparam("name"))
 _LIVENESS_OF = text("SELECT seen_at, forced_down FROM hosts WHERE name = :name")
 _LIVENESS = text("SELECT name, seen_at, forced_down, speed_factor, started FROM hosts")
 
+_TOUCH = update(HOSTS).where(HOSTS.c.name == bindparam("the_name")).values(updated_at=bindparam("updated_at"))
+_STATE = select(func.count(), func.coalesce(func.max(HOSTS.c.updated_at), 0))
+_FRESH = SECOND
+
 HostListener = Callable[[Tx, HostRow], object]
 
 
@@ -109,6 +113,7 @@ class HostRegistry:
         self._since = 0  # what was not heard while no conductor listened says nothing
         self._was_up: dict[str, tuple[bool, int]] = {}
         self._listeners: list[HostListener] = []
+        self._snapshot: tuple[tuple[int, int], int, Sequence[HostRow]] | None = None  # state, when, hosts
         self.admits: Callable[[Tx, str], bool] = lambda tx, name: True  # may a host that is not known be heard?
 
     def on_change(self, listener: HostListener) -> None:
@@ -120,6 +125,18 @@ class HostRegistry:
     def list(self, tx: Tx, role: str | None = None) -> list[HostRow]:
         hosts = [self._row(tx, row) for row in tx.rows(_ALL)]
         return hosts if role is None else [host for host in hosts if role in host.roles]
+
+    def snapshot(self, tx: Tx) -> Sequence[HostRow]:
+        """As `list`, for decisions that are made all the time: what heartbeats say may be a second old; what operators
+        say, and which hosts there are, is not."""
+        state = tuple(tx.first(_STATE))
+        kept = self._snapshot
+        if kept is not None and kept[0] == state and abs(tx.now - kept[1]) < _FRESH:
+            return kept[2]
+        hosts = self.list(tx)
+        if not tx.written:  # else it might be rolled back
+            self._snapshot = (state, tx.now, hosts)
+        return hosts
 
     def get(self, tx: Tx, name: str) -> HostRow:
         """NotFound if there is no such host."""
@@ -195,6 +212,7 @@ class HostRegistry:
         else:
             tx.run(_BEAT, {**values, "the_name": beat.host, "seen_at": tx.now})
         if known is None or self._offers_differ(known, beat, tx.now):
+            tx.run(_TOUCH, {"the_name": beat.host, "updated_at": tx.now})
             host = self.get(tx, beat.host)
             for listener in self._listeners:
                 listener(tx, host)

@@ -46,6 +46,7 @@ class Tx:
         self._hooks: list[Callable[[], object]] = []
         self.writing = writing
         self.statements = 0
+        self.written = 0  # statements that may have changed something
         self.now = db.clock.now()
 
     def rows(self, statement: Executable, params: Params = None) -> Sequence[Any]:
@@ -96,6 +97,7 @@ class Tx:
         """Execute a writing statement; the number of rows it touched."""
         assert self.writing, "a read unit of work does not write"
         self.statements += 1
+        self.written += 1
         self._db.count_statement()
         bound = self._bound(statement, params)
         if bound is None:

@@ -80,6 +80,14 @@ class Agent:
             appliers.update(driver.documents())
         self._queries = queries
         self._outbox_wanted = threading.Event()
+        self.documents = DocumentSync(
+            settings.host,
+            store,
+            self._link,
+            appliers,
+            threads=settings.document_threads,
+            compare_seconds=settings.compare_seconds,
+        )
         self.operations = Operations(
             settings.host,
             store,
@@ -88,14 +96,7 @@ class Agent:
             bodies,
             threads=settings.operation_threads,
             report=self._outbox_wanted.set,
-        )
-        self.documents = DocumentSync(
-            settings.host,
-            store,
-            self._link,
-            appliers,
-            threads=settings.document_threads,
-            compare_seconds=settings.compare_seconds,
+            carried=self.documents.carried,
         )
         self._sequence = store.last_sequence()
         self._report_lock = threading.Lock()

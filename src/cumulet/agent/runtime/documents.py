@@ -99,6 +99,20 @@ class DocumentSync:
                 self._compare_at = 0.0
             self._state.notify_all()
 
+    def carried(self, documents: Iterable[Any]) -> None:
+        """These came with an operation, and stand on the host."""
+        with self._state:
+            for doc in documents:
+                key = (doc.kind, doc.id)
+                held = self._held.get(key)
+                if doc.kind not in self._appliers or (held is not None and held.generation >= doc.generation):
+                    continue
+                body = msgspec.json.encode(doc)
+                self._store.save_document(doc.kind, doc.id, doc.generation, body)
+                held = self._held[key] = _Held(doc.generation, body)
+                held.applied = doc.generation
+                self._unreported[key] = (doc.generation, None)
+
     def reapply(self, kind: str, ids: Iterable[str] | None = None) -> None:
         chosen = None if ids is None else set(ids)
         with self._state:

@@ -10,7 +10,7 @@ After a kill, what was taken and not ended is run again: bodies are idempotent.
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -55,14 +55,16 @@ class Operations:
         *,
         threads: int = 16,
         report: Callable[[], None],
+        carried: Callable[[Sequence[Any]], None] = lambda documents: None,
     ) -> None:
-        """``report``: wakes the outbox."""
+        """``report``: wakes the outbox. ``carried``: takes the documents that came with an operation that is done."""
         self._host = host
         self._store = store
         self._link = link
         self._clock = clock
         self._bodies = bodies
         self._wake_outbox = report
+        self._carried = carried
         self._lock = threading.Lock()
         self._live: dict[str, _Live] = {}
         self._epochs = store.epochs()
@@ -166,6 +168,7 @@ class Operations:
 
         try:
             result = self._bodies[type(execute.body)](execute.body, progress)
+            self._carried(execute.body.carried())
         except DriverError as error:
             _log.warning("%s failed: %s: %s", execute.op_id, error.code, error.message)
             return self._failed(execute, error.code, error.message, live)

@@ -17,6 +17,7 @@ from cumulet.db import Tx
 from cumulet.kernel.errors import NoValidHost
 from cumulet.services.compute import catalogue
 from cumulet.services.placement.public import PlacementService
+from cumulet.services.placement.stock import Shelf, free_share
 from cumulet.services.placement.store import InventoryRow
 
 ARCHITECTURES = {"x86_64", "amd64", "x64"}  # names of the one that hosts have today; HostRow.resources.cpu_info may say
@@ -49,7 +50,8 @@ class Candidate(msgspec.Struct, kw_only=True):
     host: HostRow
     zone: str
     inventories: Mapping[str, InventoryRow]
-    used: dict[str, int]
+    used: dict[str, int]  # shared: changed by giving the candidate another one
+    free: float | None = None  # share of what there is that is left, see placement.stock
     traits: Collection[str] = ()
     aggregates: Sequence[Mapping[str, str]] = ()  # their metadata
 
@@ -252,12 +254,9 @@ def weight(candidate: Candidate, request: SchedulerRequest) -> tuple[float, floa
     """Bigger is better: soft group wishes, then free memory and processors as a share of what there is."""
     members = list(request.group_hosts).count(candidate.host.name)
     group = {"soft-affinity": members, "soft-anti-affinity": -members}.get(request.group_policy or "", 0)
-    free = 0.0
-    for name, factor in (("MEMORY_MB", 1.0), ("VCPU", 0.5), ("DISK_GB", 0.25)):
-        inventory = candidate.inventories.get(name)
-        if inventory is not None and inventory.capacity > 0:
-            free += factor * (inventory.capacity - candidate.used.get(name, 0)) / inventory.capacity
-    return float(group), free, candidate.host.name
+    if candidate.free is None:
+        candidate.free = free_share(candidate.inventories, candidate.used)
+    return float(group), candidate.free, candidate.host.name
 
 
 def choose(candidates: Sequence[Candidate], request: SchedulerRequest, count: int = 1) -> list[HostRow]:
@@ -265,14 +264,14 @@ def choose(candidates: Sequence[Candidate], request: SchedulerRequest, count: in
     chosen: list[HostRow] = []
     request = msgspec.structs.replace(request, group_hosts=list(request.group_hosts))
     for _ in range(count):
-        objections = [(candidate, objection(candidate, request)) for candidate in candidates]
-        fit = [candidate for candidate, why in objections if why is None]
-        if not fit:
+        ranked = sorted(candidates, key=lambda candidate: weight(candidate, request), reverse=True)
+        best = next((candidate for candidate in ranked if objection(candidate, request) is None), None)
+        if best is None:
+            objections = [(candidate, objection(candidate, request)) for candidate in candidates]
             raise refusal([(c.host.name, why) for c, why in objections if why is not None], len(chosen), count)
-        best = max(fit, key=lambda candidate: weight(candidate, request))
         chosen.append(best.host)
-        for name, amount in request.resources.items():
-            best.used[name] = best.used.get(name, 0) + amount
+        best.used = {**best.used, **{n: best.used.get(n, 0) + amount for n, amount in request.resources.items()}}
+        best.free = free_share(best.inventories, best.used)
         assert isinstance(request.group_hosts, list)
         request.group_hosts.append(best.host.name)
     return chosen
@@ -309,16 +308,18 @@ class Scheduler:
     def candidates(self, tx: Tx, hosts: Sequence[HostRow] | None = None, *, traits: bool = True) -> list[Candidate]:
         """All hosts with what they have left."""
         stock = self._placement.stock(tx)
+        nothing = Shelf({}, {}, 0.0)
         has_traits = self._placement.traits(tx) if traits else {}
         aggregates = catalogue.aggregates_of_hosts(tx)
         found = []
-        for host in self._hosts.list(tx) if hosts is None else hosts:
-            mine, shelves = aggregates.get(host.name, []), stock.get(host.uuid, {})
+        for host in self._hosts.snapshot(tx) if hosts is None else hosts:
+            mine, shelf = aggregates.get(host.name, []), stock.get(host.uuid, nothing)
             candidate = Candidate(
                 host=host,
                 zone=catalogue.zone_of(mine) or self._default_zone,
-                inventories={name: inventory for name, (inventory, _) in shelves.items()},
-                used={name: used for name, (_, used) in shelves.items()},
+                inventories=shelf.inventories,
+                used=shelf.used,
+                free=shelf.free,
                 traits=has_traits.get(host.uuid, ()),
                 aggregates=mine,
             )
@@ -332,7 +333,7 @@ class Scheduler:
     def place(self, tx: Tx, request: SchedulerRequest, consumers: Sequence[str], user_id: str) -> list[HostRow]:
         """Select and claim in this (writing) transaction: a host for each consumer, which had nothing so far. The
         providers are locked first, so what was selected is still there when it is claimed."""
-        hosts = self._hosts.list(tx)
+        hosts = self._hosts.snapshot(tx)
         for host in sorted(hosts, key=lambda host: host.uuid):
             tx.lock("resource_provider", host.uuid)
         chosen = choose(self.candidates(tx, hosts, traits=names_traits(request)), request, len(consumers))

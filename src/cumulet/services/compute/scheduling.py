@@ -27,8 +27,8 @@ class Scheduling:
         by_host = catalogue.zones(tx)
         return {
             by_host.get(host.name, self.parts.default_zone)
-            for host in self.parts.hosts.list(tx, role="compute")
-            if not host.disabled
+            for host in self.parts.hosts.snapshot(tx)
+            if "compute" in host.roles and not host.disabled
         }
 
     def place(

@@ -182,7 +182,7 @@ class Documents:
         networks = self.service.networks.many(tx, network_ids)
         tunnelled = [id for id, network in networks.items() if network.network_type in TUNNELS]
         where = grouped(rows_in(tx, _HOSTS_OF, tunnelled))
-        ips = {h.name: h.tunnel_ip or h.ip for h in self.service.hosts.list(tx)} if tunnelled else {}
+        ips = {h.name: h.tunnel_ip or h.ip for h in self.service.hosts.snapshot(tx)} if tunnelled else {}
         return {
             id: Segment(
                 network_type=network.network_type,  # type: ignore[arg-type]

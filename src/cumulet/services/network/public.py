@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import bindparam, select, union
+
 from cumulet.agent.contract import PortDoc
 from cumulet.db import Database, Tx
 from cumulet.kernel.context import RequestContext, system_context
@@ -32,6 +34,19 @@ from cumulet.services.network.subnets import Subnets
 from cumulet.services.network.work import Work
 from cumulet.settings import Network as NetworkSettings
 from cumulet.settings import Quota
+
+_MINE = t.PORTS.alias("mine")
+_NETWORKS_OF_SERVER = select(_MINE.c.network_id).where(
+    _MINE.c.device_id == bindparam("server_id"), _MINE.c.device_owner.startswith("compute:")
+)
+_METADATA_HOSTS = union(
+    select(t.DHCP_HOSTS.c.host).where(t.DHCP_HOSTS.c.network_id.in_(_NETWORKS_OF_SERVER)),
+    select(t.PORTS.c.host).where(
+        t.PORTS.c.network_id.in_(_NETWORKS_OF_SERVER),
+        t.PORTS.c.device_owner == "network:router_interface",
+        t.PORTS.c.host != "",
+    ),
+)
 
 __all__ = ["AddressInfo", "GroupInfo", "NetworkChoice", "NetworkService", "PortPlan"]
 
@@ -129,9 +144,15 @@ class NetworkService:
         plan = PortPlan(self.work(tx, ctx), list(requested))
         return self.make_server_ports(plan, {server_id: hostname}, az, security_groups=security_groups)[server_id]
 
-    def bind_ports(self, tx: Tx, port_ids: Sequence[str], host: str) -> None:
-        """The ports are to be made on this host (binding:host_id), and unmade on another they were bound to."""
+    def metadata_hosts(self, tx: Tx, server_id: str) -> set[str]:
+        """The hosts that answer metadata requests on the server's networks: their DHCP servers' and routers'."""
+        return {row[0] for row in tx.rows(_METADATA_HOSTS, {"server_id": server_id})}
+
+    def bind_ports(self, tx: Tx, port_ids: Sequence[str], host: str, *, plugged_next: bool = False) -> None:
+        """The ports are to be made on this host (binding:host_id), and unmade on another they were bound to.
+        ``plugged_next``: an operation follows that carries their documents, the host need not fetch them."""
         work = self.work(tx)
+        work.carried = plugged_next
         self.servers.bind(work, port_ids, host)
         work.flush()
 

@@ -175,6 +175,7 @@ PORTS = Table(
     Column("made_for_server", Bool, nullable=False),  # goes with its server; others are only let go
     *_standard(),
     UniqueConstraint("network_id", "mac_address"),
+    Index("ix_ports_network_owner", "network_id", "device_owner"),
 )
 
 

@@ -73,6 +73,12 @@ _SERVERS_OF_PORTS = (
     .distinct()
     .where(t.PORTS.c.id.in_(bindparam("ids", expanding=True)), t.PORTS.c.device_owner.startswith("compute:"))
 )
+_SERVERS_ON = (
+    select(t.PORTS.c.device_id)
+    .distinct()
+    .where(t.PORTS.c.network_id == bindparam("network_id"), t.PORTS.c.device_owner.startswith("compute:"))
+    .where(t.PORTS.c.host != "", t.PORTS.c.device_id != "")
+)
 _WITH_SUBNETS = (
     select(t.NETWORKS, t.SUBNETS)
     .outerjoin(t.SUBNETS, t.SUBNETS.c.network_id == t.NETWORKS.c.id)
@@ -81,6 +87,11 @@ _WITH_SUBNETS = (
 )
 _WIDTH = len(t.NETWORKS.c)
 Key = tuple[str, str, str]  # host, kind, object id
+
+
+def _answers(row: t.PortRow) -> bool:
+    """Metadata requests come in here."""
+    return row.device_owner == "network:dhcp" or row.device_owner.startswith("network:router_interface")
 
 
 class Work:
@@ -99,6 +110,7 @@ class Work:
         self.inside: set[str] = set()  # ports that a floating IP came to or left
         self._servers: set[str] = set()  # what their metadata says of ports changed
         self.gone: set[Key] = set()
+        self.carried = False  # documents of ports come to their hosts with an operation
         self.default_groups: dict[str, str] = {}
         self._ports: dict[str, t.PortRow] = {}
         self._bindings: dict[tuple[str, str], set[str]] = {}
@@ -111,7 +123,7 @@ class Work:
 
     def hosts(self) -> dict[str, Any]:
         if self._hosts is None:
-            self._hosts = {host.name: host for host in self.service.hosts.list(self.tx)}
+            self._hosts = {host.name: host for host in self.service.hosts.snapshot(self.tx)}
         return self._hosts
 
     def check_groups(self, groups: Iterable[str], project_id: str) -> None:
@@ -185,8 +197,9 @@ class Work:
         router_keys = self._router_keys()
         for key in sorted(self.gone - wanted):
             desired.remove(tx, *key)
-        if wanted:
-            desired.touch_many(tx, sorted(wanted))
+        carried = {key for key in wanted if key[1] == "port" and key[2] in self._ports} if self.carried else set()
+        desired.touch_many(tx, sorted(carried), hint=False)
+        desired.touch_many(tx, sorted(wanted - carried))
         self._servers.update(row[0] for row in rows_in(tx, _SERVERS_OF_PORTS, self.inside))
         for server_id in sorted(self._servers):
             desired.touch_holders(tx, "metadata", server_id)
@@ -219,6 +232,10 @@ class Work:
             found.add((host, "port", id))
         for host, id in rows_in(tx, _DHCP_ON, self.networks):
             found.add((host, "network", id))
+        served = {(row.host, row.network_id) for row in self._ports.values() if row.host and _answers(row)}
+        for host, network_id in served:  # it is to know the servers that may ask there
+            for row in tx.rows(_SERVERS_ON, {"network_id": network_id}):
+                found.add((host, "metadata", row[0]))
         self.routers.update(row[0] for row in rows_in(tx, _ROUTERS_WITH_LEG, self.networks))
         self.routers.update(row[0] for row in rows_in(tx, _ROUTERS_OUT, self.peers | self.ranges))
         return found

@@ -12,6 +12,7 @@ from typing import Any
 from cumulet.db import Database, Tx
 from cumulet.kernel.errors import Conflict, NotFound
 from cumulet.services.placement import store
+from cumulet.services.placement.stock import Shelf, Stock
 from cumulet.services.placement.store import ConsumerRow, InventoryRow, ProviderRow
 
 MAX_UNIT = 2_147_483_647
@@ -34,6 +35,7 @@ class PlacementService:
         reserved_memory_mb: int = 512,
     ) -> None:
         self.db = db
+        self._stock = Stock()
         self._cpu_ratio = cpu_allocation_ratio
         self._ram_ratio = ram_allocation_ratio
         self._disk_ratio = disk_allocation_ratio
@@ -233,9 +235,9 @@ class PlacementService:
         """Provider -> resource class -> inventory."""
         return store.all_inventories(tx)
 
-    def stock(self, tx: Tx) -> dict[str, dict[str, tuple[InventoryRow, int]]]:
-        """Provider -> resource class -> (inventory, used)."""
-        return store.stock(tx)
+    def stock(self, tx: Tx) -> dict[str, Shelf]:
+        """Provider -> what it has and what of it is used."""
+        return self._stock.read(tx)
 
     def traits(self, tx: Tx) -> dict[str, set[str]]:
         """Provider -> traits."""

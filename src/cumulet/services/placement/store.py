@@ -130,6 +130,8 @@ _STOCK = select(
         0,
     ),
 )
+_STOCK_OF = _STOCK.where(_I.provider_uuid.in_(bindparam("ids", expanding=True)))
+_GENERATIONS = select(_P.uuid, _P.generation)
 _ALLOCATIONS_OF = select(*_A).where(_A.consumer_uuid == bindparam("uuid")).order_by(_A.provider_uuid, _A.resource_class)
 _ALLOCATIONS_ON = select(*_A).where(_A.provider_uuid == bindparam("uuid")).order_by(_A.consumer_uuid, _A.resource_class)
 _DROP_ALLOCATIONS = delete(ALLOCATIONS).where(_A.consumer_uuid == bindparam("uuid"))
@@ -278,11 +280,17 @@ def all_usage(tx: Tx) -> dict[str, dict[str, int]]:
     return found
 
 
-def stock(tx: Tx) -> dict[str, dict[str, tuple[InventoryRow, int]]]:
-    """Provider -> resource class -> (inventory, used), in one statement."""
-    found: dict[str, dict[str, tuple[InventoryRow, int]]] = {}
-    for *inventory, used in tx.rows(_STOCK):
-        found.setdefault(inventory[0], {})[inventory[1]] = (InventoryRow(*inventory), int(used))
+def generations(tx: Tx) -> dict[str, int]:
+    return {row[0]: row[1] for row in tx.rows(_GENERATIONS)}
+
+
+def stock(tx: Tx, uuids: Sequence[str] | None = None) -> dict[str, tuple[dict[str, InventoryRow], dict[str, int]]]:
+    """Provider -> (inventories, what of them is used), in one statement."""
+    found: dict[str, tuple[dict[str, InventoryRow], dict[str, int]]] = {}
+    rows = tx.rows(_STOCK) if uuids is None else tx.rows(_STOCK_OF, {"ids": list(uuids)})
+    for *inventory, used in rows:
+        inventories, uses = found.setdefault(inventory[0], ({}, {}))
+        inventories[inventory[1]], uses[inventory[1]] = InventoryRow(*inventory), int(used)
     return found
 
 

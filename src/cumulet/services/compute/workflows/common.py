@@ -65,12 +65,11 @@ class Workflow:
         return server.host, UndefineServer(server_id=server.id, instance_name=server.instance_name)
 
     def publish_metadata(self, tx: Tx, server: ServerRow) -> None:
-        """Have the hosts that answer metadata requests fetch the server's document."""
-        names = {row.name for row in self.parts.hosts.list(tx, role="network")}
+        """Have the hosts that answer the server's metadata requests fetch its document."""
+        names = self.parts.network.metadata_hosts(tx, server.id)
         if server.host is not None:
             names.add(server.host)
-        for host in sorted(names):
-            self.parts.desired.touch(tx, host, "metadata", server.id)
+        self.parts.desired.touch_many(tx, [(host, "metadata", server.id) for host in sorted(names)])
 
     def withdraw_metadata(self, tx: Tx, server: ServerRow) -> None:
         for host in self.parts.desired.holders(tx, "metadata", server.id):

@@ -187,7 +187,7 @@ class CreateWorkflows(Workflow):
             store.update_server(tx, server.id, host=host)
         ports = [row.port_id for row in store.interfaces(tx, server.id)]
         if ports:
-            self.parts.network.bind_ports(tx, ports, host)
+            self.parts.network.bind_ports(tx, ports, host, plugged_next=True)
         self.publish_metadata(tx, self.server(tx, run))
         return {"host": host, "ports": ports}
 
