@@ -28,6 +28,7 @@ class HttpServer:
         certificate: str | None = None,
         key: str | None = None,
         shutdown_seconds: float = 5.0,
+        protocol: type[LimitedHttpProtocol] = LimitedHttpProtocol,
     ) -> None:
         """``certificate`` and ``key``: PEM files; with them it speaks HTTPS and nothing else."""
         self._socket = socket.socket(socket.AF_INET6 if ":" in bind else socket.AF_INET, socket.SOCK_STREAM)
@@ -41,7 +42,7 @@ class HttpServer:
         config = uvicorn.Config(
             app,
             loop="uvloop",
-            http=LimitedHttpProtocol,
+            http=protocol,
             ws="none",
             lifespan="on",
             access_log=False,

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import select
 
 from cumulet.compose import build_control_plane
+from cumulet.emulator.cloud import QUICK_HASHES
 from cumulet.kernel.context import RequestContext
 from cumulet.saga import testing
 from cumulet.saga.tables import SAGAS
@@ -76,7 +77,7 @@ class CloudHarness:
 
     def start_control_plane(self) -> None:
         self.cloud.control = build_control_plane(
-            self.cloud.settings, bus=self.cloud.bus, passwords=support._QUICK_HASHES, name="test-conductor"
+            self.cloud.settings, bus=self.cloud.bus, passwords=QUICK_HASHES, name="test-conductor"
         )
         self.cloud.control.image.start()
         self.cloud.control.conductor.start()

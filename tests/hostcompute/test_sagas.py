@@ -73,8 +73,7 @@ def harness(host: Host) -> Iterator[LibvirtHarness]:
     directory.chmod(0o755)
     cloud = support.Cloud(directory, hosts=0, configure=unlimited).start()
     try:
-        cloud.hosts["fake-1"] = agent = support.Host(cloud, fake)
-        agent.start()
+        cloud.add_host("fake-1", fake=fake)
         cloud.wait(lambda: cloud.up_hosts() == ["fake-1"], 60)
         yield LibvirtHarness(Nova(cloud), host)
     finally:

@@ -13,26 +13,18 @@ import secrets
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import requests
-from sqlalchemy import select
 
-from cumulet.agent.fake import FakeHost
-from cumulet.agent.runtime import Agent, AgentSettings
-from cumulet.agent.runtime.store import AgentStore
-from cumulet.app import bootstrap, prepare_database
-from cumulet.bus import Bus, LocalBus, open_bus
-from cumulet.compose import ControlPlane, build_control_plane
-from cumulet.db import METADATA
-from cumulet.server import HttpServer
-from cumulet.services.identity.passwords import Passwords
+from cumulet.compose import ControlPlane
+from cumulet.emulator import Account, Emulator
+from cumulet.emulator.cloud import emulator_settings
+from cumulet.emulator.seed import add_accounts
+from cumulet.kernel.clock import SystemClock
 from cumulet.settings import Settings
-from tests.support.ports import free_ports
 
 # name: (project, role). Everybody's password is "secret-" + name.
 ACCOUNTS = {
@@ -43,43 +35,8 @@ ACCOUNTS = {
     "manager": ("demo", "manager"),
     "other": ("other", "member"),
 }
-_QUICK_HASHES = Passwords(memory_kib=64, time_cost=1)
+_ACCOUNTS = [Account(name, project, role, "secret-" + name) for name, (project, role) in ACCOUNTS.items()]
 _cli_lock = threading.Lock()
-
-
-class Host:
-    """A fake host of the cloud and its agent, which can be lost and come back."""
-
-    def __init__(self, cloud: "Cloud", fake: FakeHost) -> None:
-        self._cloud = cloud
-        self.fake = fake
-        self.agent: Agent | None = None
-
-    @property
-    def name(self) -> str:
-        return self.fake.name
-
-    def start(self) -> None:
-        settings = AgentSettings(
-            host=self.name,
-            tunnel_ip="127.0.0.1",
-            heartbeat_seconds=self._cloud.heartbeat_seconds,
-            inventory_seconds=self._cloud.inventory_seconds,
-            compare_seconds=self._cloud.compare_seconds,
-        )
-        path = self._cloud.directory / f"{self.name}.agent.db"
-        self.agent = Agent(settings, self._cloud.bus, AgentStore(path), self.fake.drivers)
-        self.agent.start()
-
-    def lose(self) -> None:
-        """The agent is gone, without a word; what runs on the host stays."""
-        if self.agent is not None:
-            self.agent.stop(0.2)
-            self.agent = None
-
-    def restart(self) -> None:
-        self.lose()
-        self.start()
 
 
 @dataclass
@@ -254,119 +211,30 @@ class Clients:
         )
 
 
-class Cloud(Clients):
+class Cloud(Clients, Emulator):
     """``configure(settings)`` may change settings before anything is built."""
 
     def __init__(
-        self,
-        directory: Path,
-        *,
-        database_url: str | None = None,
-        bus_url: str = "local",
-        bus: Bus | None = None,
-        hosts: int = 1,
-        boot_seconds: float = 0.0,
-        heartbeat_seconds: float = 1.0,
-        inventory_seconds: float = 300.0,
-        compare_seconds: float = 5.0,
-        configure: Callable[[Settings], None] | None = None,
+        self, directory: Path, *, hosts: int = 1, database_url: str | None = None, bus_url: str = "local", **more: Any
     ) -> None:
-        super().__init__()
-        self.directory = directory
-        self.heartbeat_seconds = heartbeat_seconds
-        self.inventory_seconds = inventory_seconds
-        self.compare_seconds = compare_seconds
-        self.settings = test_settings(directory, free_ports(1)[0])
-        self.settings.database.url = database_url or f"sqlite:///{directory / 'cloud.db'}"
-        self.settings.bus.url = bus_url
-        if configure is not None:
-            configure(self.settings)
-        self.url = self.settings.public_url
-        self.bus: Bus = bus or (LocalBus() if bus_url == "local" else open_bus(bus_url))
-        self.control: ControlPlane = build_control_plane(
-            self.settings, bus=self.bus, passwords=_QUICK_HASHES, name="test-conductor"
+        Clients.__init__(self)
+        Emulator.__init__(
+            self,
+            directory=directory,
+            hosts=hosts,
+            database_url=database_url or f"sqlite:///{directory / 'cloud.db'}",
+            bus_url=bus_url,
+            accounts=_ACCOUNTS,
+            seed=False,
+            clock=SystemClock(),
+            host_prefix="fake",
+            name="test-conductor",
+            **{"heartbeat_seconds": 1.0, **more},
         )
-        self.server = HttpServer(self.control.http, self.settings.api.bind, self.settings.api.port)
-        self.hosts: dict[str, Host] = {}
-        self._boot_seconds = boot_seconds
-        self._first_hosts = hosts
-
-    @property
-    def db(self) -> Any:
-        return self.control.db
-
-    @property
-    def host(self) -> Host:
-        """The first host."""
-        return next(iter(self.hosts.values()))
-
-    def start(self) -> "Cloud":
-        prepare_database(self.control)
-        self.settings.admin_password_file.write_text("secret-admin\n")
-        bootstrap(self.control)
-        make_accounts(self.control)
-        self.control.conductor.start()
-        self.control.reconcilers.start()
-        self.server.start()
-        for number in range(1, self._first_hosts + 1):
-            self.add_host(f"fake-{number}")
-        self.wait(lambda: len(self.up_hosts()) == self._first_hosts, 30)
-        self.wait(lambda: self._providers() >= self._first_hosts, 30)  # an inventory comes after the first heartbeat
-        return self
-
-    def _providers(self) -> int:
-        rows = self.db.read(lambda tx: tx.rows(select(METADATA.tables["resource_providers"].c.uuid)))
-        return len(list(rows))
-
-    def up_hosts(self) -> list[str]:
-        rows = self.db.read(lambda tx: self.control.hosts.list(tx))
-        return [row.name for row in rows if row.up]
-
-    def add_host(self, name: str, **more: Any) -> Host:
-        """``more`` as FakeHost takes it (roles, vcpus, memory_mb, …)."""
-        fake = FakeHost(name, **{"boot_seconds": self._boot_seconds, **more})
-        host = self.hosts[name] = Host(self, fake)
-        host.start()
-        return host
-
-    def restart_conductor(self) -> None:
-        self.control.conductor.stop()
-        self.control.conductor.start()
-
-    def wait(self, holds: Callable[[], Any], seconds: float = 10.0) -> Any:
-        """Until ``holds()`` is true; what it returned."""
-        end = time.monotonic() + seconds
-        while True:
-            found = holds()
-            if found:
-                return found
-            assert time.monotonic() < end, "did not become true in time"
-            time.sleep(0.005)
-
-    def stop(self) -> None:
-        for connection in self._connections.values():
-            connection.close()
-        self.server.stop(3)
-        for host in self.hosts.values():
-            host.fake.faults.clear()
-            host.lose()
-        self.control.reconcilers.stop()
-        self.control.conductor.stop()
-        self.control.close()
 
 
 def test_settings(directory: Path, port: int) -> Settings:
-    settings = Settings()
-    settings.paths.state_dir = str(directory)
-    settings.paths.run_dir = str(directory / "run")
-    settings.paths.log_dir = str(directory / "log")
-    settings.api.port = port
-    settings.database.durable = False
-    settings.host.name = "fake-1"  # the store of images is this host's
-    settings.compute.driver = "fake"
-    settings.network.driver = "fake"
-    settings.storage.driver = "fake"
-    return settings
+    return emulator_settings(directory, "127.0.0.1", port, "fake-1")
 
 
 test_settings.__test__ = False  # type: ignore[attr-defined]
@@ -374,29 +242,7 @@ test_settings.__test__ = False  # type: ignore[attr-defined]
 
 def make_accounts(control: ControlPlane) -> None:
     """The users of ACCOUNTS beside admin, each with its role in its project."""
-    from cumulet.kernel.ids import new_hex
-    from cumulet.services.identity import store
-    from cumulet.services.identity.store import AssignmentRow, ProjectRow, UserRow
-
-    hashed = {name: _QUICK_HASHES.hash("secret-" + name) for name in ACCOUNTS}
-
-    def work(tx: Any) -> None:
-        roles = {name: store.roles.one(tx, name=name, domain_id=None) for _, name in ACCOUNTS.values()}
-        for name, (project_name, role) in ACCOUNTS.items():
-            project = store.projects.one(tx, domain_id="default", name=project_name, is_domain=False)
-            if project is None:
-                project = store.projects.add(
-                    tx, ProjectRow(new_hex(), project_name, "default", "default", False, "", True, [], {}, {})
-                )
-            if store.users.one(tx, domain_id="default", name=name) is None:
-                user = store.users.add(
-                    tx, UserRow(new_hex(), "default", name, True, project.id, hashed[name], None, 0, {}, {})
-                )
-                found = roles[role]
-                assert found is not None
-                store.add_assignment(tx, AssignmentRow("user", user.id, "project", project.id, found.id, False))
-
-    control.db.write(work)
+    add_accounts(control, _ACCOUNTS)
 
 
 def unique(prefix: str) -> str:

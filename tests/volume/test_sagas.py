@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from cumulet.compose import build_control_plane
+from cumulet.emulator.cloud import QUICK_HASHES
 from cumulet.kernel.context import RequestContext
 from cumulet.kernel.ids import new_uuid
 from cumulet.saga import testing
@@ -72,7 +73,7 @@ class VolumeHarness:
 
     def start_control_plane(self) -> None:
         self.cloud.control = build_control_plane(
-            self.cloud.settings, bus=self.cloud.bus, passwords=support._QUICK_HASHES, name="test-conductor"
+            self.cloud.settings, bus=self.cloud.bus, passwords=QUICK_HASHES, name="test-conductor"
         )
         self.cloud.control.image.start()
         self.cloud.control.conductor.start()

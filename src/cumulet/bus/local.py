@@ -167,6 +167,12 @@ class LocalBus:
         with self._lock:
             return {topic: sum(s.pool.waiting() for s in some) for topic, some in self._services.items()}
 
+    def busy(self) -> int:
+        """How many messages wait or are being handled."""
+        with self._lock:
+            services = [service for some in self._services.values() for service in some]
+        return sum(service.pool.busy() for service in services)
+
     def close(self) -> None:
         with self._lock:
             services = [service for some in self._services.values() for service in some]

@@ -68,6 +68,10 @@ class _Lane:
     def waiting(self) -> int:
         return len(self._work)
 
+    def busy(self) -> int:
+        with self._state:
+            return len(self._work) + self._threads - self._idle
+
     def close(self, wait_seconds: float) -> None:
         with self._state:
             self._closed = True
@@ -90,6 +94,10 @@ class Pool:
     def waiting(self) -> int:
         """Messages that wait for a thread."""
         return sum(lane.waiting() for lane in self._lanes)
+
+    def busy(self) -> int:
+        """How many messages wait or are being handled."""
+        return sum(lane.busy() for lane in self._lanes)
 
     def close(self, wait_seconds: float = 5.0) -> None:
         for lane in self._lanes:

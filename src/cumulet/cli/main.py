@@ -25,6 +25,7 @@ COMMANDS = {
     "ssh": ("cumulet.cli.server", "Open a shell in a server."),
     "logs": ("cumulet.cli.server", "Print a server's console log."),
     "bench": ("cumulet.cli.bench", "Measure this or any OpenStack cloud; compare two runs."),
+    "emulator": ("cumulet.cli.emulator", "An OpenStack to test against, in memory, ready in half a second."),
     "image": ("cumulet.cli.image", "Import cloud images, build the tiny test image."),
 }
 

@@ -29,6 +29,7 @@ from cumulet.bus.model import Service
 from cumulet.conductor.desired import AppliedListener, Desired
 from cumulet.conductor.hosts import HostRegistry
 from cumulet.db import Database, Tx
+from cumulet.kernel.clock import Signal
 from cumulet.kernel.errors import CloudError
 from cumulet.saga import SagaEngine, WakeSagas
 
@@ -67,7 +68,7 @@ class Conductor:
         self._inventories: list[InventoryListener] = []
         self._changes: list[Callable[[], object]] = []
         self._service: Service | None = None
-        self._stopping = threading.Event()
+        self._stopping = Signal()
         self._watcher: threading.Thread | None = None
         self._handlers: dict[type[Any], Callable[[Any], Any]] = {
             Outcome: sagas.outcome,

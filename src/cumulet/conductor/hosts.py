@@ -8,7 +8,7 @@ for dead, `is_up_in` asks the rows: each heartbeat is heard by one of the conduc
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -236,8 +236,9 @@ class HostRegistry:
 
     def _note(self, name: str, seen_at: int, factor: float, started: int) -> None:
         with self._lock:
-            forced = self._alive[name][1] if name in self._alive else False
-            self._alive[name] = (seen_at, forced, factor, started)
+            known = self._alive.get(name)
+            if known is None or seen_at >= known[0] or started != known[3]:
+                self._alive[name] = (seen_at, known[1] if known is not None else False, factor, started)
 
     # -- from memory ----------------------------------------------------------------------------------------------
 
@@ -251,6 +252,13 @@ class HostRegistry:
             return True
         row = tx.first(_LIVENESS_OF, {"name": host})
         return row is not None and self._is_alive(max(row[0], self._since), bool(row[1]), tx.now)
+
+    def heard(self, names: Iterable[str], at: int) -> None:
+        """The emulator, when it moves time: these were heard of until ``at``."""
+        with self._lock:
+            for name in names:
+                if name in self._alive:
+                    self._alive[name] = (at, *self._alive[name][1:])
 
     def listening(self) -> None:
         """From now on silence means something: until a time-out from here, hosts are taken as they were."""

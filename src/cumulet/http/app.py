@@ -229,6 +229,17 @@ class HttpApp:
         """Requests that wait for a thread."""
         return sum(pool._work_queue.qsize() for pool in (self._pool, self._slow, self._streams))
 
+    def refusal(self, scope: Scope, error: CloudError) -> Answer:
+        """What the service asked for answers when something before it refuses the request (the emulator's faults)."""
+        raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
+        mounted = self._mounted.get(raw_path[1:].partition(b"/")[0].decode("latin-1"))
+        if mounted is None:
+            content = _encode({"message": error.message})
+            headers = [(b"content-type", _JSON), (b"content-length", b"%d" % len(content))]
+            return Answer(error.status_override or error.status, headers, content, None)
+        request = self._open(mounted, raw_path, scope)
+        return self._finish(request, mounted.api.faults.reply(error, request.fault), None)
+
     # -- on the event loop: cheap, no I/O ---------------------------------------------------------------------
 
     def _open(self, mounted: Mounted, raw_path: bytes, scope: Scope) -> Request:

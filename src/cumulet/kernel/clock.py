@@ -1,7 +1,8 @@
 """Time as the control plane sees it.
 
 All stored times are integers: microseconds since the Unix epoch, UTC. Deadlines inside one process use
-``monotonic()``. A ``FakeClock`` stands in for tests and the emulator: it moves only when told to.
+``monotonic()``. A ``FakeClock`` stands in for tests: it moves only when told to. What waits on a clock waits for a
+``Signal``, so that a clock which jumps (the emulator's) can have its waiters look at the time again.
 """
 
 import threading
@@ -10,6 +11,52 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 SECOND = 1_000_000
+
+
+class Waitable(Protocol):
+    """A ``threading.Event`` or a ``Signal``."""
+
+    def is_set(self) -> bool: ...
+
+    def wait(self, timeout: float | None = None) -> bool: ...
+
+
+class Signal:
+    """A ``threading.Event`` whose waiters can also be nudged: they return without it being set."""
+
+    def __init__(self) -> None:
+        self._state = threading.Condition()
+        self._set = False
+        self._nudges = 0
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def set(self) -> None:
+        with self._state:
+            self._set = True
+            self._state.notify_all()
+
+    def clear(self) -> None:
+        with self._state:
+            self._set = False
+
+    def nudge(self) -> None:
+        with self._state:
+            self._nudges += 1
+            self._state.notify_all()
+
+    @property
+    def nudges(self) -> int:
+        return self._nudges
+
+    def wait(self, timeout: float | None = None, nudges: int | None = None) -> bool:
+        """Until it is set, nudged or the time is over; True if it is set. ``nudges``: how many are known of; one that
+        came since ends the wait at once."""
+        with self._state:
+            known = self._nudges if nudges is None else nudges
+            self._state.wait_for(lambda: self._set or self._nudges != known, timeout)
+            return self._set
 
 
 class Clock(Protocol):
@@ -21,7 +68,7 @@ class Clock(Protocol):
         """Seconds on a clock that never jumps."""
         ...
 
-    def wait(self, event: threading.Event, seconds: float) -> bool:
+    def wait(self, event: Waitable, seconds: float) -> bool:
         """Wait for the event at most so long; True if it was set."""
         ...
 
@@ -33,7 +80,7 @@ class SystemClock:
     def monotonic(self) -> float:
         return time.monotonic()
 
-    def wait(self, event: threading.Event, seconds: float) -> bool:
+    def wait(self, event: Waitable, seconds: float) -> bool:
         return event.wait(seconds)
 
 
@@ -52,7 +99,7 @@ class FakeClock:
     def advance(self, seconds: float) -> None:
         self._now += int(seconds * SECOND)
 
-    def wait(self, event: threading.Event, seconds: float) -> bool:
+    def wait(self, event: Waitable, seconds: float) -> bool:
         end = self._now + int(seconds * SECOND)
         while self._now < end:
             if event.wait(0.005):

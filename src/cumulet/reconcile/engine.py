@@ -15,7 +15,7 @@ from sqlalchemy import bindparam, or_, select, text, update
 
 from cumulet.bus import Bus, register
 from cumulet.db import Database, Tx
-from cumulet.kernel.clock import SECOND
+from cumulet.kernel.clock import SECOND, Signal
 from cumulet.reconcile.tables import RECONCILERS as R
 
 _log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class Reconcilers:
         self.name = name
         self._lease_us = int(lease_seconds * SECOND)
         self._known: dict[str, _Reconciler] = {}
-        self._signal = threading.Event()
+        self._signal = Signal()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -125,6 +125,9 @@ class Reconcilers:
 
     def start(self) -> None:
         self._stopping.clear()
+        now = self.db.clock.now()
+        for one in self._known.values():
+            one.due = min(one.due, now + one.period_us)  # a clock may have been set back
 
         def declare(tx: Tx) -> None:
             for name in self._known:

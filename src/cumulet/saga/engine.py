@@ -26,7 +26,7 @@ from cumulet import logs
 from cumulet.agent.contract import AskOutcome, Execute, Operation, Outcome, Refused
 from cumulet.bus import Bus, RemoteFault, register
 from cumulet.db import Database, Tx
-from cumulet.kernel.clock import SECOND
+from cumulet.kernel.clock import SECOND, Signal
 from cumulet.kernel.context import RequestContext
 from cumulet.kernel.errors import CloudError, Unavailable
 from cumulet.kernel.trace import Tracer
@@ -98,7 +98,7 @@ class SagaEngine:
         self._busy: set[str] = set()
         self._again: set[str] = set()  # woken while busy
         self._timers: list[tuple[int, str]] = []
-        self._timer_signal = threading.Event()
+        self._timer_signal = Signal()
         self._cache: OrderedDict[str, Flight] = OrderedDict()
         self._unknown: set[str] = set()  # of kinds that this release does not have; told once
         self._forced: set[str] = set()  # look at the host even if it is not time
@@ -251,6 +251,15 @@ class SagaEngine:
     def waiting(self) -> int:
         """Sagas and small tasks that wait for a thread here."""
         return len(self._queue)
+
+    def forget(self) -> None:
+        """While stopped: the database was replaced by another state of itself, and what is remembered of it is void."""
+        assert not self._running
+        with self._state:
+            for known in (self._queue, self._queued, self._busy, self._again, self._timers, self._cache):
+                known.clear()
+            self._forced.clear()
+            self._refusals.clear()
 
     def idle(self) -> bool:
         """True when no saga is being driven (they may be parked)."""

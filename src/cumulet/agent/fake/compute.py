@@ -9,7 +9,7 @@ from cumulet.agent.driver import Facts, Found, FoundServer, Hooks, Progress
 from cumulet.agent.errors import DriverError, not_found
 from cumulet.agent.fake.base import FakeDriver
 from cumulet.agent.fake.bytes import check_image, write_upload
-from cumulet.agent.fake.faults import Faults, wait
+from cumulet.agent.fake.faults import Faults
 from cumulet.agent.fake.world import Disks, Domain, State, World
 
 RUNNING, PAUSED, SHUTDOWN, CRASHED = 1, 3, 4, 6
@@ -131,7 +131,7 @@ class FakeCompute(FakeDriver):
         if op.action in ("start", "resume", "hard_reboot") or (op.action == "soft_reboot" and now == RUNNING):
             if now not in (RUNNING, PAUSED) or op.action != "start":
                 self._check_parts(op.server_id)
-                wait(self.boot_seconds, progress)
+                self.faults.sleep(self.boot_seconds, progress)
                 self._become(op.server_id, RUNNING, "booted")
             elif now == PAUSED and op.action == "start":
                 self._become(op.server_id, RUNNING, "unpaused")

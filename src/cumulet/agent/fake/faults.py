@@ -1,7 +1,8 @@
 """Faults of a fake host: the next CreateDisks fails, every PowerServer takes a second, ExportVolume hangs.
 
 Rules name an operation, query or document kind by its tag (``compute.create_disks``), its class name
-(``CreateDisks``) or ``*``. ``history`` has every body that reached the host.
+(``CreateDisks``) or ``*``. ``history`` has every body that reached the host. What takes time takes it on the host's
+clock, which the emulator can move; ``asleep`` and ``hung`` tell how many bodies wait for it, or for ever.
 """
 
 import threading
@@ -10,6 +11,9 @@ from typing import Any, Literal
 
 from cumulet.agent.driver import Progress
 from cumulet.agent.errors import DriverError
+from cumulet.kernel.clock import Clock, Signal, SystemClock
+
+_SAID_EVERY_S = 0.5
 
 
 class _Rule:
@@ -34,8 +38,11 @@ class _Rule:
 
 
 class Faults:
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
         self._lock = threading.Lock()
+        self._go_on = Signal()  # given to those asleep now
+        self.asleep = self.hung = 0
         self._rules: list[_Rule] = []
         self.history: list[Any] = []
         self.hanging = threading.Semaphore(0)  # released once by each body that begins to hang
@@ -53,19 +60,31 @@ class Faults:
         """Fail the next ``times`` (None: all), before the effect or ``after`` it happened."""
         self._add(_Rule(what, times, error=DriverError(code, message), after=after, only_if=only_if))
 
-    def delay(self, what: str, seconds: float, *, times: int | None = None) -> None:
-        self._add(_Rule(what, times, seconds=seconds))
+    def delay(
+        self, what: str, seconds: float, *, times: int | None = None, only_if: Callable[[Any], bool] | None = None
+    ) -> None:
+        self._add(_Rule(what, times, seconds=seconds, only_if=only_if))
 
-    def hang(self, what: str, *, times: int | None = 1, after: bool = False) -> threading.Event:
+    def hang(
+        self,
+        what: str,
+        *,
+        times: int | None = 1,
+        after: bool = False,
+        only_if: Callable[[Any], bool] | None = None,
+        until: threading.Event | None = None,
+    ) -> threading.Event:
         """Hang the next ``times``, silently, until the returned event is set."""
-        event = threading.Event()
-        self._add(_Rule(what, times, hang=event, after=after))
+        event = until or threading.Event()
+        self._add(_Rule(what, times, hang=event, after=after, only_if=only_if))
         return event
 
     def clear(self) -> None:
-        """No more faults; what hangs goes on."""
+        """No more faults; what hangs or sleeps goes on."""
         with self._lock:
             rules, self._rules = self._rules, []
+            sleepers, self._go_on = self._go_on, Signal()
+        sleepers.set()
         for rule in rules:
             if rule.hang is not None:
                 rule.hang.set()
@@ -92,23 +111,33 @@ class Faults:
                         rule.left -= 1
                     met.append(rule)
         for rule in met:
-            wait(rule.seconds, progress)
+            self.sleep(rule.seconds, progress)
             if rule.hang is not None:
+                self._count(hung=1)
                 self.hanging.release()
                 rule.hang.wait()
+                self._count(hung=-1)
             if rule.error is not None:
                 raise DriverError(rule.error.code, rule.error.message)
 
+    def sleep(self, seconds: float, progress: Progress | None = None) -> None:
+        """Take so long on the host's clock, saying now and then that we are alive. `clear` ends it."""
+        if seconds <= 0:
+            return
+        clock, go_on = self._clock, self._go_on
+        end = clock.monotonic() + seconds
+        self._count(asleep=1)
+        while (left := end - clock.monotonic()) > 0 and not clock.wait(go_on, min(left, _SAID_EVERY_S)):
+            if progress is not None and left > _SAID_EVERY_S:
+                self._count(asleep=-1)
+                progress(max(0.0, 1 - left / seconds))
+                self._count(asleep=1)
+        self._count(asleep=-1)
 
-def wait(seconds: float, progress: Progress | None = None) -> None:
-    """Sleep, saying now and then that we are alive."""
-    never = threading.Event()
-    left = seconds
-    while left > 0:
-        never.wait(min(left, 0.5))
-        left -= 0.5
-        if progress is not None and left > 0:
-            progress(max(0.0, 1 - left / seconds))
+    def _count(self, *, asleep: int = 0, hung: int = 0) -> None:
+        with self._lock:
+            self.asleep += asleep
+            self.hung += hung
 
 
 def _names(body: Any) -> set[str]:

@@ -8,10 +8,11 @@ from cumulet.agent.fake.faults import Faults
 from cumulet.agent.fake.network import FakeNetwork
 from cumulet.agent.fake.storage import FakeStorage
 from cumulet.agent.fake.world import World
+from cumulet.kernel.clock import Clock
 
 
 class FakeHost:
-    """``boot_seconds``: how long a start takes. The sizes are what it tells the scheduler."""
+    """``boot_seconds``: how long a start takes, on ``clock``. The sizes are what it tells the scheduler."""
 
     def __init__(
         self,
@@ -25,10 +26,11 @@ class FakeHost:
         local_gb: int = 2000,
         volume_gb: int = 4000,
         bridge_mappings: dict[str, str] | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.name = name
         self.world = World(path)
-        self.faults = Faults()
+        self.faults = Faults(clock)
         self.compute = FakeCompute(
             self.world, self.faults, boot_seconds=boot_seconds, vcpus=vcpus, memory_mb=memory_mb, local_gb=local_gb
         )

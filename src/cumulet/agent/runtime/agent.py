@@ -37,7 +37,7 @@ from cumulet.agent.runtime.operations import Operations
 from cumulet.agent.runtime.store import AgentStore
 from cumulet.bus import Bus, RemoteFault
 from cumulet.bus.model import Service
-from cumulet.kernel.clock import Clock, SystemClock
+from cumulet.kernel.clock import Clock, Signal, SystemClock
 from cumulet.kernel.errors import Unavailable
 from cumulet.kernel.process import usage
 
@@ -103,8 +103,8 @@ class Agent:
         self._reports = {report.server_id: report for report in store.reports()}
         self._started = 0
         self._stopping = threading.Event()
-        self._beat_now = threading.Event()
-        self._inventory_at = 0.0
+        self._beat_now = Signal()
+        self._inventory_at = float("-inf")
         self._service: Service | None = None
         self._threads: list[threading.Thread] = []
 
@@ -140,6 +140,12 @@ class Agent:
             thread.join(max(end - time.monotonic(), 0.1))
         for driver in self._drivers:
             driver.stop()
+
+    def busy(self) -> tuple[int, bool]:
+        """How many bodies and documents are being worked on, and whether a conductor is still to be told something."""
+        with self._report_lock:
+            waits = bool(self._reports)
+        return self.operations.busy() + self.documents.busy(), waits or self.documents.waits()
 
     def close(self) -> None:
         """After `stop`: let go of the file."""
@@ -253,13 +259,13 @@ class Agent:
                 if sent and not was_up:  # a conductor came back: what waits goes out, and documents are compared
                     self._outbox_wanted.set()
                     self.documents.look_again(())
-                if sent and time.monotonic() >= self._inventory_at:
+                if sent and self._clock.monotonic() >= self._inventory_at:
                     self._take_stock()
             except Exception:  # noqa: BLE001 - a defect in a driver must not make the host look dead
                 _log.exception("looking after the host failed")
                 sent = False
-                self._inventory_at = time.monotonic() + 5.0
-            self._beat_now.wait(pause if sent else min(1.0, pause))
+                self._inventory_at = self._clock.monotonic() + 5.0
+            self._clock.wait(self._beat_now, pause if sent else min(1.0, pause))
             self._beat_now.clear()
 
     def heartbeat(self) -> Heartbeat:
@@ -306,9 +312,9 @@ class Agent:
             answer = self._link.call(inventory)
         except (Unavailable, RemoteFault, DriverError) as error:
             _log.warning("no inventory this time: %s", error)
-            self._inventory_at = time.monotonic() + min(5.0, self.settings.inventory_seconds)
+            self._inventory_at = self._clock.monotonic() + min(5.0, self.settings.inventory_seconds)
             return
-        self._inventory_at = time.monotonic() + self.settings.inventory_seconds
+        self._inventory_at = self._clock.monotonic() + self.settings.inventory_seconds
         if isinstance(answer, Absent) and (answer.servers or answer.ports or answer.exports):
             _log.info("removing leftovers: %s", answer)
             for driver in self._drivers:

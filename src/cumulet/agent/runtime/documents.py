@@ -127,6 +127,14 @@ class DocumentSync:
             held = self._held.get((kind, object_id))
         return None if held is None else msgspec.json.decode(held.body, type=DOCUMENTS[kind])
 
+    def busy(self) -> int:
+        return self._workers.busy()
+
+    def waits(self) -> bool:
+        """Is a document to be asked for, or reported?"""
+        with self._state:
+            return bool(self._dirty or self._unreported)
+
     def settled(self, seconds: float) -> bool:
         """Wait until nothing is being applied or waits to be (tests, start-up)."""
         end = time.monotonic() + seconds

@@ -74,6 +74,11 @@ class KeyedExecutor:
                 if self._watched:
                     self._state.notify_all()
 
+    def busy(self) -> int:
+        """How many tasks run or could."""
+        with self._state:
+            return len(self._ready) + self._running
+
     def idle(self, seconds: float) -> bool:
         """Wait until nothing runs or waits; True if so in time."""
         with self._state:

@@ -9,7 +9,6 @@ After a kill, what was taken and not ended is run again: bodies are idempotent.
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,8 +39,8 @@ class _Live:
         self.started_at: int | None = None
         self.running = False
         self.progress: float | None = None
-        self.said = 0.0  # when progress was last reported
-        self.started = time.monotonic()
+        self.said = float("-inf")  # when progress was last reported
+        self.started = 0.0
 
 
 class Operations:
@@ -78,6 +77,9 @@ class Operations:
             with self._lock:
                 self._live[execute.op_id] = _Live(execute, None)
             self._workers.submit(execute.object_id, lambda op_id=execute.op_id: self._run(op_id))  # type: ignore[misc]
+
+    def busy(self) -> int:
+        return self._workers.busy()
 
     def stop(self, seconds: float) -> None:
         """Take no more, and wait a little for what runs; what does not end is run again after the next start."""
@@ -144,7 +146,7 @@ class Operations:
     def _run(self, op_id: str) -> None:
         with self._lock:
             live = self._live[op_id]
-            live.running, live.started, live.started_at = True, time.monotonic(), self._clock.now()
+            live.running, live.started, live.started_at = True, self._clock.monotonic(), self._clock.now()
             execute = live.execute
             stale = execute.epoch < self._epochs.get(execute.object_id, 0)
         with logs.request(execute.request_id):
@@ -161,7 +163,7 @@ class Operations:
     def _body(self, execute: Execute, live: _Live) -> Outcome:
         def progress(fraction: float | None = None) -> None:
             live.progress = fraction
-            now = time.monotonic()
+            now = self._clock.monotonic()
             if now - live.said >= _PROGRESS_SECONDS:
                 live.said = now
                 self._link.hint(self._running(execute.op_id, live))
@@ -196,14 +198,14 @@ class Operations:
 
     def _times(self, live: _Live) -> dict[str, Any]:
         return {
-            "seconds": round(time.monotonic() - live.started, 6),
+            "seconds": round(self._clock.monotonic() - live.started, 6),
             "accepted_at": live.accepted_at,
             "started_at": live.started_at,
             "ended_at": self._clock.now(),
         }
 
     def _running(self, op_id: str, live: _Live) -> Outcome:
-        seconds = round(time.monotonic() - live.started, 6) if live.running else 0.0
+        seconds = round(self._clock.monotonic() - live.started, 6) if live.running else 0.0
         return Outcome(op_id=op_id, host=self._host, state="running", progress=live.progress, seconds=seconds)
 
     def _deliver_again(self, outcome: Outcome) -> None:

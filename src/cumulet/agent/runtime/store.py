@@ -32,6 +32,28 @@ CREATE TABLE IF NOT EXISTS reports (server_id TEXT PRIMARY KEY, sequence INTEGER
     WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 """
+
+
+def dump_sqlite(source: sqlite3.Connection) -> bytes:
+    """A whole database as bytes, whatever journal its file has."""
+    memory = sqlite3.connect(":memory:")
+    try:
+        source.backup(memory)
+        return memory.serialize()
+    finally:
+        memory.close()
+
+
+def load_sqlite(target: sqlite3.Connection, content: bytes) -> None:
+    """Put such bytes in the place of a database."""
+    memory = sqlite3.connect(":memory:")
+    try:
+        memory.deserialize(content)
+        memory.backup(target)
+    finally:
+        memory.close()
+
+
 _DAY = 86_400 * 1_000_000
 _encode = msgspec.json.Encoder().encode
 _execute = msgspec.json.Decoder(Execute)
@@ -55,6 +77,16 @@ class AgentStore:
     def close(self) -> None:
         with self._lock:
             self._db.close()
+
+    def dump(self) -> bytes:
+        """All that is kept now, for `load`."""
+        with self._lock:
+            return dump_sqlite(self._db)
+
+    def load(self, content: bytes) -> None:
+        """Keep this, and nothing else."""
+        with self._lock:
+            load_sqlite(self._db, content)
 
     def _write(self, *statements: tuple[str, tuple[Any, ...]]) -> None:
         with self._lock:

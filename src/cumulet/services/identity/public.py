@@ -76,6 +76,13 @@ class IdentityService:
             self._known[token] = _Known(context, f"user:{payload.user_id}", epochs)
         return context
 
+    def forget(self) -> None:
+        """The database was replaced by another state of itself: what is remembered of tokens and keys is void."""
+        with self._known_lock:
+            self._known.clear()
+        self.token_keys.forget()
+        self.credential_keys.forget()
+
     def resolve(self, token: str) -> Resolved:
         """A token with everything it stands for; `Unauthorized` when it is not valid."""
         payload = self.authn.open(token)

@@ -109,10 +109,11 @@ class KeyRing:
                 store.keys.remove(tx, row.id)
                 changed = True
         if changed:
-            tx.after_commit(self._forget)
+            tx.after_commit(self.forget)
         return changed
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Read the keys anew when one is needed."""
         self._fernet = None
 
 

@@ -1,0 +1,412 @@
+"""One emulated cloud: control plane, fake hosts and an HTTP port, in this process.
+
+Owns the life of all parts: each can be stopped and started by itself (hosts, conductor), all can be put back to how
+they were after the start (`reset`), and time can be moved (`clock`). Everything is in memory, or with ``file`` in a
+SQLite file and a directory beside it, and there when it is started again.
+Refuses: a reset on another database than SQLite. Fails: with TimeoutError when hosts do not come up.
+"""
+
+import shutil
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from sqlalchemy import bindparam, func, select, update
+
+from cumulet.agent.fake import FakeHost
+from cumulet.agent.runtime import AgentSettings
+from cumulet.agent.runtime.store import dump_sqlite, load_sqlite
+from cumulet.app import prepare_database
+from cumulet.bus import Bus, LocalBus, open_bus
+from cumulet.compose import ControlPlane, build_control_plane
+from cumulet.conductor.tables import HOSTS
+from cumulet.db import METADATA, Database, Tx
+from cumulet.emulator import access, seed
+from cumulet.emulator.access import ACCOUNTS, Account
+from cumulet.emulator.clock import EmulatorClock
+from cumulet.emulator.control import Control
+from cumulet.emulator.faults import CloudFaults
+from cumulet.emulator.gateway import EmulatorProtocol, Gateway
+from cumulet.emulator.host import EmulatedHost, HostState
+from cumulet.kernel.clock import SECOND, Clock
+from cumulet.server import HttpServer
+from cumulet.services.identity.passwords import Passwords
+from cumulet.settings import Settings
+
+# Argon2 at a cost that protects nobody: everybody knows these passwords.
+QUICK_HASHES = Passwords(memory_kib=64, time_cost=1)
+_SEEN = update(HOSTS).where(HOSTS.c.name == bindparam("host")).values(seen_at=bindparam("at"))
+_PROVIDERS = select(func.count()).select_from(METADATA.tables["resource_providers"])
+_STEP_S, _FINE_S = 5.0, 600.0  # how time is let through work that takes time; progress is due at least once a minute
+
+
+class Snapshot(msgspec.Struct):
+    """Everything that a reset puts back."""
+
+    database: bytes
+    hosts: dict[str, HostState]
+    images: dict[str, bytes]
+
+
+class Emulator:
+    """``hosts``: how many. ``boot_seconds``: how long a server takes to start, on ``clock``. ``accounts``: who may log
+    in. ``seed``: flavors, an image and networks. ``file``: where the cloud is kept. ``port`` 0: any free one.
+    ``configure(settings)`` may change settings before anything is built."""
+
+    def __init__(
+        self,
+        *,
+        hosts: int = 2,
+        boot_seconds: float = 0.0,
+        port: int = 0,
+        bind: str = "127.0.0.1",
+        file: Path | None = None,
+        accounts: Iterable[Account] = ACCOUNTS,
+        seed: bool = True,
+        clock: Clock | None = None,
+        directory: Path | None = None,
+        database_url: str | None = None,
+        bus: Bus | None = None,
+        bus_url: str = "local",
+        host_prefix: str = "host",
+        name: str = "emulator",
+        heartbeat_seconds: float = 5.0,
+        inventory_seconds: float = 300.0,
+        compare_seconds: float = 5.0,
+        configure: Callable[[Settings], None] | None = None,
+    ) -> None:
+        self.accounts = {account.name: account for account in accounts}
+        self._clock = clock or EmulatorClock()
+        self._file = file
+        self._seeded = seed
+        self._on_disk = file is not None or directory is not None
+        self.directory = directory or _directory(file, self)
+        self.heartbeat_seconds = heartbeat_seconds
+        self.inventory_seconds = inventory_seconds
+        self.compare_seconds = compare_seconds
+        self._boot_seconds = boot_seconds
+        self._host_prefix, self._first_hosts = host_prefix, hosts
+        self.hosts: dict[str, EmulatedHost] = {}
+        self.faults = CloudFaults(lambda: self.hosts.values())
+        self._gateway = Gateway(self.faults)
+        self.server = HttpServer(self._gateway, bind, port, protocol=EmulatorProtocol)
+        self.settings = emulator_settings(self.directory, bind, self.server.port, f"{host_prefix}-1")
+        self.settings.database.url = database_url or ("sqlite://" if file is None else f"sqlite:///{file}")
+        self.settings.bus.url = bus_url
+        if configure is not None:
+            configure(self.settings)
+        self.url = self.settings.public_url
+        self.bus: Bus = bus or (LocalBus() if bus_url == "local" else open_bus(bus_url))
+        self.control: ControlPlane = build_control_plane(
+            self.settings, bus=self.bus, clock=self._clock, passwords=QUICK_HASHES, name=name
+        )
+        self._gateway.http, self._gateway.control = self.control.http, Control(self)
+        self._snapshot: Snapshot | None = None
+        self._life = threading.RLock()
+        self._connections: dict[str, Any] = {}
+        if isinstance(self._clock, EmulatorClock):
+            self._clock.move = self._move
+
+    @property
+    def db(self) -> Database:
+        return self.control.db
+
+    @property
+    def clock(self) -> EmulatorClock:
+        assert isinstance(self._clock, EmulatorClock), "this cloud was given a clock of its own"
+        return self._clock
+
+    @property
+    def host(self) -> EmulatedHost:
+        """The first host."""
+        return next(iter(self.hosts.values()))
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    def start(self) -> "Emulator":
+        """Returns when the cloud answers, its hosts are up and all is quiet."""
+        known = self.control.identity
+        prepare_database(self.control)
+        new = known.find_user("admin") is None
+        known.bootstrap(admin_password=self._admin().password, public_url=self.url)
+        if new:
+            seed.add_accounts(self.control, self.accounts.values())
+            if self._seeded:
+                seed.add_resources(self.control, self.accounts.values())
+        self.control.conductor.start()
+        self.control.reconcilers.start()
+        names = self._known_hosts() or [f"{self._host_prefix}-{n}" for n in range(1, self._first_hosts + 1)]
+        for name in names:
+            self.add_host(name)
+        self.server.start()
+        self.wait(lambda: set(self.up_hosts()) >= set(names) and self._providers() >= len(names), 30)
+        if self._seeded:
+            self._remember(new)
+        return self
+
+    def _admin(self) -> Account:
+        return next(account for account in self.accounts.values() if account.role == "admin")
+
+    def _known_hosts(self) -> list[str]:
+        return [row.name for row in self.db.read(lambda tx: self.control.hosts.list(tx))]
+
+    def _providers(self) -> int:
+        """An inventory comes after the first heartbeat."""
+        return int(self.db.read(lambda tx: tx.scalar(_PROVIDERS)))
+
+    def stop(self) -> None:
+        with self._life:
+            for connection in self._connections.values():
+                connection.close()
+            self._connections.clear()
+            self.faults.clear()
+            self.server.stop(3)
+            self._halt()
+            self.control.close()
+            self._remove()
+
+    def _remove(self) -> None:
+        if self._file is None and self._finalizer is not None:
+            self._finalizer()
+
+    _finalizer: "weakref.finalize[Any, Any] | None" = None
+
+    def __enter__(self) -> "Emulator":
+        return self.start()
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def _halt(self) -> None:
+        """No host and no conductor runs; what they did not finish stands in the database."""
+        for host in self.hosts.values():
+            host.fake.faults.clear()
+            host.lose()
+        self.control.reconcilers.stop()
+        self.control.conductor.stop()
+
+    def restart_conductor(self) -> None:
+        self.control.conductor.stop()
+        self.control.conductor.start()
+
+    # -- hosts --------------------------------------------------------------------------------------------------------
+
+    def up_hosts(self) -> list[str]:
+        rows = self.db.read(lambda tx: self.control.hosts.list(tx))
+        return [row.name for row in rows if row.up]
+
+    def add_host(self, name: str, *, fake: FakeHost | None = None, **more: Any) -> EmulatedHost:
+        """One host more: ``fake``, or a new one with ``more`` as FakeHost takes it (roles, vcpus, memory_mb, …)."""
+        if name in self.hosts:
+            raise ValueError(f"there is a host {name}")
+        path = self.directory / f"{name}.world.json" if self._file is not None else None
+        more = {"boot_seconds": self._boot_seconds, "clock": self._clock, "path": path, **more}
+        settings = AgentSettings(
+            host=name,
+            tunnel_ip="127.0.0.1",
+            heartbeat_seconds=self.heartbeat_seconds,
+            inventory_seconds=self.inventory_seconds,
+            compare_seconds=self.compare_seconds,
+        )
+        kept = self.directory / f"{name}.agent.db" if self._on_disk else None
+        fake = fake or FakeHost(name, **more)
+        host = self.hosts[name] = EmulatedHost(self.bus, fake, settings, self._clock, kept)
+        self.faults.put_all_on(host.fake)
+        host.start()
+        return host
+
+    # -- waiting ------------------------------------------------------------------------------------------------------
+
+    def wait(self, holds: Callable[[], Any], seconds: float = 10.0) -> Any:
+        """Until ``holds()`` is true; what it returned."""
+        end = time.monotonic() + seconds
+        while True:
+            found = holds()
+            if found:
+                return found
+            if time.monotonic() > end:
+                raise TimeoutError(f"did not become true in {seconds:g} seconds")
+            time.sleep(0.005)
+
+    def settle(self, seconds: float = 10.0) -> bool:
+        """Wait until nothing is under way but what waits for the clock, hangs, or waits for a lost host; True if so
+        in time."""
+        end = time.monotonic() + seconds
+        calm = 0
+        while calm < 2:
+            calm = calm + 1 if self._quiet() else 0
+            if calm < 2:
+                if time.monotonic() > end:
+                    return False
+                time.sleep(0.001)
+        return True
+
+    def _quiet(self) -> bool:
+        if isinstance(self._clock, EmulatorClock) and self._clock.overdue():
+            return False
+        busy = self.bus.busy() if isinstance(self.bus, LocalBus) else 0
+        for host in list(self.hosts.values()):
+            busy -= host.fake.faults.asleep + host.fake.faults.hung
+            agent = host.agent
+            if agent is not None:
+                works, tells = agent.busy()
+                busy += works
+                if tells:
+                    return False
+        return busy <= 0 and self.control.sagas.idle()
+
+    # -- time ---------------------------------------------------------------------------------------------------------
+
+    def _move(self, seconds: float) -> None:
+        """In steps while something takes time: an operation that goes on for minutes says now and then that it lives,
+        and it is to be heard before time runs on."""
+        with self._life:
+            gone = 0.0
+            while gone < seconds:
+                self.settle(2.0)
+                step = seconds - gone
+                if any(host.fake.faults.asleep for host in self.hosts.values()):
+                    step = min(step, _STEP_S if gone < _FINE_S else max(_STEP_S, seconds / 100))
+                self._jump(step)
+                gone += step
+            self.settle(2.0)
+
+    def _jump(self, seconds: float) -> None:
+        """With the hosts that live: they would have been heard of all the time. In the transaction nobody else writes,
+        so that no heartbeat of before is taken for one of after."""
+        living = [host.name for host in self.hosts.values() if host.agent is not None]
+        moved = False
+
+        def work(tx: Tx) -> None:
+            nonlocal moved
+            for name in living:
+                tx.run(_SEEN, {"host": name, "at": tx.now + int(seconds * SECOND)})
+            if not moved:
+                moved = True
+                self.control.hosts.heard(living, tx.now + int(seconds * SECOND))
+                self.clock.jump(seconds)
+
+        self.db.write(work)
+
+    # -- putting back -------------------------------------------------------------------------------------------------
+
+    def reset(self) -> None:
+        """All as it was after the start: rows, hosts, images, time; no faults. URL, ids and passwords stay, and so
+        do tokens of before."""
+        if self._snapshot is None:
+            raise RuntimeError("only a seeded cloud on SQLite can be put back")
+        with self._life:
+            self._gateway.shut(10)
+            try:
+                self.faults.clear()
+                self._halt()
+                self._put_back(self._snapshot)
+                self.control.conductor.start()
+                self.control.reconcilers.start()
+                for host in self.hosts.values():
+                    host.start()
+            finally:
+                self._gateway.open()
+
+    def _remember(self, new: bool) -> None:
+        kept = self.directory / "seed.bin"
+        if new or not kept.exists():
+            if not self.settle():
+                raise TimeoutError("the new cloud does not come to rest")
+            images = {p.name: p.read_bytes() for p in self.control.image.files.root.joinpath("images").iterdir()}
+            hosts = {name: host.state() for name, host in self.hosts.items()}
+            self._snapshot = Snapshot(self._with_sqlite(dump_sqlite), hosts, images)
+            if self._file is not None:
+                kept.write_bytes(msgspec.msgpack.encode(self._snapshot))
+        else:
+            self._snapshot = msgspec.msgpack.decode(kept.read_bytes(), type=Snapshot)
+
+    def _put_back(self, snapshot: Snapshot) -> None:
+        control = self.control
+        self._with_sqlite(lambda connection: load_sqlite(connection, snapshot.database))
+        self.clock.reset()
+        for name in set(self.hosts) - set(snapshot.hosts):
+            del self.hosts[name]
+        for name, state in snapshot.hosts.items():
+            self.hosts[name].put_back(state)
+        self._put_back_images(snapshot.images)
+        control.sagas.forget()
+        control.identity.forget()
+        control.db.write(lambda tx: [tx.run(_SEEN, {"host": name, "at": tx.now}) for name in snapshot.hosts])
+        self._gateway.requests.clear()
+
+    def _put_back_images(self, images: Mapping[str, bytes]) -> None:
+        root = self.control.image.files.root
+        for place in ("images", "staging", "partial"):
+            for path in root.joinpath(place).iterdir():
+                if place != "images" or path.name not in images:
+                    path.unlink()
+        for name, content in images.items():
+            path = root / "images" / name
+            if not path.exists() or path.stat().st_size != len(content):
+                path.write_bytes(content)
+
+    def _with_sqlite(self, work: Callable[[Any], Any]) -> Any:
+        if self.db.is_postgres:
+            raise RuntimeError("only a cloud on SQLite can be put back")
+        connection = self.db.engine.raw_connection()
+        try:
+            return work(connection.driver_connection)
+        finally:
+            connection.close()
+
+    # -- clients ------------------------------------------------------------------------------------------------------
+
+    @property
+    def requests(self) -> list[tuple[str, str]]:
+        """Method and path of the last thousand requests, the newest last."""
+        return list(self._gateway.requests)
+
+    def environment(self, user: str = "demo") -> dict[str, str]:
+        """The ``OS_…`` variables that every OpenStack client reads."""
+        return access.environment(self.url, self.accounts[user])
+
+    def clouds_yaml(self, path: Path) -> Path:
+        """Write a clouds.yaml with an entry for each account (``emulator`` is demo's); the path."""
+        access.write_private(path, access.clouds_yaml(self.url, self.accounts))
+        return path
+
+    def connect(self, user: str = "demo") -> Any:
+        """An openstacksdk connection, kept for the life of the cloud."""
+        if user not in self._connections:
+            self._connections[user] = access.connect(self.url, self.accounts[user])
+        return self._connections[user]
+
+
+def emulator_settings(directory: Path, bind: str, port: int, image_host: str) -> Settings:
+    """``image_host``: the host that sees the store of images as its own files."""
+    settings = Settings()
+    settings.paths.state_dir = str(directory)
+    settings.paths.run_dir = str(directory / "run")
+    settings.paths.log_dir = str(directory / "log")
+    settings.api.bind, settings.api.port = bind, port
+    if bind in ("0.0.0.0", "::"):
+        settings.api.public_url = f"http://127.0.0.1:{port}"
+    settings.database.durable = False
+    settings.host.name = image_host
+    settings.compute.driver = "fake"
+    settings.network.driver = "fake"
+    settings.storage.driver = "fake"
+    return settings
+
+
+def _directory(file: Path | None, owner: Any) -> Path:
+    """For images and what else must be a file: beside ``file``, or in memory until the owner is gone."""
+    if file is not None:
+        beside = file.with_name(file.name + ".d")
+        beside.mkdir(parents=True, exist_ok=True)
+        return beside
+    memory = Path("/dev/shm")
+    made = Path(tempfile.mkdtemp(prefix="cumulet-emulator-", dir=memory if memory.is_dir() else None))
+    owner._finalizer = weakref.finalize(owner, shutil.rmtree, made, ignore_errors=True)
+    return made
