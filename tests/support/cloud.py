@@ -54,7 +54,7 @@ class Api:
     """One user's requests: ``get("compute", "/servers")`` is ``GET <compute endpoint>/servers``. No status is an
     error here."""
 
-    def __init__(self, cloud: "Cloud", user: str) -> None:
+    def __init__(self, cloud: "Clients", user: str) -> None:
         self.cloud = cloud
         self.user = user
         self._session = requests.Session()
@@ -67,8 +67,9 @@ class Api:
         self._log_in()
 
     def _log_in(self) -> None:
-        project = ACCOUNTS[self.user][0]
-        who = {"name": self.user, "domain": {"id": "default"}, "password": "secret-" + self.user}
+        credentials = self.cloud.auth(self.user)
+        project = credentials["project_name"]
+        who = {"name": self.user, "domain": {"id": "default"}, "password": credentials["password"]}
         auth = {
             "identity": {"methods": ["password"], "password": {"user": who}},
             "scope": {"project": {"name": project, "domain": {"id": "default"}}},
@@ -138,7 +139,7 @@ class Clients:
 
     def api(self, user: str = "demo") -> Api:
         if user not in self._apis:
-            self._apis[user] = Api(self, user)  # type: ignore[arg-type]
+            self._apis[user] = Api(self, user)
         return self._apis[user]
 
     def auth(self, user: str) -> dict[str, str]:

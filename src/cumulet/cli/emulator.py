@@ -1,5 +1,6 @@
 """``cumulet emulator``: an OpenStack to test against, in the foreground or around one command."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -43,6 +44,7 @@ def emulator(
     quiet: bool,
     command: tuple[str, ...],
 ) -> None:
+    gc.disable()  # until it answers: what a start makes is no garbage
     from cumulet import logs
     from cumulet.emulator import Emulator
 
@@ -61,6 +63,8 @@ def emulator(
         entries = cloud.clouds_yaml(clouds_yaml or Path(own) / "clouds.yaml")
         try:
             cloud.start()
+            gc.freeze()
+            gc.enable()
             if ready_file is not None:
                 ready_file.write_text(cloud.url + "\n")
             if command:

@@ -34,6 +34,8 @@ from cumulet.emulator.faults import CloudFaults
 from cumulet.emulator.gateway import EmulatorProtocol, Gateway
 from cumulet.emulator.host import EmulatedHost, HostState
 from cumulet.kernel.clock import SECOND, Clock
+from cumulet.saga.journal import ACTIVE
+from cumulet.saga.tables import SAGAS
 from cumulet.server import HttpServer
 from cumulet.services.identity.passwords import Passwords
 from cumulet.settings import Settings
@@ -42,6 +44,7 @@ from cumulet.settings import Settings
 QUICK_HASHES = Passwords(memory_kib=64, time_cost=1)
 _SEEN = update(HOSTS).where(HOSTS.c.name == bindparam("host")).values(seen_at=bindparam("at"))
 _PROVIDERS = select(func.count()).select_from(METADATA.tables["resource_providers"])
+_SAGA_UNDER_WAY = select(SAGAS.c.id).where(SAGAS.c.status.in_(ACTIVE)).limit(1)
 _STEP_S, _FINE_S = 5.0, 600.0  # how time is let through work that takes time; progress is due at least once a minute
 
 
@@ -143,10 +146,10 @@ class Emulator:
         names = self._known_hosts() or [f"{self._host_prefix}-{n}" for n in range(1, self._first_hosts + 1)]
         for name in names:
             self.add_host(name)
-        self.server.start()
         self.wait(lambda: set(self.up_hosts()) >= set(names) and self._providers() >= len(names), 30)
         if self._seeded:
             self._remember(new)
+        self.server.start()
         return self
 
     def _admin(self) -> Account:
@@ -258,19 +261,19 @@ class Emulator:
                 busy += works
                 if tells:
                     return False
-        return busy <= 0 and self.control.sagas.idle()
+        return busy <= 0 and self.control.sagas.idle() and not self.control.reconcilers.busy()
 
     # -- time ---------------------------------------------------------------------------------------------------------
 
     def _move(self, seconds: float) -> None:
-        """In steps while something takes time: an operation that goes on for minutes says now and then that it lives,
-        and it is to be heard before time runs on."""
+        """In steps while something is under way: what goes on for minutes says now and then that it lives, and is to be
+        heard before time runs on; and one deadline may begin where another ends."""
         with self._life:
             gone = 0.0
             while gone < seconds:
                 self.settle(2.0)
                 step = seconds - gone
-                if any(host.fake.faults.asleep for host in self.hosts.values()):
+                if self.db.read(lambda tx: tx.scalar(_SAGA_UNDER_WAY)) is not None:
                     step = min(step, _STEP_S if gone < _FINE_S else max(_STEP_S, seconds / 100))
                 self._jump(step)
                 gone += step

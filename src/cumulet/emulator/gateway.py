@@ -57,7 +57,7 @@ class Gateway:
         try:
             self.requests.append((scope["method"], path))
             fault = self._faults.of_request(scope["method"], path)
-            if fault is None or not await self._meet(fault, scope, send):
+            if fault is None or not await self._meet(fault, scope, receive, send):
                 await self.http(scope, receive, send)
         finally:
             with self._state:
@@ -80,12 +80,14 @@ class Gateway:
         with self._state:
             self._open = True
 
-    async def _meet(self, fault: RequestFault, scope: Scope, send: Send) -> bool:
+    async def _meet(self, fault: RequestFault, scope: Scope, receive: Receive, send: Send) -> bool:
         """True if the request is thereby answered."""
         if fault.seconds:
             await asyncio.sleep(fault.seconds)
         if fault.drop:
             scope["extensions"][ABORT]()
+            while (await receive())["type"] != "http.disconnect":
+                pass  # what came of the body
             return True
         if fault.status is None:
             return False

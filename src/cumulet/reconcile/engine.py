@@ -99,6 +99,7 @@ class Reconcilers:
         self._signal = Signal()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+        self._works = False
 
     def register(self, name: str, run: Callable[[], str | None], *, period_seconds: float) -> None:
         if name in self._known:
@@ -117,6 +118,11 @@ class Reconcilers:
         if found is not None:
             found.at_once = True
             self._signal.set()
+
+    def busy(self) -> bool:
+        """Does one run, or is one to run now?"""
+        now = self.db.clock.now()
+        return self._works or any(one.at_once or one.due <= now for one in self._known.values())
 
     def status(self, tx: Tx) -> list[ReconcilerRow]:
         return [ReconcilerRow(*row) for row in tx.rows(_ALL)]
@@ -150,7 +156,9 @@ class Reconcilers:
             now = clock.now()
             for one in self._known.values():
                 if not self._stopping.is_set() and (one.at_once or one.due <= now):
+                    self._works = True
                     self.run_now(one.name)
+            self._works = False
             soonest = min((one.due for one in self._known.values()), default=clock.now() + 60 * SECOND)
             if clock.wait(self._signal, max((soonest - clock.now()) / SECOND, 0.05)):
                 self._signal.clear()

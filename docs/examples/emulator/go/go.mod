@@ -1,0 +1,3 @@
+module example.org/servers
+
+go 1.19
