@@ -12,11 +12,12 @@ and transaction-scoped advisory locks.
 """
 
 import hashlib
+import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from sqlalchemy import Connection, Executable, Table, create_engine, event, insert, text
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -321,6 +322,17 @@ class Database:
             self._local.counter = outer
             if outer is not None:
                 outer[0] += counter[0]
+
+    def alone(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """SQLite: run on the driver's connection while nobody writes, and in memory nobody reads (the emulator, which
+        copies whole databases)."""
+        assert not self.is_postgres
+        with self._write_lock:
+            connection = self.engine.raw_connection()
+            try:
+                return work(cast(sqlite3.Connection, connection.driver_connection))
+            finally:
+                connection.close()
 
     def create_all(self) -> None:
         """Create every registered table that is missing (the emulator and tests; others migrate)."""

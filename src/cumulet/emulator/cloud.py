@@ -147,7 +147,7 @@ class Emulator:
         for name in names:
             self.add_host(name)
         self.wait(lambda: set(self.up_hosts()) >= set(names) and self._providers() >= len(names), 30)
-        if self._seeded:
+        if self._seeded and not self.db.is_postgres:
             self._remember(new)
         self.server.start()
         return self
@@ -207,7 +207,7 @@ class Emulator:
         """One host more: ``fake``, or a new one with ``more`` as FakeHost takes it (roles, vcpus, memory_mb, …)."""
         if name in self.hosts:
             raise ValueError(f"there is a host {name}")
-        path = self.directory / f"{name}.world.json" if self._file is not None else None
+        path = self.directory / f"{name}.world.db" if self._file is not None else None
         more = {"boot_seconds": self._boot_seconds, "clock": self._clock, "path": path, **more}
         settings = AgentSettings(
             host=name,
@@ -323,7 +323,7 @@ class Emulator:
                 raise TimeoutError("the new cloud does not come to rest")
             images = {p.name: p.read_bytes() for p in self.control.image.files.root.joinpath("images").iterdir()}
             hosts = {name: host.state() for name, host in self.hosts.items()}
-            self._snapshot = Snapshot(self._with_sqlite(dump_sqlite), hosts, images)
+            self._snapshot = Snapshot(self.db.alone(dump_sqlite), hosts, images)
             if self._file is not None:
                 kept.write_bytes(msgspec.msgpack.encode(self._snapshot))
         else:
@@ -331,7 +331,8 @@ class Emulator:
 
     def _put_back(self, snapshot: Snapshot) -> None:
         control = self.control
-        self._with_sqlite(lambda connection: load_sqlite(connection, snapshot.database))
+        control.operator.tracer.flush()
+        self.db.alone(lambda connection: load_sqlite(connection, snapshot.database))
         self.clock.reset()
         for name in set(self.hosts) - set(snapshot.hosts):
             del self.hosts[name]
@@ -353,15 +354,6 @@ class Emulator:
             path = root / "images" / name
             if not path.exists() or path.stat().st_size != len(content):
                 path.write_bytes(content)
-
-    def _with_sqlite(self, work: Callable[[Any], Any]) -> Any:
-        if self.db.is_postgres:
-            raise RuntimeError("only a cloud on SQLite can be put back")
-        connection = self.db.engine.raw_connection()
-        try:
-            return work(connection.driver_connection)
-        finally:
-            connection.close()
 
     # -- clients ------------------------------------------------------------------------------------------------------
 

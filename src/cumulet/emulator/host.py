@@ -5,7 +5,6 @@ from pathlib import Path
 import msgspec
 
 from cumulet.agent.fake import FakeHost
-from cumulet.agent.fake.world import State
 from cumulet.agent.runtime import Agent, AgentSettings
 from cumulet.agent.runtime.store import AgentStore
 from cumulet.bus import Bus
@@ -62,18 +61,15 @@ class EmulatedHost:
 
     def state(self) -> HostState:
         """Of this moment; the agent may run if nothing is under way."""
-        with self.fake.world.look() as state:
-            world = msgspec.json.encode(state)
         store = self._kept or AgentStore(self._path)
-        kept = HostState(world, store.dump())
+        kept = HostState(self.fake.world.dump(), store.dump())
         if store is not self._kept:
             store.close()
         return kept
 
     def put_back(self, kept: HostState) -> None:
         assert self.agent is None
-        with self.fake.world.change():
-            self.fake.world.state = msgspec.json.decode(kept.world, type=State)
+        self.fake.world.load(kept.world)
         store = self._kept or AgentStore(self._path)
         store.load(kept.store)
         if store is not self._kept:

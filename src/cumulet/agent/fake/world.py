@@ -147,6 +147,20 @@ class World:
         file.execute("COMMIT")
         self._touched.clear()
 
+    def dump(self) -> bytes:
+        """All that exists now, for `load`."""
+        with self._lock:
+            return msgspec.json.encode(self.state.tables)
+
+    def load(self, content: bytes) -> None:
+        """Only this exists."""
+        found = msgspec.json.decode(content, type=dict[str, dict[str, msgspec.Raw]])
+        with self.change() as state:
+            for kind, table in state.tables.items():
+                table.clear()
+                for key, body in found.get(kind, {}).items():
+                    table[key] = msgspec.json.decode(body, type=_KINDS[kind])
+
     def leftovers(self) -> dict[str, list[str]]:
         """Everything that a deleted server, volume, port, network or router must not leave.
 
