@@ -1,7 +1,9 @@
 """What the moved clock does to a cloud."""
 
+from collections.abc import Callable
 from typing import Any
 
+from cumulet.emulator import Emulator
 from tests.emulator.conftest import Emulated
 
 
@@ -28,6 +30,21 @@ def test_a_boot_takes_its_time(emulated: Emulated) -> None:
     assert emulated.status(server) == "BUILD"
     emulator.clock.advance(11)
     assert emulated.status(server) == "ACTIVE"
+
+
+def test_everything_takes_its_usual_time(new_openstack_cloud: Callable[..., Emulator]) -> None:
+    """By the clock: moved, it is over."""
+    emulator = new_openstack_cloud(realistic=True)
+    emulated = Emulated(emulator)
+    emulator.clock.freeze()
+    server = emulated.boot()
+    seen = []
+    while emulated.status(server) == "BUILD":
+        seen.append(emulated.server(server)["OS-EXT-STS:task_state"])
+        emulator.clock.advance(0.5)
+    assert emulated.status(server) == "ACTIVE"
+    assert set(seen) == {"spawning"}
+    assert 8 <= len(seen) <= 16  # some five to seven seconds
 
 
 def test_a_boot_of_minutes_is_slow_and_not_stuck(emulated: Emulated) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("--port", type=int, default=None, help="Port (default: 8774; any free one with a COMMAND). 0: any.")
 @click.option("--hosts", type=click.IntRange(0, 100), default=2, show_default=True, help="How many hosts it has.")
 @click.option("--boot-seconds", type=click.FloatRange(0), default=0.0, help="How long a server takes to start.")
+@click.option("--realistic", is_flag=True, help="Everything takes its usual time; else it is done at once.")
 @click.option("--file", type=click.Path(path_type=Path, dir_okay=False), help="Keep the cloud in this SQLite file.")
 @click.option("--clouds-yaml", type=click.Path(path_type=Path, dir_okay=False), help="Write a clouds.yaml here.")
 @click.option("--ready-file", type=click.Path(path_type=Path, dir_okay=False), help="Write the URL here when ready.")
@@ -38,6 +39,7 @@ def emulator(
     port: int | None,
     hosts: int,
     boot_seconds: float,
+    realistic: bool,
     file: Path | None,
     clouds_yaml: Path | None,
     ready_file: Path | None,
@@ -55,7 +57,7 @@ def emulator(
     if port is None:
         port = 0 if command else 8774
     try:
-        cloud = Emulator(bind=bind, port=port, hosts=hosts, boot_seconds=boot_seconds, file=file)
+        cloud = Emulator(bind=bind, port=port, hosts=hosts, boot_seconds=boot_seconds, realistic=realistic, file=file)
     except OSError as error:
         raise Problem(f"cannot listen on {bind}:{port}: {error.strerror}", "--port 0, or another port") from error
     status = 0

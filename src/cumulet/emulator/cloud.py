@@ -43,6 +43,14 @@ from cumulet.settings import Settings
 # Argon2 at a cost that protects nobody: everybody knows these passwords.
 QUICK_HASHES = Passwords(memory_kib=64, time_cost=1)
 _SEEN = update(HOSTS).where(HOSTS.c.name == bindparam("host")).values(seen_at=bindparam("at"))
+# Seconds of the operations that users wait for, as on a small cloud with spinning guests and files for volumes.
+REALISTIC = {
+    "CacheImage": 1.5, "CreateDisks": 0.8, "PlugPorts": 0.4, "PowerServer": 2.5, "UndefineServer": 1.0,
+    "SnapshotServer": 8.0, "AttachVolume": 1.2, "DetachVolume": 1.5, "AttachPort": 0.8, "DetachPort": 0.8,
+    "CreateVolume": 1.5, "DeleteVolume": 1.0, "ExtendVolume": 1.0, "CreateVolumeSnapshot": 1.0,
+    "DeleteVolumeSnapshot": 0.8, "UploadVolume": 6.0, "RevertVolume": 2.0, "BackupVolume": 6.0, "RestoreBackup": 6.0,
+    "DeleteBackup": 1.0,
+}  # fmt: skip
 _PROVIDERS = select(func.count()).select_from(METADATA.tables["resource_providers"])
 _SAGA_UNDER_WAY = select(SAGAS.c.id).where(SAGAS.c.status.in_(ACTIVE)).limit(1)
 _STEP_S, _FINE_S = 5.0, 600.0  # how time is let through work that takes time; progress is due at least once a minute
@@ -57,8 +65,10 @@ class Snapshot(msgspec.Struct):
 
 
 class Emulator:
-    """``hosts``: how many. ``boot_seconds``: how long a server takes to start, on ``clock``. ``accounts``: who may log
-    in. ``seed``: flavors, an image and networks. ``file``: where the cloud is kept. ``port`` 0: any free one.
+    """``hosts``: how many. ``boot_seconds``: how long a server takes to start, on ``clock``; ``realistic``: everything
+    takes what it does on an ordinary cloud, by the same clock, else states follow at once. ``accounts``: who may log
+    in.
+    ``seed``: flavors, an image and networks. ``file``: where the cloud is kept. ``port`` 0: any free one.
     ``configure(settings)`` may change settings before anything is built."""
 
     def __init__(
@@ -66,6 +76,7 @@ class Emulator:
         *,
         hosts: int = 2,
         boot_seconds: float = 0.0,
+        realistic: bool = False,
         port: int = 0,
         bind: str = "127.0.0.1",
         file: Path | None = None,
@@ -93,6 +104,7 @@ class Emulator:
         self.inventory_seconds = inventory_seconds
         self.compare_seconds = compare_seconds
         self._boot_seconds = boot_seconds
+        self._pace = REALISTIC if realistic else {}
         self._host_prefix, self._first_hosts = host_prefix, hosts
         self.hosts: dict[str, EmulatedHost] = {}
         self.faults = CloudFaults(lambda: self.hosts.values())
@@ -218,6 +230,7 @@ class Emulator:
         )
         kept = self.directory / f"{name}.agent.db" if self._on_disk else None
         fake = fake or FakeHost(name, **more)
+        fake.faults.pace = dict(self._pace)
         host = self.hosts[name] = EmulatedHost(self.bus, fake, settings, self._clock, kept)
         self.faults.put_all_on(host.fake)
         host.start()

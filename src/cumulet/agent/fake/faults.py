@@ -43,6 +43,7 @@ class Faults:
         self._lock = threading.Lock()
         self._go_on = Signal()  # given to those asleep now
         self.asleep = self.hung = 0
+        self.pace: dict[str, float] = {}  # class name of a body -> seconds that it takes anyway
         self._rules: list[_Rule] = []
         self.history: list[Any] = []
         self.hanging = threading.Semaphore(0)  # released once by each body that begins to hang
@@ -110,6 +111,8 @@ class Faults:
                     if rule.left is not None:
                         rule.left -= 1
                     met.append(rule)
+        if when == "before" and self.pace:
+            self.sleep(self.pace.get(type(body).__name__, 0.0), progress)
         for rule in met:
             self.sleep(rule.seconds, progress)
             if rule.hang is not None:
