@@ -181,7 +181,7 @@ class Emulator:
             self._connections.clear()
             self.faults.clear()
             self.server.stop(3)
-            self._halt()
+            self._halt(0.2)
             self.control.close()
             self._remove()
 
@@ -197,11 +197,11 @@ class Emulator:
     def __exit__(self, *error: object) -> None:
         self.stop()
 
-    def _halt(self) -> None:
+    def _halt(self, seconds: float) -> None:
         """No host and no conductor runs; what they did not finish stands in the database."""
         for host in self.hosts.values():
             host.fake.faults.clear()
-            host.lose()
+            host.lose(seconds)
         self.control.reconcilers.stop()
         self.control.conductor.stop()
 
@@ -320,7 +320,7 @@ class Emulator:
             self._gateway.shut(10)
             try:
                 self.faults.clear()
-                self._halt()
+                self._halt(5)  # a heartbeat that is still on its way would be of a host, or of a time, that is not
                 self._put_back(self._snapshot)
                 self.control.conductor.start()
                 self.control.reconcilers.start()

@@ -47,10 +47,10 @@ class EmulatedHost:
         agent.start()
         self.agent = agent
 
-    def lose(self) -> None:
-        """The agent is gone, without a word; what runs on the host stays."""
+    def lose(self, seconds: float = 0.2) -> None:
+        """The agent is gone, without a word; what runs on the host stays. Its threads are waited for so long."""
         if self.agent is not None:
-            self.agent.stop(0.2)
+            self.agent.stop(seconds)
             self.agent = None
 
     def restart(self) -> None:
