@@ -41,6 +41,7 @@ from cumulet.services.network.reconcilers import reconcile_documents, reconcile_
 from cumulet.services.operator import traces
 from cumulet.services.operator.api import build_api as operator_api
 from cumulet.services.operator.audit.health import Health
+from cumulet.services.operator.audit.host import HostAudit
 from cumulet.services.operator.audit.rows import Rows
 from cumulet.services.operator.public import OperatorService
 from cumulet.services.operator.vitals import Vitals
@@ -194,6 +195,7 @@ def build_control_plane(
         reconcile_documents=lambda: reconcile_documents(network),
         reconcile_scheduling=lambda: reconcile_scheduling(network),
     )
+    on_hosts = HostAudit(db, sagas, hosts, conductor.ask, compute=compute, volume=volume)
     vitals = Vitals(tracer=tracer, bus=bus, sagas=sagas, clock=clock.now)
     joining = Joining(db, clock, settings, broker_accounts(settings))
     hosts.admits = joining.admits
@@ -217,7 +219,7 @@ def build_control_plane(
         bus_kind="local" if settings.bus.url.startswith("local") else "rabbitmq",
         vitals=vitals,
         machines=machines,
-        checks=[*health.checks(), *rows.checks()],
+        checks=[*health.checks(), *rows.checks(), *on_hosts.checks()],
     )
     reconcilers.register("operator.conditions", operator.reconcile_conditions, period_seconds=20)
     conductor.on_hosts_changed(lambda: reconcilers.signal("operator.conditions"))

@@ -89,10 +89,11 @@ def test_every_operation_and_query_of_the_contract_is_there() -> None:
 
     host = FakeHost()
     operations = {kind for driver in host.drivers for kind in driver.operations()}
-    assert operations == set(get_args(c.OperationBody))
+    assert operations == set(get_args(c.OperationBody)) - {c.MendHost}  # that is the runtime's
     for driver in host.drivers:
         assert all(kind.role == driver.role for kind in driver.operations())
-    assert {kind for driver in host.drivers for kind in driver.queries()} == set(get_args(c.QueryBody))
+    queries = {kind for driver in host.drivers for kind in driver.queries()}
+    assert queries == set(get_args(c.QueryBody)) - {c.AuditHost}
     assert {kind for driver in host.drivers for kind in driver.documents()} == set(c.DOCUMENTS)
 
 

@@ -507,6 +507,28 @@ class DeleteBackup(Operation, tag="volume.delete_backup"):
     backup_id: str
 
 
+class MendItem(_Wire):
+    """One thing on a host that an operator wants mended (`cumulet doctor --fix`). ``document``: apply this document
+    again. Otherwise the host is to be rid of the thing, by the control plane's word: named absent as of ``generation``.
+    A host refuses if it holds a document of the thing that is newer. What holds data is moved aside, never deleted."""
+
+    kind: str
+    id: str
+    problem: str
+    generation: int
+    document: tuple[str, str] | None = None
+
+
+class MendHost(Operation, tag="host.mend"):
+    role: ClassVar[str] = ""
+    stall_seconds: ClassVar[float] = 60
+    items: list[MendItem]
+
+
+class MendHostResult(Result):
+    done: list[str]  # of each item, for people
+
+
 OperationBody = (
     CacheImage
     | CreateDisks
@@ -535,6 +557,7 @@ OperationBody = (
     | BackupVolume
     | RestoreBackup
     | DeleteBackup
+    | MendHost
 )
 
 
@@ -740,7 +763,38 @@ class ConsoleEndpoint(Query, tag="compute.console_endpoint"):
     type: Literal["vnc", "spice", "serial"]
 
 
-QueryBody = ConsoleLog | DomainXml | Diagnostics | ConsoleEndpoint
+class AuditHost(Query, tag="host.audit"):
+    """What is there, and what of it is not as the host's documents say. Answered by ``Data``: `Audited`."""
+
+    role: ClassVar[str] = ""
+
+
+class Thing(_Wire):
+    """Something of ours that exists on a host. ``owner``: the server, volume, … it belongs to, where it shows."""
+
+    kind: str  # domain, disk, tap, volume, export, backup, quarantine
+    id: str
+    owner: str = ""
+    state: str = ""
+
+
+class Drift(_Wire):
+    """Plumbing of a document that is not as the document says: ``missing``, ``different``, ``expired``; or that no
+    document asks for (``unknown``)."""
+
+    kind: str  # namespace, dnsmasq, dhcp-host, lease, chain, forwarding, …
+    id: str
+    problem: Literal["missing", "different", "unknown", "expired"]
+    message: str
+    document: tuple[str, str] | None = None  # kind and id: whose application mends it
+
+
+class Audited(_Wire):
+    things: list[Thing] = []
+    drift: list[Drift] = []
+
+
+QueryBody = ConsoleLog | DomainXml | Diagnostics | ConsoleEndpoint | AuditHost
 
 
 class Ask(_Wire):

@@ -5,12 +5,12 @@ all of them need: journal, order, epochs, documents on disk, reports. A driver's
 those of one object (operations: the saga's object; documents: kind and id) never at the same time.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import msgspec
 
-from cumulet.agent.contract import Absent, Operation, PasswordTaken, Query, Result
+from cumulet.agent.contract import Absent, Audited, MendItem, Operation, PasswordTaken, Query, Result
 
 Progress = Callable[..., None]
 """``progress(fraction=None)``: still alive, and how far (0..1). An operation that is silent for its
@@ -113,6 +113,16 @@ class Driver:
 
     def remove_absent(self, absent: Absent) -> None:
         """Remove leftovers that the control plane says are nobody's. Ids of other drivers' things are to be ignored."""
+
+    def audit(self, documents: Mapping[str, Mapping[str, Any]]) -> Audited:
+        """Everything of ours that exists, and what of it differs from ``documents`` (kind -> id -> document: what the
+        host is to have). Looks only."""
+        return Audited()
+
+    def mend(self, item: MendItem) -> str | None:
+        """Be rid of one thing that nobody is to have, as an operator asked; what was done, None if it is not this
+        driver's kind. What holds data is moved aside. Done twice, nothing more happens."""
+        return None
 
     def cleanup_all(self) -> None:
         """``cumulet destroy``: remove from the host all that this driver ever made, guests and data included. Called

@@ -1,12 +1,15 @@
 """The fake hypervisor: servers are rows of the world that change state when told."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
+
+import msgspec
 
 from cumulet.agent import contract as c
 from cumulet.agent.driver import Facts, Found, FoundServer, Hooks, Progress
 from cumulet.agent.errors import DriverError, not_found
+from cumulet.agent.fake import wires
 from cumulet.agent.fake.base import FakeDriver
 from cumulet.agent.fake.bytes import check_image, write_upload
 from cumulet.agent.fake.faults import Faults
@@ -95,11 +98,13 @@ class FakeCompute(FakeDriver):
         with self.world.change() as state:
             for port in op.ports:
                 state.taps[port.id] = op.server_id
+                wires.stand(state.wires, port)
 
     def _unplug_ports(self, op: c.UnplugPorts, progress: Progress) -> None:
         with self.world.change() as state:
             for port_id in op.port_ids:
                 state.taps.pop(port_id, None)
+                state.wires.pop(f"port/{port_id}", None)
 
     # -- domains ------------------------------------------------------------------------------
 
@@ -203,6 +208,7 @@ class FakeCompute(FakeDriver):
         with self.world.change() as state:
             domain = _domain(state, op.server_id)
             state.taps[op.port.id] = op.server_id
+            wires.stand(state.wires, op.port)
             domain.ports[op.port.id] = op.port.mac_address
 
     def _detach_port(self, op: c.DetachPort, progress: Progress) -> None:
@@ -211,6 +217,7 @@ class FakeCompute(FakeDriver):
             if domain is not None:
                 domain.ports.pop(op.port_id, None)
             state.taps.pop(op.port_id, None)
+            state.wires.pop(f"port/{op.port_id}", None)
 
     def _snapshot(self, op: c.SnapshotServer, progress: Progress) -> c.SnapshotServerResult:
         with self.world.look() as state:
@@ -281,6 +288,32 @@ class FakeCompute(FakeDriver):
                 state.disks.pop(server_id, None)
             for port_id in absent.ports:
                 state.taps.pop(port_id, None)
+                state.wires.pop(f"port/{port_id}", None)
+
+    def audit(self, documents: Mapping[str, Mapping[str, Any]]) -> c.Audited:
+        with self.world.look() as state:
+            things = [
+                c.Thing(kind="domain", id=one, owner=one, state=str(domain.power_state))
+                for one, domain in state.domains.items()
+            ]
+            things += [c.Thing(kind="disk", id=one, owner=one) for one in state.disks]
+            things += [c.Thing(kind="tap", id=port, owner=server) for port, server in state.taps.items()]
+            things += [c.Thing(kind="quarantine", id=key) for key in state.quarantine if key.startswith("disk/")]
+            return c.Audited(things=things)
+
+    def mend(self, item: c.MendItem) -> str | None:
+        with self.world.change() as state:
+            if item.kind == "domain":
+                state.domains.pop(item.id, None)
+                return "the domain is removed, its disks stay"
+            if item.kind == "tap":
+                state.taps.pop(item.id, None)
+                return "the tap is removed"
+            if item.kind == "disk":
+                if item.id in state.disks:
+                    state.quarantine[f"disk/{item.id}"] = msgspec.to_builtins(state.disks.pop(item.id))
+                return f"the disks are moved aside: disk/{item.id}"
+        return None
 
     def facts(self) -> Facts:
         with self.world.look() as state:
@@ -319,8 +352,6 @@ def _running(state: State, server_id: str) -> Domain:
 
 
 def _without_secrets(spec: c.ServerSpec) -> c.ServerSpec:
-    import msgspec
-
     return msgspec.structs.replace(spec, admin_password=None, secure={})
 
 

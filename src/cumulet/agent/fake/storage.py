@@ -1,7 +1,9 @@
 """The fake volume backend."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import msgspec
 
 from cumulet.agent import contract as c
 from cumulet.agent.driver import Facts, Found, Progress
@@ -152,6 +154,36 @@ class FakeStorage(FakeDriver):
                 volume = state.volumes.get(volume_id)
                 if volume is not None:
                     volume.exports.pop(attachment_id, None)
+
+    def audit(self, documents: Mapping[str, Mapping[str, Any]]) -> c.Audited:
+        with self.world.look() as state:
+            things = [c.Thing(kind="volume", id=one) for one in state.volumes]
+            things += [
+                c.Thing(kind="export", id=f"{volume_id}/{one}", owner=volume_id)
+                for volume_id, volume in state.volumes.items()
+                for one in volume.exports
+            ]
+            things += [c.Thing(kind="backup", id=one) for one in state.backups]
+            things += [c.Thing(kind="quarantine", id=key) for key in state.quarantine if not key.startswith("disk/")]
+            return c.Audited(things=things)
+
+    def mend(self, item: c.MendItem) -> str | None:
+        with self.world.change() as state:
+            if item.kind == "export":
+                volume_id, _, attachment_id = item.id.partition("/")
+                volume = state.volumes.get(volume_id)
+                if volume is not None:
+                    volume.exports.pop(attachment_id, None)
+                return "the export is removed"
+            if item.kind == "volume":
+                if item.id in state.volumes:
+                    state.quarantine[f"volume/{item.id}"] = msgspec.to_builtins(state.volumes.pop(item.id))
+                return f"the volume is moved aside: volume/{item.id}"
+            if item.kind == "backup":
+                if item.id in state.backups:
+                    state.quarantine[f"backup/{item.id}"] = {"size_gb": state.backups.pop(item.id)}
+                return f"the backup is moved aside: backup/{item.id}"
+        return None
 
     def facts(self) -> Facts:
         with self.world.look() as state:

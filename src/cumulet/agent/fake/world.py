@@ -86,6 +86,9 @@ _KINDS: dict[str, Any] = {
     "domains": Domain,  # by server id
     "volumes": Volume,
     "backups": int,  # backup id -> size in GiB
+    "wires": dict[str, Any],  # "kind/id" of a document -> what stands there for it (`agent.fake.wires`)
+    "leases": dict[str, Any],  # "network/MAC address" -> address, expires
+    "quarantine": dict[str, Any],  # "kind/id" -> what was moved aside
     **{f"{kind} documents": dict[str, Any] for kind in DOCUMENTS},
 }
 
@@ -99,6 +102,9 @@ class State:
         self.domains: dict[str, Domain] = self.tables["domains"]
         self.volumes: dict[str, Volume] = self.tables["volumes"]
         self.backups: dict[str, int] = self.tables["backups"]
+        self.wires: dict[str, dict[str, Any]] = self.tables["wires"]
+        self.leases: dict[str, dict[str, Any]] = self.tables["leases"]
+        self.quarantine: dict[str, dict[str, Any]] = self.tables["quarantine"]
         self.documents: dict[str, dict[str, dict[str, Any]]] = {k: self.tables[f"{k} documents"] for k in DOCUMENTS}
 
 
@@ -174,6 +180,8 @@ class World:
                 "volumes": list(state.volumes),
                 "snapshots": [one for volume in state.volumes.values() for one in volume.snapshots],
                 "backups": list(state.backups),
+                "wires": list(state.wires),
+                "leases": list(state.leases),
                 "exports": [one for volume in state.volumes.values() for one in volume.exports],
                 **{f"{kind} documents": list(docs) for kind, docs in state.documents.items() if kind != "group"},
             }

@@ -18,18 +18,23 @@ from cumulet.agent.contract import (
     Answer,
     Ask,
     AskOutcome,
+    Audited,
+    AuditHost,
     Execute,
     Heartbeat,
     HostResources,
     Inventory,
     LookAgain,
+    MendHost,
+    MendHostResult,
+    MendItem,
     Operation,
     PasswordPosted,
     PasswordTaken,
     Query,
     ServerReport,
 )
-from cumulet.agent.driver import Driver, Facts, OperationBody, QueryBody
+from cumulet.agent.driver import Driver, Facts, OperationBody, Progress, QueryBody
 from cumulet.agent.errors import DriverError
 from cumulet.agent.runtime.documents import DocumentSync
 from cumulet.agent.runtime.link import Link
@@ -78,6 +83,8 @@ class Agent:
             bodies.update(driver.operations())
             queries.update(driver.queries())
             appliers.update(driver.documents())
+        queries[AuditHost] = lambda query: msgspec.to_builtins(self.audit())
+        bodies[MendHost] = self._mend
         self._queries = queries
         self._outbox_wanted = threading.Event()
         self.documents = DocumentSync(
@@ -175,6 +182,42 @@ class Agent:
         except DriverError as error:
             return Answer(error=error.message, error_code=error.code)
         return Answer(text=found) if isinstance(found, str) else Answer(data=found)
+
+    # -- audit ------------------------------------------------------------
+
+    def audit(self) -> Audited:
+        """What is on this host, and what of it is not as its documents say."""
+        documents = self.documents.held()
+        found = [driver.audit(documents) for driver in self._drivers]
+        return Audited(
+            things=[thing for one in found for thing in one.things],
+            drift=[drift for one in found for drift in one.drift],
+        )
+
+    def _mend(self, operation: MendHost, progress: Progress) -> MendHostResult:
+        done = []
+        for item in operation.items:
+            done.append(self._mend_one(item))
+            progress()
+        return MendHostResult(done=done)
+
+    def _mend_one(self, item: MendItem) -> str:
+        if item.document is not None:
+            try:
+                error = self.documents.apply_now(*item.document)
+            except KeyError:
+                return "this host is not to have it any more"
+            if error is not None:
+                raise DriverError("not-applied", f"{item.kind} {item.id}: {error}")
+            return f"{item.document[0]} {item.document[1]} was applied again"
+        for kind, held in self.documents.held().items():
+            if item.id in held and held[item.id].generation > item.generation:
+                raise DriverError("newer", f"This host has a newer document of {kind} {item.id}: it is left alone.")
+        for driver in self._drivers:
+            words = driver.mend(item)
+            if words is not None:
+                return words
+        raise DriverError("unsupported", f"No driver of this host mends a {item.kind}.")
 
     # -- hooks of the drivers ------------------------------------------------------------
 

@@ -135,6 +135,33 @@ class DocumentSync:
         with self._state:
             return bool(self._dirty or self._unreported)
 
+    def held(self) -> dict[str, dict[str, Any]]:
+        """kind -> id -> document: what this host is to have."""
+        with self._state:
+            bodies = [(kind, object_id, held.body) for (kind, object_id), held in self._held.items()]
+        found: dict[str, dict[str, Any]] = {kind: {} for kind in self._appliers}
+        for kind, object_id, body in bodies:
+            found[kind][object_id] = msgspec.json.decode(body, type=DOCUMENTS[kind])
+        return found
+
+    def apply_now(self, kind: str, object_id: str, seconds: float = 30.0) -> str | None:
+        """Apply a document once more and wait for it; what went wrong, or None. KeyError: there is no such document."""
+        key = (kind, object_id)
+        with self._state:
+            self._held[key].applied = 0
+            self._held[key].error = None
+        self._submit(key)
+        with self._state:
+            self._state.wait_for(lambda: self._ended(key), seconds)
+            held = self._held.get(key)
+        if held is None:
+            return None
+        return held.error or (None if held.applied == held.generation else "It is still being applied.")
+
+    def _ended(self, key: Key) -> bool:
+        held = self._held.get(key)
+        return held is None or held.error is not None or held.applied == held.generation
+
     def settled(self, seconds: float) -> bool:
         """Wait until nothing is being applied or waits to be (tests, start-up)."""
         end = time.monotonic() + seconds

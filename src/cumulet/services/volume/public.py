@@ -163,6 +163,9 @@ class VolumeService:
     def forget_host(self, tx: Tx, host: Any) -> None:
         """Nothing is kept of a host without volumes."""
 
+    def attachment(self, tx: Tx, attachment_id: str) -> AttachmentRow:
+        return store.ATTACHMENTS.get(tx, attachment_id)
+
     def unstick(self, tx: Tx, volume_id: str) -> None:
         """Nobody is at what the volume says is being done to it: it shows what it is without that."""
         row = store.VOLUMES.find(tx, volume_id)

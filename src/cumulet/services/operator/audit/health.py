@@ -156,7 +156,7 @@ class Health:
                     "certificate-expired" if over else "certificate-near-expiry",
                     "error" if over else "warning",
                     f"The certificate of {name} {'has ended' if over else 'ends'} at {iso(expires_at)}.",
-                    f"cumulet host token {name}; then cumulet join on {name} again",
+                    f"cumulet host token --host {name}; then cumulet join on {name} again",
                 )
 
     def _of_host(self, host: HostRow, code: str, severity: Severity, message: str, cure: str) -> Finding:

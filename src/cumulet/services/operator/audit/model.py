@@ -43,7 +43,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 @dataclass(frozen=True, kw_only=True)
 class Check:
     """``find(tx)``: what is wrong now, from the control plane's rows. ``repair(finding)``: see above; None: for people
-    to repair, as the finding's cure says. ``codes``: what it finds, if not what its name says."""
+    to repair, as the finding's cure says. ``codes``: what it finds, if not what its name says. ``prepare`` is called
+    before, on the same thread and outside of any unit of work; once for all checks that have the same."""
 
     name: str
     looks_at: str
@@ -51,6 +52,7 @@ class Check:
     repair: Callable[[Finding], str | None] | None = None
     repaired_by: str = ""
     standing: bool = False
+    prepare: Callable[[], object] | None = None
     codes: tuple[str, ...] = field(default=())
 
 

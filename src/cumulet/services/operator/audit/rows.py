@@ -510,6 +510,8 @@ class Rows:
         for host, kind, object_id in sorted(missing):
             yield _document(host, kind, object_id, f"{host} is to have {kind} {object_id} and is not told so")
         for host, kind, object_id in sorted(extra):
+            if kind == "group":
+                continue  # members of a group stay until the reconciler finds that no rule refers to it any more
             yield _document(host, kind, object_id, f"{host} is told to have {kind} {object_id}, which is not for it")
 
     def _orphans(self, tx: Tx) -> Iterator[Finding]:

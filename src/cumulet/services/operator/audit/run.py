@@ -19,6 +19,8 @@ _log = logging.getLogger(__name__)
 
 def find(db: Database, checks: Sequence[Check]) -> list[tuple[Check, Finding]]:
     """Each check on a view of its own: a long audit holds up nobody."""
+    for prepare in dict.fromkeys(check.prepare for check in checks if check.prepare is not None):
+        prepare()
     found: dict[str, tuple[Check, Finding]] = {}
     for check in checks:
         for finding in db.read(lambda tx, c=check: list(c.find(tx))):  # type: ignore[misc]
