@@ -381,6 +381,16 @@ def test_a_host_that_does_not_answer_is_told(stage: Hosts) -> None:
     assert serious(stage.audit()) == []
 
 
+def test_nothing_follows_from_what_a_driver_does_not_list(stage: Hosts) -> None:
+    agents = [host.agent for host in stage.cloud.hosts.values()]
+    real = [agent._drivers for agent in agents]
+    for agent in agents:
+        agent._drivers = []
+    assert serious(stage.audit()) == []
+    for agent, drivers in zip(agents, real, strict=True):
+        agent._drivers = drivers
+
+
 def test_what_a_saga_is_at_is_no_drift(stage: Hosts) -> None:
     """A create that hangs in the middle has disks and taps and no domain, and is nobody's business."""
     hanging = [host.fake.faults.hang("DefineServer") for host in stage.cloud.hosts.values()]

@@ -790,6 +790,9 @@ class Drift(_Wire):
 
 
 class Audited(_Wire):
+    """``kinds``: of which every thing that exists is in ``things``; nothing follows from the absence of others."""
+
+    kinds: list[str] = []
     things: list[Thing] = []
     drift: list[Drift] = []
 

@@ -299,7 +299,7 @@ class FakeCompute(FakeDriver):
             things += [c.Thing(kind="disk", id=one, owner=one) for one in state.disks]
             things += [c.Thing(kind="tap", id=port, owner=server) for port, server in state.taps.items()]
             things += [c.Thing(kind="quarantine", id=key) for key in state.quarantine if key.startswith("disk/")]
-            return c.Audited(things=things)
+            return c.Audited(kinds=["domain", "disk", "tap"], things=things)
 
     def mend(self, item: c.MendItem) -> str | None:
         with self.world.change() as state:

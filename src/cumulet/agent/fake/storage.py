@@ -165,7 +165,7 @@ class FakeStorage(FakeDriver):
             ]
             things += [c.Thing(kind="backup", id=one) for one in state.backups]
             things += [c.Thing(kind="quarantine", id=key) for key in state.quarantine if not key.startswith("disk/")]
-            return c.Audited(things=things)
+            return c.Audited(kinds=["volume", "export", "backup"], things=things)
 
     def mend(self, item: c.MendItem) -> str | None:
         with self.world.change() as state:

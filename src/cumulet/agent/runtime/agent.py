@@ -190,6 +190,7 @@ class Agent:
         documents = self.documents.held()
         found = [driver.audit(documents) for driver in self._drivers]
         return Audited(
+            kinds=sorted({kind for one in found for kind in one.kinds}),
             things=[thing for one in found for thing in one.things],
             drift=[drift for one in found for drift in one.drift],
         )

@@ -311,16 +311,17 @@ def _compare(host: str, audited: Audited, world: _World) -> Iterator[Finding]:
     things: dict[str, dict[str, Thing]] = {}
     for thing in audited.things:
         things.setdefault(thing.kind, {})[thing.id] = thing
-    yield from _servers(host, things, world)
-    yield from _taps(host, things, world)
-    yield from _volumes(host, things, world)
+    lists = set(audited.kinds)
+    yield from _servers(host, things, lists, world)
+    yield from _taps(host, things, lists, world)
+    yield from _volumes(host, things, lists, world)
     for thing in things.get("quarantine", {}).values():
         yield _finding("quarantined", "quarantine", thing.id, host, f"{host} keeps {thing.id}, which was moved aside")
     for drift in audited.drift:
         yield _plumbing(host, drift)
 
 
-def _servers(host: str, things: dict[str, dict[str, Thing]], world: _World) -> Iterator[Finding]:
+def _servers(host: str, things: dict[str, dict[str, Thing]], lists: set[str], world: _World) -> Iterator[Finding]:
     domains, disks = things.get("domain", {}), things.get("disk", {})
     for thing in (*domains.values(), *disks.values()):
         row = world.servers.get(thing.id)
@@ -337,11 +338,11 @@ def _servers(host: str, things: dict[str, dict[str, Thing]], world: _World) -> I
     for row in world.servers.values():
         if row.host != host or row.deleting or row.launched_at is None or world.busy(("server", row.id)):
             continue
-        there = row.id in disks or row.image_id is None or not row.root_gb
+        there = row.id in disks or row.image_id is None or not row.root_gb or "disk" not in lists
         if not there:
             message = f"the root disk of server {row.id} is not on {host}"
             yield _finding("server-without-disk", "server", row.id, host, message)
-        if row.id not in domains:
+        if row.id not in domains and "domain" in lists:
             message = f"server {row.id} is to be on {host}, which has no domain of it"
             if row.goal not in ("active", "paused"):
                 yield _finding("stopped-server-without-domain", "server", row.id, host, message)
@@ -349,7 +350,7 @@ def _servers(host: str, things: dict[str, dict[str, Thing]], world: _World) -> I
                 yield _finding("server-without-domain", "server", row.id, host, message, server_id=row.id)
 
 
-def _taps(host: str, things: dict[str, dict[str, Thing]], world: _World) -> Iterator[Finding]:
+def _taps(host: str, things: dict[str, dict[str, Thing]], lists: set[str], world: _World) -> Iterator[Finding]:
     domains = things.get("domain", {})
     seen = set()
     for thing in things.get("tap", {}).values():
@@ -363,7 +364,7 @@ def _taps(host: str, things: dict[str, dict[str, Thing]], world: _World) -> Iter
             continue
         whose = "no port of this cloud" if row is None else f"port {row.id}, which is bound to '{row.host}'"
         yield _absent("tap-without-port", thing, host, f"{host} has a tap of {whose} ({thing.id})")
-    for row in world.ports.values():
+    for row in world.ports.values() if "tap" in lists else ():
         domain = domains.get(row.device_id)
         if row.host != host or not row.device_owner.startswith("compute:") or row.id in seen:
             continue
@@ -376,7 +377,7 @@ def _taps(host: str, things: dict[str, dict[str, Thing]], world: _World) -> Iter
         )  # fmt: skip
 
 
-def _volumes(host: str, things: dict[str, dict[str, Thing]], world: _World) -> Iterator[Finding]:
+def _volumes(host: str, things: dict[str, dict[str, Thing]], lists: set[str], world: _World) -> Iterator[Finding]:
     volumes, exports, backups = (things.get(kind, {}) for kind in ("volume", "export", "backup"))
     for thing in volumes.values():
         row = world.volumes.get(thing.id)
@@ -392,18 +393,18 @@ def _volumes(host: str, things: dict[str, dict[str, Thing]], world: _World) -> I
     for thing in backups.values():
         if thing.id not in world.backups and not world.busy(("backup", thing.id)):
             yield _absent("backup-without-row", thing, host, f"{host} has backup {thing.id}, which no record is of")
-    for row in world.volumes.values():
+    for row in world.volumes.values() if "volume" in lists else ():
         ready = row.host == host and row.deleted_at is None and row.base == "ready"
         if ready and row.id not in volumes and not world.busy(("volume", row.id)):
             yield _finding("volume-data-missing", "volume", row.id, host, f"{host} does not have volume {row.id}")
-    for row in world.attachments.values():
+    for row in world.attachments.values() if "export" in lists else ():
         volume = world.volumes.get(row.volume_id)
         if row.status != "attached" or volume is None or volume.host != host or f"{volume.id}/{row.id}" in exports:
             continue
         if not world.attachment_busy(row.id, volume.id):
             message = f"{host} does not export volume {volume.id} for attachment {row.id}, which a server uses"
             yield _finding("attachment-without-export", "attachment", row.id, host, message)
-    for row in world.backups.values():
+    for row in world.backups.values() if "backup" in lists else ():
         if row.host == host and row.status == "available" and row.data_id not in backups:
             message = f"{host} does not have the data of backup {row.data_id}"
             yield _finding("backup-data-missing", "backup", row.data_id, host, message)
