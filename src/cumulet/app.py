@@ -180,6 +180,7 @@ def serve(role: str, settings: Settings) -> None:
     try:
         process.start(works)
         gc.freeze()  # what a start made stays: no later collection looks through it
+        gc.set_threshold(50_000, 20, 100)  # a list of a thousand servers is no reason to look through everything
         gc.enable()
         while not stop.wait(1.0):
             if process.server is not None and not process.server.alive():

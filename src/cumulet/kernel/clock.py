@@ -8,6 +8,7 @@ All stored times are integers: microseconds since the Unix epoch, UTC. Deadlines
 import threading
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
 SECOND = 1_000_000
@@ -107,6 +108,7 @@ class FakeClock:
         return event.is_set()
 
 
+@lru_cache(maxsize=16384)  # a list shows the same times again and again
 def iso(us: int | None, *, zone: str = "Z", micros: bool = False) -> str | None:
     """``2026-11-23T22:30:00Z``, the form most OpenStack bodies use; None stays None."""
     if us is None:

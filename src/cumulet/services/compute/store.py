@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, bindparam, delete, exists, func, literal, select, update
+from sqlalchemy import ColumnElement, Integer, Select, and_, bindparam, delete, exists, func, literal, select, update
 
 from cumulet.db import Tx
 from cumulet.http.paging import ordered
@@ -124,11 +124,21 @@ SORTABLE: dict[str, ColumnElement[Any]] = {
 # -- lists ---------------------------------------------------------------------------------------------------
 
 
+OF_PROJECT = SERVERS.c.project_id == bindparam("the_project")
+LIVING = SERVERS.c.deleted_at.is_(None)
+DELETED = SERVERS.c.deleted_at.is_not(None)
+_STANDING = {id(condition) for condition in (OF_PROJECT, LIVING, DELETED)}
+_standing_lists: dict[Any, Select[Any]] = {}
+
+
 class ServerQuery:
-    """Conditions of one list, collected by the API, then read once."""
+    """Conditions of one list, collected by the API, then read once. ``params``: values of conditions that stand at
+    module level; a list of nothing but those has a statement that is kept (building one costs more than reading a
+    page)."""
 
     def __init__(self) -> None:
         self.where: list[ColumnElement[bool]] = []
+        self.params: dict[str, Any] = {}
         self.sort: tuple[tuple[str, str], ...] = (("created_at", "desc"),)
         self.limit = 1000
         self.marker: str | None = None
@@ -155,8 +165,23 @@ class ServerQuery:
             if row is None:
                 return None
             marker = dict(zip(columns, row, strict=True))
-        statement = ordered(_SERVER.where(*self.where), columns, sort, marker).limit(self.limit)
-        return [ServerRow(*row) for row in tx.rows(statement)]
+        conditions = tuple(id(condition) for condition in self.where)
+        if not _STANDING.issuperset(conditions) or (marker and None in marker.values()):
+            statement = ordered(_SERVER.where(*self.where), columns, sort, marker).limit(self.limit)
+            return [ServerRow(*row) for row in tx.rows(statement, self.params)]
+        params = {**self.params, "the_limit": self.limit}
+        places: dict[str, Any] | None = None
+        if marker is not None:
+            params.update({f"after_{name}": value for name, value in marker.items()})
+            places = {name: bindparam(f"after_{name}") for name in marker}
+        key = (conditions, sort, marker is None)
+        kept = _standing_lists.get(key)
+        if kept is None:
+            kept = ordered(_SERVER.where(*self.where), columns, sort, places).limit(
+                bindparam("the_limit", type_=Integer)
+            )
+            _standing_lists[key] = kept
+        return [ServerRow(*row) for row in tx.rows(kept, params)]
 
 
 def _has_tag(tags: Sequence[str]) -> ColumnElement[bool]:

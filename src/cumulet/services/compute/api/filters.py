@@ -12,7 +12,7 @@ from cumulet.kernel.clock import parse_iso
 from cumulet.kernel.errors import BadInput, Forbidden
 from cumulet.services.compute.api.common import boolean, only_query, page_of, service_of, version_of
 from cumulet.services.compute.state import vm_states_of
-from cumulet.services.compute.store import SORTABLE, ServerQuery
+from cumulet.services.compute.store import DELETED, LIVING, OF_PROJECT, SORTABLE, ServerQuery
 from cumulet.services.compute.tables import SERVERS
 
 _ALL_TENANTS = "os_compute_api:servers:{}:get_all_tenants"
@@ -133,9 +133,14 @@ def _scope(call: Call, query: ServerQuery, given: dict[str, list[str]], form: st
     if everyone:
         call.authorize(_ALL_TENANTS.format(form))
         if project is not None:
-            query.where.append(SERVERS.c.project_id == project)
+            _of_project(query, project)
     else:
-        query.where.append(SERVERS.c.project_id == call.ctx.project_id)
+        _of_project(query, call.ctx.project_id)
+
+
+def _of_project(query: ServerQuery, project: str | None) -> None:
+    query.where.append(OF_PROJECT)
+    query.params["the_project"] = project
 
 
 def _deleted(call: Call, query: ServerQuery, given: dict[str, list[str]]) -> None:
@@ -150,7 +155,7 @@ def _deleted(call: Call, query: ServerQuery, given: dict[str, list[str]]) -> Non
     if deleted is None and "changes-since" not in given:
         deleted = False
     if deleted is not None:
-        query.where.append(SERVERS.c.deleted_at.is_not(None) if deleted else SERVERS.c.deleted_at.is_(None))
+        query.where.append(DELETED if deleted else LIVING)
 
 
 def _status(call: Call, query: ServerQuery, given: dict[str, list[str]], version: tuple[int, int]) -> None:
@@ -274,7 +279,7 @@ def _address(call: Call, tx: Tx, query: ServerQuery, pattern: str) -> None:
     """Servers with an address that matches. The network service knows addresses."""
     check_pattern(pattern)
     expression = re.compile(pattern)
-    ids = [row[0] for row in tx.rows(select(SERVERS.c.id).where(*query.where, SERVERS.c.deleted_at.is_(None)))]
+    ids = [row[0] for row in tx.rows(select(SERVERS.c.id).where(*query.where, LIVING), query.params)]
     known = service_of(call).parts.network.addresses(tx, ids) if ids else {}
     found = [
         server_id
