@@ -4,6 +4,7 @@ Times are BigInteger microseconds since the epoch (`kernel.clock`); ids are text
 by msgspec. The types behave alike on SQLite and PostgreSQL.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -44,3 +45,18 @@ class Json(TypeDecorator[Any]):
     def result_processor(self, dialect: Any, coltype: Any) -> Any:
         """The same without TypeDecorator's layers: it runs for each value of each row."""
         return lambda value: None if value is None else _decode(value)
+
+
+class SharedJson(Json):
+    """JSON that many rows repeat, such as a server's flavor: each text is decoded once, so nobody may change what is
+    read."""
+
+    cache_ok = True
+
+    def result_processor(self, dialect: Any, coltype: Any) -> Any:
+        return _decode_shared
+
+
+@lru_cache(maxsize=4096)
+def _decode_shared(value: str | None) -> Any:
+    return None if value is None else _decode(value)

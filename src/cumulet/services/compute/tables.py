@@ -6,7 +6,7 @@
 
 from sqlalchemy import BigInteger, Column, Float, Index, Integer, String, Table, UniqueConstraint
 
-from cumulet.db import METADATA, Bool, Id, Json, Text, Time
+from cumulet.db import METADATA, Bool, Id, Json, SharedJson, Text, Time
 
 _Serial = BigInteger().with_variant(Integer, "sqlite")
 
@@ -38,9 +38,9 @@ SERVERS = Table(
     Column("host", String(255)),
     Column("availability_zone", String(255)),  # asked for: the server is pinned to it
     Column("image_id", Id),
-    Column("image_properties", Json, nullable=False),
+    Column("image_properties", SharedJson, nullable=False),
     Column("flavor_id", String(255), nullable=False),
-    Column("flavor", Json, nullable=False),
+    Column("flavor", SharedJson, nullable=False),
     Column("vcpus", Integer, nullable=False),
     Column("memory_mb", Integer, nullable=False),
     Column("root_gb", Integer, nullable=False),
@@ -59,7 +59,7 @@ SERVERS = Table(
     Column("reservation_id", String(32), nullable=False),
     Column("launch_index", Integer, nullable=False),
     Column("root_device_name", String(32)),
-    Column("scheduler_hints", Json, nullable=False),
+    Column("scheduler_hints", SharedJson, nullable=False),
     Column("password", Text),  # encrypted by the guest with the owner's key (os-server-password)
     Column("rescue", Json),  # while rescued: image id and properties
     Column("resize", Json),  # while resized: the flavor to go back to

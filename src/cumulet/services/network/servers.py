@@ -77,11 +77,9 @@ _FLOATING = (
 )
 _GROUP_NAMES = (
     select(t.PORTS.c.device_id, t.SECURITY_GROUPS.c.id, t.SECURITY_GROUPS.c.name)
-    .distinct()
     .join(t.PORT_GROUPS, t.PORT_GROUPS.c.port_id == t.PORTS.c.id)
     .join(t.SECURITY_GROUPS, t.SECURITY_GROUPS.c.id == t.PORT_GROUPS.c.security_group_id)
     .where(*_OF_SERVER)
-    .order_by(t.SECURITY_GROUPS.c.name, t.SECURITY_GROUPS.c.id)
 )
 
 
@@ -366,10 +364,10 @@ class ServerPorts:
         return found
 
     def groups(self, tx: Tx, server_ids: Sequence[str]) -> dict[str, list[GroupInfo]]:
-        found: dict[str, list[GroupInfo]] = {}
+        found: dict[str, dict[str, GroupInfo]] = {}  # a group of several ports once
         for server_id, id, name in rows_in(tx, _GROUP_NAMES, server_ids):
-            found.setdefault(server_id, []).append(GroupInfo(id=id, name=name))
-        return found
+            found.setdefault(server_id, {})[id] = GroupInfo(id=id, name=name)
+        return {server_id: sorted(groups.values(), key=_by_name) for server_id, groups in found.items()}
 
     def change_group(self, work: "Work", server_id: str, group: str, *, add: bool) -> None:
         tx = work.tx
@@ -397,6 +395,10 @@ class ServerPorts:
         if not changed and not add:
             raise missing("SecurityGroupNotFound", f"On server {server_id}, security group", group)
         work.members.add(group_id)
+
+
+def _by_name(group: GroupInfo) -> tuple[str, str]:
+    return group.name, group.id
 
 
 def _address(address: str, kind: str, mac: str, port_id: str, network_id: str, network: str) -> AddressInfo:
