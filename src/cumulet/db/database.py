@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar, cast
 
-from sqlalchemy import Connection, Executable, Table, create_engine, event, insert, text
+from sqlalchemy import Connection, Executable, Table, bindparam, create_engine, event, insert, text, update
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import QueuePool, StaticPool
 
@@ -76,12 +76,12 @@ class Tx:
         found: list[Any] = prepared.rows(self._execute(text, values))
         return found
 
-    def _execute(self, text: str, values: Any) -> Any:
+    def _execute(self, text: str, values: Any, *, many: bool = False) -> Any:
         driver = self._connection.connection.dbapi_connection
         assert driver is not None
         try:
             cursor = driver.cursor()
-            cursor.execute(text, values)
+            (cursor.executemany if many else cursor.execute)(text, values)
         except Exception as error:
             raise self._db.failed(self._connection, text, values, error) from error
         return cursor
@@ -100,6 +100,11 @@ class Tx:
         self.statements += 1
         self.written += 1
         self._db.count_statement()
+        if isinstance(params, list):
+            if len(params) == 1:
+                params = params[0]
+            elif not self._db.is_postgres:
+                return self._run_many(statement, params)
         bound = self._bound(statement, params)
         if bound is None:
             return self._connection.execute(statement, params).rowcount
@@ -107,9 +112,21 @@ class Tx:
         count: int = self._execute(text, values).rowcount
         return count
 
+    def _run_many(self, statement: Executable, params: list[Mapping[str, Any]]) -> int:
+        found = [self._bound(statement, one) for one in params]
+        texts = {None if bound is None else bound[1] for bound in found}
+        if len(texts) != 1 or None in texts:
+            return self._connection.execute(statement, params).rowcount
+        count: int = self._execute(texts.pop(), [bound[2] for bound in found], many=True).rowcount
+        return count
+
     def insert(self, table: Table, values: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
         if values:
             self.run(self._db.insert_statement(table), values)
+
+    def update(self, table: Table, id: str, values: Mapping[str, Any]) -> int:
+        """Set columns of the row whose column ``id`` is this."""
+        return self.run(self._db.update_statement(table, tuple(sorted(values))), {**values, "the_id": id})
 
     def lock(self, kind: str, key: str) -> None:
         """Serialise with every other unit of work that takes the same lock, until the end of this one.
@@ -145,6 +162,7 @@ class Database:
         self._write_lock = threading.Lock()
         self._local = threading.local()
         self._inserts: dict[str, Executable] = {}
+        self._updates: dict[tuple[str, tuple[str, ...]], Executable] = {}
         self.statements = 0
         self._readers: deque[Connection] = deque()  # of SQLite: connections are kept, not asked for each time
         self._writer: Connection | None = None
@@ -303,6 +321,13 @@ class Database:
         found = self._inserts.get(table.name)
         if found is None:
             found = self._inserts[table.name] = insert(table)
+        return found
+
+    def update_statement(self, table: Table, columns: tuple[str, ...]) -> Executable:
+        found = self._updates.get((table.name, columns))
+        if found is None:
+            found = update(table).where(table.c.id == bindparam("the_id")).values({n: bindparam(n) for n in columns})
+            self._updates[table.name, columns] = found
         return found
 
     def count_statement(self) -> None:

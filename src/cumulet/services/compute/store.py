@@ -64,7 +64,7 @@ def update_server(tx: Tx, server_id: str, **values: Any) -> None:
     """Change columns that are not visible states (those: `state.settle`)."""
     assert not values.keys() & {"vm_state", "task_state", "power_state", "status"}
     values.setdefault("updated_at", tx.now)
-    tx.run(update(SERVERS).where(SERVERS.c.id == server_id).values(**values))
+    tx.update(SERVERS, server_id, values)
 
 
 _PURGE = [
