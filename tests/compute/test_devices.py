@@ -83,9 +83,12 @@ def test_guest_is_told_what_becomes_of_its_ports(nova: Nova, network: dict[str, 
 
     def told(key: str, value: Any) -> None:
         def look() -> bool:
-            with nova.cloud.host.fake.world.look() as state:
-                doc = state.documents.get("metadata", {}).get(server)
-            return bool(doc and doc["ec2"]["meta-data"][key] == value)
+            docs = []
+            for host in nova.cloud.hosts.values():  # those that serve the network, and the server's own
+                with host.fake.world.look() as state:
+                    docs.append(state.documents.get("metadata", {}).get(server))
+            found = [doc for doc in docs if doc]
+            return bool(found) and all(doc["ec2"]["meta-data"][key] == value for doc in found)
 
         nova.cloud.wait(look)
 

@@ -98,6 +98,11 @@ class FirewallRule(_Wire):
     remote_group_id: str | None = None  # its members are in its GroupDoc
 
 
+def tap_name(port_id: str) -> str:
+    """``tap`` + the first 11 characters of the port id, as Neutron names it."""
+    return "tap" + port_id[:11]
+
+
 class PortDoc(_Wire):
     """Document kind ``port``: one port bound to this host, and all the host needs to plug and filter it."""
 
@@ -118,8 +123,7 @@ class PortDoc(_Wire):
 
     @property
     def tap(self) -> str:
-        """``tap`` + the first 11 characters of the port id, as Neutron names it."""
-        return "tap" + self.id[:11]
+        return tap_name(self.id)
 
 
 class GroupDoc(_Wire):

@@ -117,7 +117,7 @@ class Tx:
         texts = {None if bound is None else bound[1] for bound in found}
         if len(texts) != 1 or None in texts:
             return self._connection.execute(statement, params).rowcount
-        count: int = self._execute(texts.pop(), [bound[2] for bound in found], many=True).rowcount
+        count: int = self._execute(str(texts.pop()), [bound[2] for bound in found], many=True).rowcount
         return count
 
     def insert(self, table: Table, values: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:

@@ -295,6 +295,8 @@ class Stepper:
         row = flight.row
         found = journal.children(tx, row.id, row.position)
         if any(c.status not in ("finished", "failed") for c in found):
+            if row.wake_at is not None and row.wake_at - tx.now > 10 * SECOND:
+                return After()  # woken for the sake of another: nothing to write
             row.wake_at = tx.now + 30 * SECOND
             return self._save(tx, flight, After())
         failed = [c for c in found if c.status == "failed"]

@@ -38,7 +38,7 @@ from cumulet.agent.driver import Driver, Facts, OperationBody, Progress, QueryBo
 from cumulet.agent.errors import DriverError
 from cumulet.agent.runtime.documents import DocumentSync
 from cumulet.agent.runtime.link import Link
-from cumulet.agent.runtime.operations import Operations
+from cumulet.agent.runtime.operations import Operations, working_on
 from cumulet.agent.runtime.store import AgentStore
 from cumulet.bus import Bus, RemoteFault
 from cumulet.bus.model import Service
@@ -104,6 +104,7 @@ class Agent:
             threads=settings.operation_threads,
             report=self._outbox_wanted.set,
             carried=self.documents.carried,
+            before_outcome=self._report_first,
         )
         self._sequence = store.last_sequence()
         self._report_lock = threading.Lock()
@@ -234,7 +235,8 @@ class Agent:
             )
             self._store.save_report(report)
             self._reports[server_id] = report
-        self._outbox_wanted.set()
+        if working_on() != server_id:  # else it goes out when the operation is done
+            self._outbox_wanted.set()
 
     def reapply(self, kind: str, ids: Iterable[str] | None = None) -> None:
         self.documents.reapply(kind, ids)
@@ -274,6 +276,20 @@ class Agent:
                 again = 0.2 if sent else min(max(again * 2, 0.2), 3.0)
                 if self._stopping.wait(again):
                     return
+
+    def _report_first(self, server_id: str) -> None:
+        """What an operation changed is told before the operation's outcome, which then finds it told."""
+        with self._report_lock:
+            report = self._reports.get(server_id)
+        if report is None:
+            return
+        if not self._link.send(report, 3.0, only_if_up=True):
+            self._outbox_wanted.set()
+            return
+        with self._report_lock:
+            if self._reports.get(server_id) is report:
+                del self._reports[server_id]
+            self._store.forget_reports([report])
 
     def _send_reports(self) -> tuple[int, int]:
         """How many a conductor took, and how many still wait."""

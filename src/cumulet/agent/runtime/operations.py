@@ -28,6 +28,14 @@ _OUTCOME_SECONDS = 3.0
 _PROGRESS_SECONDS = 1.0
 
 
+_working = threading.local()
+
+
+def working_on() -> str | None:
+    """The object of the operation that this thread runs."""
+    return getattr(_working, "on", None)
+
+
 class _Live:
     """An operation that is waiting or running."""
 
@@ -55,8 +63,10 @@ class Operations:
         threads: int = 16,
         report: Callable[[], None],
         carried: Callable[[Sequence[Any]], None] = lambda documents: None,
+        before_outcome: Callable[[str], None] = lambda object_id: None,
     ) -> None:
-        """``report``: wakes the outbox. ``carried``: takes the documents that came with an operation that is done."""
+        """``report``: wakes the outbox. ``carried``: takes the documents that came with an operation that is done.
+        ``before_outcome``: tells what the operation made of the object, before it tells that it is done."""
         self._host = host
         self._store = store
         self._link = link
@@ -64,6 +74,7 @@ class Operations:
         self._bodies = bodies
         self._wake_outbox = report
         self._carried = carried
+        self._before_outcome = before_outcome
         self._lock = threading.Lock()
         self._live: dict[str, _Live] = {}
         self._epochs = store.epochs()
@@ -150,13 +161,16 @@ class Operations:
             execute = live.execute
             stale = execute.epoch < self._epochs.get(execute.object_id, 0)
         with logs.request(execute.request_id):
+            _working.on = execute.object_id
             if stale:
                 outcome = self._failed(execute, "stale-epoch", "Another conductor took over this object.", live)
             else:
                 outcome = self._body(execute, live)
+            _working.on = None
             with self._lock:
                 self._store.finish(outcome, self._clock.now())
                 del self._live[op_id]
+            self._before_outcome(execute.object_id)
             if not self._deliver(outcome, only_if_up=True):
                 self._wake_outbox()
 

@@ -5,13 +5,22 @@ Both are pure functions of rows and of what the other services say, read in one 
 
 from typing import Any
 
-from cumulet.agent.contract import DiskConnection, ImageSource, MetadataDoc, PortDoc, ServerSpec, VolumeAttachment
+from cumulet.agent.contract import (
+    DiskConnection,
+    ImageSource,
+    MetadataDoc,
+    PortDoc,
+    ServerSpec,
+    VolumeAttachment,
+    tap_name,
+)
 from cumulet.db import Tx
 from cumulet.kernel.context import system_context
 from cumulet.kernel.errors import NotFound
 from cumulet.services.compute import catalogue, store
 from cumulet.services.compute.parts import Parts
 from cumulet.services.compute.rows import BlockDeviceRow, ServerRow
+from cumulet.services.network.public import Nic
 
 DHCP_DOMAIN = "novalocal"
 
@@ -89,8 +98,10 @@ class Specs:
     def metadata(self, tx: Tx, server: ServerRow, generation: int, admin_password: str | None = None) -> MetadataDoc:
         zone = server.availability_zone or catalogue.zones(tx).get(server.host or "", self.parts.default_zone)
         disks = store.disks(tx, [server.id]).get(server.id, [])
-        ports = self.ports(tx, server.id, server.host) if server.host else []
-        tags = {row.port_id: row.tag for row in store.interfaces(tx, server.id)}
+        interfaces = store.interfaces(tx, server.id)
+        tags = {row.port_id: row.tag for row in interfaces}
+        known = {nic.id: nic for nic in self.parts.network.nics(tx, server.id)} if server.host else {}
+        nics = [known[row.port_id] for row in interfaces if row.port_id in known]
         hostname = server.hostname if "." in server.hostname else f"{server.hostname}.{DHCP_DOMAIN}"
         data: dict[str, Any] = {
             "uuid": server.id,
@@ -99,7 +110,7 @@ class Specs:
             "launch_index": server.launch_index,
             "availability_zone": zone,
             "project_id": server.project_id,
-            "devices": _devices(ports, tags, disks),
+            "devices": _devices(nics, tags, disks),
             "dedicated_cpus": [],
         }
         if server.metadata:
@@ -113,7 +124,7 @@ class Specs:
             id=server.id,
             generation=generation,
             meta_data=data,
-            network_data=_network_data(ports),
+            network_data=_network_data(nics),
             user_data=server.user_data,
             ec2={"meta-data": self._ec2(tx, server, hostname, zone, disks), "password": server.password or ""},
         )
@@ -167,12 +178,12 @@ def attachment(disk: BlockDeviceRow) -> VolumeAttachment:
     )
 
 
-def _devices(ports: list[PortDoc], tags: dict[str, str | None], disks: list[BlockDeviceRow]) -> list[dict[str, Any]]:
+def _devices(nics: list[Nic], tags: dict[str, str | None], disks: list[BlockDeviceRow]) -> list[dict[str, Any]]:
     """Only tagged devices are listed, as upstream does."""
     found: list[dict[str, Any]] = [
-        {"type": "nic", "bus": "pci", "address": "", "mac": port.mac_address, "tags": [tags[port.id]]}
-        for port in ports
-        if tags.get(port.id)
+        {"type": "nic", "bus": "pci", "address": "", "mac": nic.mac_address, "tags": [tags[nic.id]]}
+        for nic in nics
+        if tags.get(nic.id)
     ]
     found += [
         {
@@ -189,27 +200,28 @@ def _devices(ports: list[PortDoc], tags: dict[str, str | None], disks: list[Bloc
     return found
 
 
-def _network_data(ports: list[PortDoc]) -> dict[str, Any]:
+def _network_data(nics: list[Nic]) -> dict[str, Any]:
     links: list[dict[str, Any]] = []
     networks: list[dict[str, Any]] = []
-    for port in ports:
+    for nic in nics:
+        tap = tap_name(nic.id)
         links.append(
             {
-                "id": port.tap,
-                "vif_id": port.id,
+                "id": tap,
+                "vif_id": nic.id,
                 "type": "bridge",
-                "mtu": port.segment.mtu,
-                "ethernet_mac_address": port.mac_address,
+                "mtu": nic.mtu,
+                "ethernet_mac_address": nic.mac_address,
             }
         )
-        for fixed in port.fixed_ips:
-            version = 6 if ":" in fixed.ip_address else 4
+        for address in nic.addresses:
+            version = 6 if ":" in address else 4
             networks.append(
                 {
                     "id": f"network{len(networks)}",
                     "type": f"ipv{version}_dhcp",
-                    "link": port.tap,
-                    "network_id": port.network_id,
+                    "link": tap,
+                    "network_id": nic.network_id,
                 }
             )
     return {"links": links, "networks": networks, "services": []}

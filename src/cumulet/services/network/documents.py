@@ -116,13 +116,22 @@ class Documents:
         here = [rows[id] for id in port_ids if id in rows and rows[id].host == host]
         return self._docs(tx, host, here, generation)
 
-    def _docs(self, tx: Tx, host: str, rows: Sequence[t.PortRow], generation: int | None) -> list[PortDoc]:
+    def _docs(
+        self,
+        tx: Tx,
+        host: str,
+        rows: Sequence[t.PortRow],
+        generation: int | None,
+        segments: dict[str, Segment] | None = None,
+    ) -> list[PortDoc]:
+        """``segments`` of their networks, when they are at hand."""
         if not rows:
             return []
         ids = [row.id for row in rows]
         addresses = self.service.ports.addresses_of(tx, ids)
         groups = self.service.ports.groups_of(tx, ids)
-        segments = self.segments(tx, host, {row.network_id for row in rows})
+        if segments is None:
+            segments = self.segments(tx, host, {row.network_id for row in rows})
         servers = grouped(rows_in(tx, _SERVERS_OF_DHCP, {row.network_id for row in rows}))
         rules = self._rules(tx, {group for found in groups.values() for group in found})
         docs = []
@@ -202,12 +211,15 @@ class Documents:
             return None
         subnets = self.service.subnets.of_networks(tx, [object_id])
         port = next((p for p in self.service.ports.dhcp_ports(tx, object_id) if p.host == host), None)
-        docs = self._docs(tx, host, [port], generation) if port is not None and network.admin_state_up else []
+        segments = self.segments(tx, host, [object_id])
+        docs = []
+        if port is not None and network.admin_state_up:
+            docs = self._docs(tx, host, [port], generation, segments)
         mine = {ip.subnet_id: ip.ip_address for doc in docs for ip in doc.fixed_ips}
         return NetworkDoc(
             id=network.id,
             generation=generation,
-            segment=self.segments(tx, host, [object_id])[object_id],
+            segment=segments[object_id],
             subnets=[self._subnet(subnet, mine.get(subnet.id)) for subnet in subnets],
             dhcp_port=docs[0] if docs else None,
             hosts=self._dhcp_hosts(tx, object_id, {s.id for s in subnets if s.enable_dhcp}),

@@ -28,7 +28,7 @@ from cumulet.services.network.reconcilers.documents import document_differences
 from cumulet.services.network.routers import Routers
 from cumulet.services.network.rules import SecurityGroupRules
 from cumulet.services.network.segments import TypeDrivers
-from cumulet.services.network.servers import AddressInfo, GroupInfo, NetworkChoice, ServerPorts
+from cumulet.services.network.servers import AddressInfo, GroupInfo, NetworkChoice, Nic, ServerPorts
 from cumulet.services.network.subnetpools import SubnetPools
 from cumulet.services.network.subnets import Subnets
 from cumulet.services.network.work import Work
@@ -48,7 +48,7 @@ _METADATA_HOSTS = union(
     ),
 )
 
-__all__ = ["AddressInfo", "GroupInfo", "NetworkChoice", "NetworkService", "PortPlan"]
+__all__ = ["AddressInfo", "GroupInfo", "NetworkChoice", "NetworkService", "Nic", "PortPlan"]
 
 
 @dataclass
@@ -183,6 +183,10 @@ class NetworkService:
 
     def server_ports(self, tx: Tx, server_id: str) -> list[t.PortRow]:
         return self.servers.rows(tx, [server_id]).get(server_id, [])
+
+    def nics(self, tx: Tx, server_id: str) -> list[Nic]:
+        """The server's ports as its guest is told of them."""
+        return self.servers.nics(tx, server_id)
 
     def addresses(self, tx: Tx, server_ids: Iterable[str]) -> dict[str, list[AddressInfo]]:
         return self.servers.addresses(tx, list(server_ids))

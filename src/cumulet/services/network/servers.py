@@ -83,6 +83,16 @@ _GROUP_NAMES = (
 )
 
 
+class Nic(msgspec.Struct, frozen=True, kw_only=True):
+    """What a guest is told of one of its ports."""
+
+    id: str
+    mac_address: str
+    network_id: str
+    mtu: int
+    addresses: list[str]
+
+
 class NetworkChoice(msgspec.Struct, frozen=True, kw_only=True):
     """One NIC that a server is to get: on a network, perhaps with a given address, or a given port."""
 
@@ -350,6 +360,21 @@ class ServerPorts:
 
     def active(self, tx: Tx, server_id: str) -> bool:
         return not tx.scalar(_UNWIRED, {"server_id": server_id})
+
+    def nics(self, tx: Tx, server_id: str) -> list[Nic]:
+        rows = self.rows(tx, [server_id]).get(server_id, [])
+        addresses = self.service.ports.addresses_of(tx, [row.id for row in rows])
+        networks = self.service.networks.many(tx, {row.network_id for row in rows})
+        return [
+            Nic(
+                id=row.id,
+                mac_address=row.mac_address,
+                network_id=row.network_id,
+                mtu=networks[row.network_id].mtu,
+                addresses=[address.ip_address for address in addresses.get(row.id, ())],
+            )
+            for row in rows
+        ]
 
     def addresses(self, tx: Tx, server_ids: Sequence[str]) -> dict[str, list[AddressInfo]]:
         floating: dict[tuple[str, str], list[str]] = {}
