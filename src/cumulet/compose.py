@@ -143,8 +143,18 @@ def build_control_plane(
     network = NetworkService(
         db, hosts=hosts, desired=desired, settings=settings.network, quota=settings.quota, availability_zone=zone
     )
+    volume_quotas = {
+        "volumes": settings.quota.volumes,
+        "gigabytes": settings.quota.gigabytes,
+        "snapshots": settings.quota.snapshots,
+    }
     volume = VolumeService(
-        db=db, clock=clock, sagas=sagas, hosts=hosts, image=image, settings=VolumeSettings(availability_zone=zone)
+        db=db,
+        clock=clock,
+        sagas=sagas,
+        hosts=hosts,
+        image=image,
+        settings=VolumeSettings(availability_zone=zone, quotas=volume_quotas),
     )
     compute = ComputeService(
         db=db,

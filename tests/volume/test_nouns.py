@@ -325,3 +325,14 @@ def test_group_types(volumes, admin):
     assert admin.call("GET", path + "/group_specs/c").status == 404
     assert admin.call("DELETE", path).status == 202
     assert admin.call("GET", path).status == 404
+
+
+def test_default_quotas_are_the_settings(new_cloud) -> None:
+    def configure(settings) -> None:
+        settings.quota.volumes, settings.quota.gigabytes, settings.quota.snapshots = 1, 7, -1
+
+    api = new_cloud(configure=configure).api("demo")
+    quota = api.get("volume", f"/os-quota-sets/{api.project_id}")["quota_set"]
+    assert (quota["volumes"], quota["gigabytes"], quota["snapshots"], quota["backups"]) == (1, 7, -1, 10)
+    assert api.post("volume", "/volumes", {"volume": {"size": 1}}).status == 202
+    assert api.post("volume", "/volumes", {"volume": {"size": 1}}).status == 413

@@ -8,7 +8,7 @@ from cumulet.db import Tx
 from cumulet.kernel.context import RequestContext
 from cumulet.kernel.errors import BadInput, NotFound, WrongState
 from cumulet.kernel.ids import new_uuid
-from cumulet.services.volume import quotas, store, types
+from cumulet.services.volume import store, types
 from cumulet.services.volume.store import VolumeRow
 from cumulet.services.volume.workflows.volumes import CreateParams
 
@@ -59,8 +59,8 @@ def create_volume(service: "object", tx: Tx, ctx: RequestContext, asked: CreateV
         raise BadInput(f"Invalid input received: Availability zone '{asked.availability_zone}' is invalid.")
     volume_type = _type(tx, ctx, asked, source)
     types.refuse_encrypted(volume_type)
-    quotas.check_size(tx, ctx.project_id, size)
-    quotas.claim(tx, ctx.project_id, {"volumes": 1, "gigabytes": size}, volume_type.name)
+    service.quotas.check_size(tx, ctx.project_id, size)
+    service.quotas.claim(tx, ctx.project_id, {"volumes": 1, "gigabytes": size}, volume_type.name)
     row = VolumeRow(
         id=new_uuid(),
         project_id=ctx.project_id,

@@ -12,6 +12,7 @@ from cumulet.kernel.context import RequestContext, system_context
 from cumulet.kernel.errors import BadInput, Conflict, NotFound
 from cumulet.services.volume import attachments, state, store, types
 from cumulet.services.volume.creation import CreateVolumeRequest, create_volume
+from cumulet.services.volume.quotas import Quotas
 from cumulet.services.volume.store import AttachmentRow, VolumeRow
 from cumulet.services.volume.workflows.attachments import AttachmentWorkflows
 from cumulet.services.volume.workflows.backups import BackupWorkflows
@@ -22,6 +23,7 @@ from cumulet.services.volume.workflows.volumes import DeleteParams, VolumeWorkfl
 class VolumeSettings(msgspec.Struct, frozen=True, kw_only=True):
     availability_zone: str = "nova"
     page_max: int = 1000
+    quotas: dict[str, int] = {}  # default limits of a project
 
 
 class VolumeService:
@@ -41,6 +43,7 @@ class VolumeService:
         self.hosts = hosts
         self.image = image
         self.settings = settings or VolumeSettings()
+        self.quotas = Quotas(self.settings.quotas)
         self.snapshot_workflows = SnapshotWorkflows(self)
         self.attachment_workflows = AttachmentWorkflows(self)
         self.volume_workflows = VolumeWorkflows(

@@ -7,7 +7,7 @@ import msgspec
 from cumulet.db import Tx
 from cumulet.http import Call, Reply, Route, Since
 from cumulet.kernel.errors import BadInput, Conflict, NotFound, WrongState
-from cumulet.services.volume import placing, quotas, state, store, types
+from cumulet.services.volume import placing, state, store, types
 from cumulet.services.volume.api.common import Metadata, Name, Size, Text255, UuidText, load, moment, owned
 from cumulet.services.volume.api.volumes import begin_delete
 from cumulet.services.volume.creation import described
@@ -120,9 +120,9 @@ def extend(call: Call) -> Reply:
                 f"Invalid input received: New size for extend must be greater than current size. (current: "
                 f"{row.size_gb}, extended: {new_size})."
             )
-        quotas.check_size(tx, row.project_id, new_size)
+        call.service.quotas.check_size(tx, row.project_id, new_size)
         name = store.type_names(tx).get(row.volume_type_id or "")
-        quotas.claim(tx, row.project_id, {"gigabytes": new_size - row.size_gb}, name)
+        call.service.quotas.claim(tx, row.project_id, {"gigabytes": new_size - row.size_gb}, name)
         state.change(tx, row.id, busy="extending", size_gb=new_size)
         params = ExtendParams(size_gb=new_size, old_size_gb=row.size_gb)
         call.service.sagas.start(tx, call.service.volume_workflows.extend, row.id, params, call.ctx)
@@ -307,10 +307,10 @@ def retype(call: Call) -> Reply:
         types.refuse_encrypted(new)
         must_be(row, "available", "in-use", verb="retype")
         names = store.type_names(tx)
-        quotas.claim(tx, row.project_id, {}, None)
+        call.service.quotas.claim(tx, row.project_id, {}, None)
         if new.name in names.values():
             wanted = {f"volumes_{new.name}": 1, f"gigabytes_{new.name}": row.size_gb}
-            quotas.claim(tx, row.project_id, wanted)
+            call.service.quotas.claim(tx, row.project_id, wanted)
         store.VOLUMES.change(tx, row.id, volume_type_id=new.id, multiattach=types.multiattach(new))
 
     return act(call, "volume:retype", work)

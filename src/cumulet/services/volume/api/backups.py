@@ -9,7 +9,7 @@ from cumulet.db import Tx
 from cumulet.http import Call, Reply, Route, Since
 from cumulet.kernel.errors import BadInput, WrongState
 from cumulet.kernel.ids import new_uuid
-from cumulet.services.volume import quotas, state, store
+from cumulet.services.volume import state, store
 from cumulet.services.volume.api.common import (
     Metadata,
     Name,
@@ -145,7 +145,7 @@ def create(call: Call) -> dict[str, Any]:
                     "Invalid backup: No backups available to do an incremental backup. Do a full backup first."
                 )
             parent = max(made, key=lambda one: one.data_timestamp)
-        quotas.claim(tx, volume.project_id, {"backups": 1, "backup_gigabytes": volume.size_gb})
+        call.service.quotas.claim(tx, volume.project_id, {"backups": 1, "backup_gigabytes": volume.size_gb})
         backup_id = new_uuid()
         row = BackupRow(
             id=backup_id,
@@ -340,7 +340,7 @@ def import_record(call: Call) -> dict[str, Any]:
         assert call.ctx.project_id is not None
         if store.BACKUPS.find(tx, record.id) is not None:
             raise BadInput("Invalid backup: Backup already exists in database.")
-        quotas.claim(tx, call.ctx.project_id, {"backups": 1, "backup_gigabytes": record.size_gb})
+        call.service.quotas.claim(tx, call.ctx.project_id, {"backups": 1, "backup_gigabytes": record.size_gb})
         store.BACKUPS.remove(tx, record.id)
         made = msgspec.structs.replace(
             record,

@@ -33,7 +33,7 @@ def show(call: Call) -> dict[str, Any]:
     with_usage = boolean(call.query.get("usage") or "false", "usage")
 
     def work(tx: Tx) -> dict[str, Any]:
-        limits = quotas.limits(tx, project)
+        limits = call.service.quotas.limits(tx, project)
         if not with_usage:
             return dict(limits)
         used = quotas.usages(tx, project)
@@ -48,11 +48,11 @@ def show(call: Call) -> dict[str, Any]:
 def defaults(call: Call) -> dict[str, Any]:
     project = call.params["project"]
     _own(call, project, "volume_extension:quotas:show")
-    return {"quota_set": {"id": project, **call.service.db.read(quotas.defaults)}}
+    return {"quota_set": {"id": project, **call.service.db.read(call.service.quotas.defaults)}}
 
 
 def _limits(call: Call, tx: Tx, given: dict[str, Any]) -> dict[str, int]:
-    known = quotas.defaults(tx)
+    known = call.service.quotas.defaults(tx)
     unknown = [key for key in given if key not in known and key not in _HIDDEN]
     if unknown:
         raise BadInput(f"Bad key(s) in quota set: {', '.join(sorted(unknown))}")
@@ -75,7 +75,7 @@ def update(call: Call) -> dict[str, Any]:
         given = _limits(call, tx, call.body)
         tx.lock("quota", f"volume:{project}")
         store.set_limits(tx, QUOTAS, "project_id", project, given)
-        return quotas.limits(tx, project)
+        return call.service.quotas.limits(tx, project)
 
     return {"quota_set": call.service.db.write(work)}
 
@@ -90,7 +90,7 @@ def show_class(call: Call) -> dict[str, Any]:
     name = call.params["name"]
 
     def work(tx: Tx) -> dict[str, Any]:
-        return {**quotas.defaults(tx), **store.class_limits(tx, name)}
+        return {**call.service.quotas.defaults(tx), **store.class_limits(tx, name)}
 
     return {"quota_class_set": {"id": name, **call.service.db.read(work)}}
 
@@ -100,7 +100,7 @@ def update_class(call: Call) -> dict[str, Any]:
 
     def work(tx: Tx) -> dict[str, Any]:
         store.set_limits(tx, QUOTA_CLASSES, "class_name", name, _limits(call, tx, call.body))
-        return {**quotas.defaults(tx), **store.class_limits(tx, name)}
+        return {**call.service.quotas.defaults(tx), **store.class_limits(tx, name)}
 
     return {"quota_class_set": call.service.db.write(work)}
 
@@ -112,7 +112,7 @@ def limits(call: Call) -> dict[str, Any]:
         project = asked
 
     def work(tx: Tx) -> dict[str, int]:
-        allowed, used = quotas.limits(tx, project), quotas.usages(tx, project)
+        allowed, used = call.service.quotas.limits(tx, project), quotas.usages(tx, project)
         found = {}
         for resource, (limit_name, used_name) in _LIMIT_NAMES.items():
             found[limit_name] = allowed[resource]

@@ -8,7 +8,7 @@ from cumulet.db import Tx
 from cumulet.http import Call, Reply, Route
 from cumulet.kernel.errors import BadInput, NotFound, WrongState
 from cumulet.kernel.ids import new_uuid
-from cumulet.services.volume import quotas, store
+from cumulet.services.volume import store
 from cumulet.services.volume.api.common import (
     Metadata,
     Text255,
@@ -111,7 +111,7 @@ def create(call: Call) -> dict[str, Any]:
                 f" {volume.status}."
             )
         name = store.type_names(tx).get(volume.volume_type_id or "")
-        quotas.claim(tx, volume.project_id, {"snapshots": 1, "gigabytes": volume.size_gb}, name)
+        call.service.quotas.claim(tx, volume.project_id, {"snapshots": 1, "gigabytes": volume.size_gb}, name)
         row = SnapshotRow(
             id=new_uuid(),
             volume_id=volume.id,

@@ -11,7 +11,7 @@ from cumulet.db import Tx
 from cumulet.http import Call, Reply, Route, Since
 from cumulet.kernel.errors import BadInput, WrongState
 from cumulet.kernel.ids import new_uuid
-from cumulet.services.volume import quotas, state, store
+from cumulet.services.volume import state, store
 from cumulet.services.volume.api.common import Text255, UuidText, equals, links, listed, listing, load, moment
 from cumulet.services.volume.store import TransferRow
 from cumulet.services.volume.tables import TRANSFERS
@@ -135,7 +135,7 @@ def accept(call: Call) -> dict[str, Any]:
         snapshots = [] if row.no_snapshots else store.snapshots_of(tx, volume.id)
         name = store.type_names(tx).get(volume.volume_type_id or "")
         asked = {"volumes": 1, "gigabytes": volume.size_gb + sum(one.size_gb for one in snapshots)}
-        quotas.claim(tx, project, {**asked, **({"snapshots": len(snapshots)} if snapshots else {})}, name)
+        call.service.quotas.claim(tx, project, {**asked, **({"snapshots": len(snapshots)} if snapshots else {})}, name)
         for one in snapshots:
             store.SNAPSHOTS.change(tx, one.id, project_id=project, user_id=call.ctx.user_id)
         state.change(tx, volume.id, project_id=project, user_id=call.ctx.user_id, transfer=False)
