@@ -187,6 +187,8 @@ class ComputeService:
     def _follow(self, tx: Tx, server: ServerRow, power: int) -> None:
         """Nobody works on the server: what the guest did by itself becomes what it is meant to do."""
         stopped = power in (Power.SHUTDOWN, Power.CRASHED)
+        if stopped and server.launched_at is None:
+            return  # a build that failed has taken its guest away, and this is the last word of it
         if stopped and server.goal in ("active", "paused"):
             store.update_server(tx, server.id, goal="stopped")
         elif power == Power.SUSPENDED and server.goal == "active":
