@@ -232,6 +232,7 @@ def build_control_plane(
         checks=[*health.checks(), *rows.checks(), *on_hosts.checks()],
     )
     reconcilers.register("operator.conditions", operator.reconcile_conditions, period_seconds=20)
+    reconcilers.register("operator.audit", operator.audit_now, period_seconds=3600, first_seconds=300)
     conductor.on_hosts_changed(lambda: reconcilers.signal("operator.conditions"))
     reconcilers.register("operator.traces", operator.prune_traces, period_seconds=600)
     apis = [

@@ -1,15 +1,35 @@
-"""What the network driver sees of its own daemons: from files and /proc alone, no root, no namespaces."""
+"""What the network driver finds on its host that is not as documents say: from files, /proc and stand-ins for the
+kernel; no root, no namespaces. Against a real kernel: tests/hostnetwork."""
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from cumulet.agent.contract import FixedIp, NetworkDoc, PortDoc, Segment, SubnetDoc
+from cumulet.agent.contract import (
+    DhcpHost,
+    Drift,
+    FixedIp,
+    MendItem,
+    NetworkDoc,
+    PortDoc,
+    RouterDoc,
+    Segment,
+    SubnetDoc,
+)
+from cumulet.agent.network import dhcp_files, links, linuxbridge, names, rules
+from cumulet.agent.network.audit import NetworkAudit
+from cumulet.agent.network.config import NetworkConfig
 from cumulet.agent.network.dhcp import DhcpServers
+from cumulet.agent.network.linuxbridge import LinuxBridge
+from cumulet.agent.network.openvswitch import OpenVSwitch
+from cumulet.agent.network.router import Routers
 from cumulet.agent.network.store import DocumentStore
 
 NETWORK, PORT, SUBNET = "n" * 36, "p" * 36, "s" * 36
@@ -60,3 +80,225 @@ def test_a_dnsmasq_that_does_not_run_is_noticed(servers: DhcpServers, running: "
 def test_none_is_missed_where_none_is_to_be(servers: DhcpServers) -> None:
     servers._w.store.put(document(dhcp=False))
     assert servers.silent() == []
+
+
+# -- a host of stand-ins ---------------------------------------------------------------------------------------------
+
+
+class Kernel:
+    """Namespaces, filters and wires as the driver's parts see them."""
+
+    def __init__(self) -> None:
+        self.namespaces: list[str] = []
+        self.filters: dict[str, str] = {}  # device -> digest
+        self.words: dict[str, str] = {}  # port -> what is wrong with its wire
+        self.removed: list[str] = []
+
+    def ours(self, prefix: str) -> list[str]:
+        return [name for name in self.namespaces if name.startswith(prefix)]
+
+    def held_digest(self, device: str) -> str | None:
+        return self.filters.get(device)
+
+    def filtered_devices(self) -> list[str]:
+        return sorted(self.filters)
+
+    def remove(self, device: str) -> bool:
+        self.removed.append(device)
+        return True
+
+    def astray(self, port: PortDoc) -> str | None:
+        return self.words.get(port.id)
+
+
+@pytest.fixture
+def kernel() -> Kernel:
+    return Kernel()
+
+
+@pytest.fixture
+def audit(tmp_path: Path, kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> NetworkAudit:
+    wiring: Any = SimpleNamespace(
+        config=NetworkConfig(state_dir=tmp_path, run_dir=tmp_path, dns_servers=["192.0.2.53"]),
+        store=DocumentStore(tmp_path / "documents"),
+        lock=nullcontext(),
+        namespaces=kernel,
+        firewall=kernel,
+        mechanism=kernel,
+    )
+    monkeypatch.setattr(links, "exists", lambda device: device != "tapgone")
+    return NetworkAudit(wiring, DhcpServers(wiring), Routers(wiring))
+
+
+MAC = "fa:16:3e:00:00:07"
+
+
+def served() -> NetworkDoc:
+    guest = DhcpHost(
+        port_id=PORT, mac_address=MAC, hostname="web", fixed_ips=[FixedIp(subnet_id=SUBNET, ip_address="10.0.0.7")]
+    )
+    return NetworkDoc(
+        id=NETWORK, generation=3, segment=Segment(network_type="local"), subnets=document().subnets,
+        dhcp_port=document().dhcp_port, hosts=[guest],
+    )  # fmt: skip
+
+
+def write_files(directory: Path, doc: NetworkDoc) -> None:
+    assert doc.dhcp_port is not None
+    wanted = dhcp_files.build(doc, names.dhcp_device(doc.dhcp_port.id), directory, ["192.0.2.53"], 86400)
+    for name, text in (("host", wanted.hosts), ("opts", wanted.options), ("addn_hosts", wanted.names)):
+        (directory / name).write_text(text)
+
+
+def told(found: list[Drift]) -> list[tuple[str, str, str]]:
+    return [(one.kind, one.problem, one.id) for one in found]
+
+
+def test_dhcp_as_its_document_says_and_not(
+    audit: NetworkAudit, kernel: Kernel, running: "subprocess.Popen[bytes]", tmp_path: Path
+) -> None:
+    doc = served()
+    documents = {"network": {NETWORK: doc}}
+    directory = tmp_path / "dhcp" / NETWORK
+    kernel.namespaces = [f"qdhcp-{NETWORK}"]
+    write_files(directory, doc)
+    assert audit.look(documents) == []
+    (directory / "host").write_text("fa:16:3e:de:ad:00,evil,10.0.0.66\n")
+    (found,) = audit.look(documents)
+    assert told([found]) == [("dhcp-host", "different", NETWORK)]
+    assert found.document == ("network", NETWORK)
+    assert found.message.startswith("host of network")
+    write_files(directory, doc)
+    now = int(time.time())
+    (directory / "leases").write_text(
+        f"{now + 500} {MAC} 10.0.0.7 web *\n"  # as reserved
+        f"{now - 5000} fa:16:3e:00:00:08 10.0.0.8 old *\n"  # over for long
+        f"{now + 500} fa:16:3e:00:00:09 10.0.0.7 thief *\n"  # on another's address
+        f"0 fa:16:3e:00:00:0a 10.0.0.10 ever *\n"
+        "duid 00:01:00:01\n"
+        f"{now - 5000} 123456 fd00::8 six 00:01\n"
+    )
+    assert told(audit.look(documents)) == [
+        ("lease", "expired", f"{NETWORK}/fa:16:3e:00:00:08"),
+        ("lease", "expired", f"{NETWORK}/fa:16:3e:00:00:09"),
+    ]
+    (directory / "leases").unlink()
+    running.kill()
+    running.wait()
+    (found,) = audit.look(documents)
+    assert (*told([found])[0], found.document) == ("dnsmasq", "missing", NETWORK, ("network", NETWORK))
+
+
+def test_a_dnsmasq_of_no_network(
+    audit: NetworkAudit, kernel: Kernel, running: "subprocess.Popen[bytes]", tmp_path: Path
+) -> None:
+    (found,) = audit.look({"network": {}})
+    assert (*told([found])[0], found.document) == ("dnsmasq", "unknown", NETWORK, None)
+    assert running.poll() is None  # looking ends nothing
+    assert audit.rid(MendItem(kind="dnsmasq", id=NETWORK, problem="unknown", generation=1)) == "the daemon is ended"
+    assert running.wait(5) is not None
+    assert audit.look({"network": {}}) == []
+
+
+def test_namespaces(audit: NetworkAudit, kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    router = RouterDoc(id="r" * 36, generation=1)
+    off = RouterDoc(id="o" * 36, generation=1, admin_state_up=False)
+    kernel.namespaces = ["qdhcp-stranger", f"qrouter-{off.id}"]
+    documents = {"network": {NETWORK: document(dhcp=False)}, "router": {router.id: router, off.id: off}}
+    found = audit.look(documents)
+    assert told(found) == [
+        ("namespace", "missing", f"qdhcp-{NETWORK}"),
+        ("namespace", "missing", f"qrouter-{router.id}"),
+        ("namespace", "unknown", "qdhcp-stranger"),
+        ("namespace", "unknown", f"qrouter-{off.id}"),
+    ]
+    assert [one.document for one in found] == [("network", NETWORK), ("router", router.id), None, None]
+    taken: list[str] = []
+    monkeypatch.setattr(audit._networks, "take_down", taken.append)
+    monkeypatch.setattr(audit._routers, "take_down", taken.append)
+    for one in found[2:]:
+        assert "is removed" in (audit.rid(MendItem(kind=one.kind, id=one.id, problem="unknown", generation=1)) or "")
+    assert taken == ["stranger", off.id]
+    assert audit.rid(MendItem(kind="namespace", id="other", problem="unknown", generation=1)) is None
+
+
+def guest_port(**more: Any) -> PortDoc:
+    return PortDoc(
+        id=PORT, generation=2, network_id=NETWORK, segment=Segment(network_type="vxlan", segmentation_id=7),
+        mac_address=MAC, fixed_ips=[FixedIp(subnet_id=SUBNET, ip_address="10.0.0.7")], device_owner="compute:nova",
+        **more,
+    )  # fmt: skip
+
+
+def test_filters(audit: NetworkAudit, kernel: Kernel) -> None:
+    port = guest_port()
+    documents = {"port": {PORT: port}}
+    device = names.tap(PORT)
+    (found,) = audit.look(documents)
+    assert (*told([found])[0], found.document) == ("chain", "missing", PORT, ("port", PORT))
+    kernel.filters[device] = "another"
+    assert told(audit.look(documents)) == [("chain", "different", PORT)]
+    kernel.filters[device] = rules.port_digest(port, device)
+    assert audit.look(documents) == []
+    kernel.filters["tapgone"] = "x"
+    (found,) = audit.look(documents)
+    assert told([found]) == [("chain", "unknown", "tapgone")]
+    assert audit.rid(MendItem(kind="chain", id="tapgone", problem="unknown", generation=1)) == "the filter is removed"
+    assert kernel.removed == ["tapgone"]
+    kernel.filters = {}
+    assert audit.look({"port": {PORT: guest_port(port_security_enabled=False)}}) == []
+
+
+def test_wires(audit: NetworkAudit, kernel: Kernel) -> None:
+    kernel.filters[names.tap(PORT)] = rules.port_digest(guest_port(), names.tap(PORT))
+    kernel.words[PORT] = "its tap is on no bridge"
+    (found,) = audit.look({"port": {PORT: guest_port()}})
+    assert (*told([found])[0], found.document) == ("forwarding", "different", PORT, ("port", PORT))
+
+
+def test_forwarding_of_linux_bridges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = NetworkConfig(state_dir=tmp_path, run_dir=tmp_path, tunnel_ip="192.0.2.1")
+    bridge = LinuxBridge(config, DocumentStore(tmp_path / "d"))
+    port = guest_port()
+    port = PortDoc(**{**{f: getattr(port, f) for f in port.__struct_fields__}, "segment": Segment(
+        network_type="vxlan", segmentation_id=7, peers=["192.0.2.1", "192.0.2.2", "192.0.2.3"]
+    )})  # fmt: skip
+    master = names.bridge(NETWORK)
+    monkeypatch.setattr(links, "master", lambda device: master)
+    monkeypatch.setattr(links, "exists", lambda device: True)
+    entries = '[{"mac": "00:00:00:00:00:00", "dst": "192.0.2.2"}, {"mac": "00:00:00:00:00:00", "dst": "192.0.2.66"}]'
+    monkeypatch.setattr(linuxbridge, "run", lambda argv, **more: entries)
+    bridge._peers["vxlan-7"] = frozenset({"192.0.2.2", "192.0.2.3"})
+    words = bridge.astray(port)
+    assert words == "vxlan-7 forwards to ['192.0.2.2', '192.0.2.66'], not to ['192.0.2.2', '192.0.2.3']"
+    assert "vxlan-7" not in bridge._peers  # so that applying the document looks again
+    monkeypatch.setattr(linuxbridge, "run", lambda argv, **more: entries.replace("66", "3"))
+    assert bridge.astray(port) is None
+    monkeypatch.setattr(links, "master", lambda device: None)
+    assert bridge.astray(port) == f"its tap is on no bridge, not on {master}"
+
+
+def test_tags_of_open_vswitch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    switch = OpenVSwitch(NetworkConfig(state_dir=tmp_path, run_dir=tmp_path), DocumentStore(tmp_path / "d"), "system")
+    switch._tags = {NETWORK: 5}
+    held: dict[str, tuple[int, str]] = {}
+    monkeypatch.setattr(switch, "_tag_of", held.get)
+    assert switch.astray(guest_port()) == f"qvo{PORT[:11]} is not in br-int"
+    held[f"qvo{PORT[:11]}"] = (9, NETWORK)
+    assert switch.astray(guest_port()) == f"qvo{PORT[:11]} has tag 9, not 5"
+    held[f"qvo{PORT[:11]}"] = (5, NETWORK)
+    assert switch.astray(guest_port()) is None
+
+
+def test_forgetting_a_lease_leaves_the_others(
+    audit: NetworkAudit, running: "subprocess.Popen[bytes]", tmp_path: Path
+) -> None:
+    path = tmp_path / "dhcp" / NETWORK / "leases"
+    keep = "99 fa:16:3e:00:00:01 10.0.0.1 a *\n"
+    path.write_text(keep + "99 fa:16:3e:00:00:02 10.0.0.2 b *\n")
+    item = MendItem(kind="lease", id=f"{NETWORK}/fa:16:3e:00:00:02", problem="expired", generation=1)
+    assert audit.rid(item) == "the lease is forgotten"
+    assert path.read_text() == keep
+    assert running.wait(5) is not None  # it would have written the lease again
+    assert audit.rid(item) == "the lease is forgotten"
+    assert path.read_text() == keep

@@ -164,3 +164,20 @@ def test_config_drive(instances: Instances) -> None:
     listing = subprocess.check_output(["isoinfo", "-R", "-f", "-i", str(made["disk.config"])], text=True).splitlines()
     assert "/openstack/latest/meta_data.json" in listing
     assert os.stat(made["disk.config"]).st_mode & 0o777 == 0o600
+
+
+def test_files_moved_aside_are_kept_with_what_they_stand_on(instances: Instances, tmp_path: Path) -> None:
+    """An operator had them moved; the image below them must not be forgotten."""
+    made = spec(image=image(tmp_path))
+    instances.create(made, lambda: None)
+    (base,) = set(instances.bases_in_use())
+    target = instances.put_aside(made.server_id)
+    assert instances.put_aside(made.server_id) == target  # done again, nothing more
+    assert (target / "disk").exists()
+    assert instances.ids() == []
+    assert instances.set_aside() == [made.server_id]
+    assert set(instances.bases_in_use()) == {base}
+    instances.start()  # the next life leaves them
+    assert instances.set_aside() == [made.server_id]
+    instances.create(made, lambda: None)
+    assert instances.put_aside(made.server_id).name == f"{made.server_id}.2"

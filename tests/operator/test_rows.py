@@ -539,6 +539,22 @@ def test_the_command_names_and_repairs(stage: Stage, monkeypatch: pytest.MonkeyP
     assert '"findings": []' in CliRunner().invoke(status_cli.doctor, ["--json"]).output
 
 
+def test_what_an_audit_finds_is_a_condition_until_it_is_over(stage: Stage) -> None:
+    def conditions() -> list[tuple[str, str]]:
+        url = f"{stage.cloud.url}/operator/v1/conditions"
+        found = requests.get(url, headers={"X-Auth-Token": stage.admin.token}, timeout=10).json()["conditions"]
+        return [(one["code"], one["object_id"]) for one in found]
+
+    left = PLANTS["row-without-parent"](stage)
+    assert stage.operator.audit_now() == "1 found"
+    assert conditions() == [("row-without-parent", left)]
+    stage.operator.reconcile_conditions()  # the standing checks do not end what is not theirs
+    assert conditions() == [("row-without-parent", left)]
+    stage.audit(fix=True)
+    assert conditions() == []
+    assert stage.operator.audit_now() == "nothing is wrong"
+
+
 def test_who_may_look_and_repair(stage: Stage) -> None:
     checks = requests.get(
         f"{stage.cloud.url}/operator/v1/checks", headers={"X-Auth-Token": stage.admin.token}, timeout=10

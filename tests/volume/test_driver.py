@@ -236,3 +236,45 @@ def test_backups_hold_what_was_and_share_chunks(host):
     io(host.path(other), "read -P 1 0 8M", "read -P 9 512M 4M")
     with pytest.raises(DriverError, match="no backup"):
         host.do(c.RestoreBackup(volume_id=other, backup_id=first))
+
+
+def things(host: Host, kind: str) -> list[str]:
+    return [thing.id for thing in host.provider.audit().things if thing.kind == kind]
+
+
+def item(kind: str, id: str) -> c.MendItem:
+    return c.MendItem(kind=kind, id=id, problem="unknown", generation=1)
+
+
+def test_an_audit_lists_all_and_what_holds_data_is_moved_aside(host):
+    volume, stranger = host.create(), host.create()
+    host.export(volume)
+    host.do(c.BackupVolume(volume_id=volume, backup_id="b" * 8))
+    assert sorted(things(host, "volume")) == sorted([volume, stranger])
+    assert things(host, "export") == [f"{volume}/aaaaaaaa"]
+    assert things(host, "backup") == ["b" * 8]
+    assert set(host.provider.audit().kinds) == {"volume", "export", "backup"}
+    io(host.path(stranger), "write -P 9 0 1M")
+    before = Path(host.path(stranger)).read_bytes()
+    for _ in range(2):
+        assert "aside" in host.provider.mend(item("volume", stranger))
+    assert things(host, "volume") == [volume]
+    assert things(host, "quarantine") == [f"volume/{stranger}"]
+    (kept,) = (host.provider.volumes.root / "aside").iterdir()
+    assert kept.read_bytes() == before
+    with pytest.raises(DriverError, match="is exported"):
+        host.provider.mend(item("volume", volume))
+    for _ in range(2):
+        assert host.provider.mend(item("export", f"{volume}/aaaaaaaa")) == "the export is removed"
+    assert things(host, "export") == []
+    with pytest.raises(DriverError, match="others may share"):
+        host.provider.mend(item("backup", "b" * 8))
+    assert host.provider.mend(item("tap", "t")) is None
+
+
+def test_aside_never_overwrites(host):
+    volume = host.create()
+    host.provider.mend(item("volume", volume))
+    host.do(c.CreateVolume(volume_id=volume, size_gb=2))
+    host.provider.mend(item("volume", volume))
+    assert things(host, "quarantine") == [f"volume/{volume}", f"volume/{volume}.2"]

@@ -101,10 +101,15 @@ class Reconcilers:
         self._thread: threading.Thread | None = None
         self._works = False
 
-    def register(self, name: str, run: Callable[[], str | None], *, period_seconds: float) -> None:
+    def register(
+        self, name: str, run: Callable[[], str | None], *, period_seconds: float, first_seconds: float = 0.0
+    ) -> None:
+        """``first_seconds``: after a start, not before that."""
         if name in self._known:
             raise ValueError(f"reconciler {name} is registered twice")
-        self._known[name] = _Reconciler(name, run, int(period_seconds * SECOND))
+        first = int(first_seconds * SECOND)
+        due = self.db.clock.now() + first if first else 0
+        self._known[name] = _Reconciler(name, run, int(period_seconds * SECOND), due)
 
     def signal(self, name: str) -> None:
         """Run it soon, here or on another conductor. In a unit of work: ``tx.after_commit(lambda: …signal(…))``."""

@@ -10,7 +10,7 @@ import logging
 import shutil
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +199,27 @@ class ComputeDriver(Driver):
                 "running_vms": self._running_vms,
             },
         )
+
+    def audit(self, documents: Mapping[str, Mapping[str, Any]]) -> c.Audited:
+        servers = self._hv.call("list", self._list)
+        things = [c.Thing(kind="domain", id=s.server_id, owner=s.server_id, state=str(s.power_state)) for s in servers]
+        things += [c.Thing(kind="disk", id=one, owner=one) for one in self.instances.ids()]
+        things += [c.Thing(kind="tap", id=one) for one in self._plugger.plugged()]
+        things += [c.Thing(kind="quarantine", id=f"disk/{one}") for one in self.instances.set_aside()]
+        return c.Audited(kinds=["domain", "disk", "tap"], things=things)
+
+    def mend(self, item: c.MendItem) -> str | None:
+        if item.kind == "domain":
+            self._remove_domain(item.id)
+            return "the domain is removed, its disks stay"
+        if item.kind == "tap":
+            self._plugger.unplug(item.id)
+            return "the tap is removed"
+        if item.kind == "disk":
+            if any(server.server_id == item.id for server in self._hv.call("list", self._list)):
+                raise DriverError("busy", f"There is a domain of server {item.id}: that first.")
+            return f"the disks are moved aside: {self.instances.put_aside(item.id)}"
+        return None
 
     def remove_absent(self, absent: c.Absent) -> None:
         for server_id in absent.servers:

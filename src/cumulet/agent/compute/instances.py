@@ -19,6 +19,7 @@ from cumulet.agent.errors import DriverError
 from cumulet.agent.image.cache import CachedImage, ImageCache
 from cumulet.kernel.ids import is_uuid
 
+_ASIDE = ".aside"
 _CONSOLE_KEEP_BYTES = 1 << 20
 _CONSOLE_TRIM_BYTES = 4 << 20
 
@@ -67,10 +68,15 @@ class Instances:
     def console_log(self, server_id: str) -> Path:
         return self.folder(server_id) / "console.log"
 
+    def set_aside(self) -> list[str]:
+        """Servers whose files an operator had moved aside."""
+        aside = self.directory / _ASIDE
+        return sorted(path.name for path in aside.iterdir()) if aside.is_dir() else []
+
     def bases_in_use(self) -> Iterator[Path]:
-        """Files of the image cache that servers stand on."""
-        for server_id in self.ids():
-            folder = self.folder(server_id)
+        """Files of the image cache that servers stand on, and what was moved aside."""
+        folders = [self.folder(server_id) for server_id in self.ids()]
+        for folder in (*folders, *(self.directory / _ASIDE / name for name in self.set_aside())):
             for name in ("disk.iso", "kernel", "ramdisk"):
                 if (folder / name).is_symlink():
                     yield Path(os.readlink(folder / name))
@@ -128,6 +134,19 @@ class Instances:
             os.rename(folder, gone)
         shutil.rmtree(gone, ignore_errors=True)
         (self.sockets / f"{server_id}.serial").unlink(missing_ok=True)
+
+    def put_aside(self, server_id: str) -> Path:
+        """Move a server's files where nobody uses them; nothing is deleted."""
+        folder, aside = self.folder(server_id), self.directory / _ASIDE
+        target = aside / server_id
+        if folder.exists():
+            aside.mkdir(mode=0o700, exist_ok=True)
+            number = 1
+            while target.exists():
+                number += 1
+                target = aside / f"{server_id}.{number}"
+            os.rename(folder, target)
+        return target
 
     # -- the console log ------------------------------------------------------------------------------------
 

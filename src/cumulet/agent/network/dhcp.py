@@ -52,6 +52,29 @@ class DhcpServers:
     def list(self) -> Sequence[str]:
         return [n.removeprefix(names.DHCP_PREFIX) for n in self._w.namespaces.ours(names.DHCP_PREFIX)]
 
+    def files_that_differ(self, doc: NetworkDoc) -> Sequence[str]:
+        """Which of dnsmasq's files are not as the document says."""
+        assert doc.dhcp_port is not None
+        wanted = self._files(doc, names.dhcp_device(doc.dhcp_port.id))
+        directory = self._dir / doc.id
+        return [name for name, text in _named(wanted) if "\n".join(_lines(directory / name)) != text.rstrip("\n")]
+
+    def take_down(self, network_id: str) -> None:
+        """The namespace and what is in it, whether or not a document is known."""
+        self._remove_server(network_id)
+
+    def forget_lease(self, network_id: str, mac: str) -> None:
+        """dnsmasq keeps leases in memory: it is ended, and started again by the network's document."""
+        path = self._dir / network_id / "leases"
+        kept = [line for line in _lines(path) if mac not in line.lower().split()[1:2]]
+        if len(kept) == len(_lines(path)):
+            return
+        daemons.stop("dnsmasq", self._dir / network_id / "pid")
+        path.write_text("".join(line + "\n" for line in kept))  # in place: it belongs to dnsmasq's user
+        held = self._w.store.get(NetworkDoc, network_id)
+        if held is not None and held.dhcp_port is not None:
+            self._serve(held, held.dhcp_port)
+
     def silent(self) -> Sequence[str]:
         """Networks that are to have a dnsmasq and have none: it was killed, or ran out of memory."""
         return [
@@ -111,17 +134,18 @@ class DhcpServers:
             directory.mkdir(parents=True)
             for path in (self._dir, directory):
                 path.chmod(0o755)  # dnsmasq reads its files as its own user
-        wanted = dhcp_files.build(doc, device, directory, self._w.config.resolvers(), self._w.config.dhcp_lease_seconds)
+        wanted = self._files(doc, device)
         pid_file = directory / "pid"
-        changed = [
-            write_atomically(directory / name, text)
-            for name, text in (("host", wanted.hosts), ("opts", wanted.options), ("addn_hosts", wanted.names))
-        ]
+        changed = [write_atomically(directory / name, text) for name, text in _named(wanted)]
         if self._leases_in_the_way(directory / "leases", dhcp_files.reservations(doc)):
             daemons.stop("dnsmasq", pid_file)
             self._drop_leases(directory / "leases", dhcp_files.reservations(doc))
         if not daemons.ensure(namespace, wanted.argv, pid_file) and any(changed):
             daemons.reload(wanted.argv, pid_file)
+
+    def _files(self, doc: NetworkDoc, device: str) -> dhcp_files.Files:
+        config = self._w.config
+        return dhcp_files.build(doc, device, self._dir / doc.id, config.resolvers(), config.dhcp_lease_seconds)
 
     @staticmethod
     def _leases_in_the_way(path: Path, reserved: dict[str, str]) -> bool:
@@ -153,6 +177,10 @@ class DhcpServers:
             self._w.unplug_all_of(namespace, "ns-")
         self._w.namespaces.delete(namespace)
         shutil.rmtree(self._dir / network_id, ignore_errors=True)
+
+
+def _named(wanted: dhcp_files.Files) -> tuple[tuple[str, str], ...]:
+    return (("host", wanted.hosts), ("opts", wanted.options), ("addn_hosts", wanted.names))
 
 
 def _lines(path: Path) -> list[str]:

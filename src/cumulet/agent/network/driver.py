@@ -8,11 +8,14 @@ import logging
 import shutil
 import threading
 import time
+from collections.abc import Mapping
+from typing import Any
 
-from cumulet.agent.contract import Absent
+from cumulet.agent.contract import Absent, Audited, MendItem
 from cumulet.agent.driver import DocumentApplier, Driver, Facts, Found, Hooks
 from cumulet.agent.errors import DriverError
 from cumulet.agent.network import daemons, external
+from cumulet.agent.network.audit import NetworkAudit
 from cumulet.agent.network.config import NetworkConfig
 from cumulet.agent.network.dhcp import DhcpServers
 from cumulet.agent.network.external import ExternalBridge
@@ -53,6 +56,7 @@ class NetworkDriver(Driver):
         self._networks = DhcpServers(self._wiring)
         self._routers = Routers(self._wiring)
         self._metadata = MetadataDocs(store)
+        self._audit = NetworkAudit(self._wiring, self._networks, self._routers)
         self._external: tuple[str, ...] = ()  # bridges of the single machine
         self._warnings: list[dict[str, str]] = []
         self._looked = -float(_LOOK_SECONDS) - 1
@@ -97,6 +101,12 @@ class NetworkDriver(Driver):
             bridge_mappings=self.config.bridge_mappings,
             warnings=self._warnings_now(),
         )
+
+    def audit(self, documents: Mapping[str, Mapping[str, Any]]) -> Audited:
+        return Audited(drift=self._audit.look(documents))
+
+    def mend(self, item: MendItem) -> str | None:
+        return self._audit.rid(item)
 
     def remove_absent(self, absent: Absent) -> None:
         for port_id in absent.ports:

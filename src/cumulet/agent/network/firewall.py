@@ -103,7 +103,7 @@ class Firewall:
         sets = {name: found for id in remote for name, found in rules.group_sets(id, members(id)).items()}
         changed_sets = {name: members for name, members in sets.items() if self._groups.get(name) != members}
         chains = ""
-        if self._held_digest(device) != rules.port_digest(port, device):
+        if self.held_digest(device) != rules.port_digest(port, device):
             chains = rules.port_chains(port, device)
         script = self._with_sets(changed_sets, chains)
         if script:
@@ -146,7 +146,7 @@ class Firewall:
         return "".join(rules.group(name, members) for name, members in sets.items()) + chains
 
     def remove(self, device: str) -> bool:
-        if self._held_digest(device) is None:
+        if self.held_digest(device) is None:
             return False
         nft(rules.no_port_chains(device))
         return True
@@ -166,6 +166,14 @@ class Firewall:
             for name in stale:
                 del self._groups[name]
 
+    def held_digest(self, device: str) -> str | None:
+        """Of the filter that the kernel has for the device; None: it has none of ours."""
+        for entry in reversed(nft_json("list", "chain", "bridge", FILTER_TABLE, f"o-{device}") or []):
+            comment = entry.get("rule", {}).get("comment", "")
+            if comment.startswith(rules.COMMENT):
+                return str(comment[len(rules.COMMENT) :])
+        return None
+
     def filtered_devices(self) -> list[str]:
         entries = nft_json("-t", "list", "table", "bridge", FILTER_TABLE) or []
         chains = (e["chain"]["name"] for e in entries if "chain" in e)
@@ -184,13 +192,6 @@ class Firewall:
         self._written, self._base_known = None, False
 
     # -- inside -----------------------------------------------------------------------------------------------------
-
-    def _held_digest(self, device: str) -> str | None:
-        for entry in reversed(nft_json("list", "chain", "bridge", FILTER_TABLE, f"o-{device}") or []):
-            comment = entry.get("rule", {}).get("comment", "")
-            if comment.startswith(rules.COMMENT):
-                return str(comment[len(rules.COMMENT) :])
-        return None
 
     def _cut(self, before: PortDoc, now: PortDoc, zone: int) -> None:
         """Flush tracked connections that a removed rule or address let in."""

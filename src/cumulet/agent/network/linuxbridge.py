@@ -77,6 +77,21 @@ class LinuxBridge:
     def is_private(self, bridge: str) -> bool:
         return bridge.startswith("brq")
 
+    def astray(self, port: PortDoc) -> str | None:
+        bridge = self._bridge_of(port.network_id, port.segment)
+        on = links.master(names.tap(port.id))
+        if on != bridge:
+            return f"its tap is on {on or 'no bridge'}, not on {bridge}"
+        if port.segment.network_type != "vxlan":
+            return None
+        device = names.vxlan(port.segment.segmentation_id or 0)
+        wanted = self._wanted_peers(port.network_id, port.segment)
+        present = _peers(device) if links.exists(device) else set()
+        if wanted == present:
+            return None
+        self._peers.pop(device, None)  # what was known to be set is not
+        return f"{device} forwards to {sorted(present)}, not to {sorted(wanted)}"
+
     def lost(self) -> bool:
         return False  # the kernel forgets only with a reboot
 
@@ -173,10 +188,7 @@ class LinuxBridge:
     def _set_peers(self, network_id: str, segment: Segment, bridge: str) -> None:
         """Peers named by any document of the network: one that is behind must not cut a tunnel others use."""
         device = names.vxlan(segment.segmentation_id or 0)
-        wanted = set(segment.peers)
-        for other in segments_of(self._store, network_id):
-            wanted.update(other.peers)
-        wanted.discard(self._config.tunnel_ip or "")
+        wanted = self._wanted_peers(network_id, segment)
         plan = links.Plan()
         if wanted:
             self._tunnel(plan, network_id, segment, bridge)
@@ -186,13 +198,19 @@ class LinuxBridge:
             self._peers.pop(device, None)
         if not wanted or self._peers.get(device) == wanted:
             return
-        entries = json.loads(run(["bridge", "-j", "fdb", "show", "dev", device]) or "[]")
-        present = {e["dst"] for e in entries if e.get("mac") == _ANY_MAC and "dst" in e}
+        present = _peers(device)
         script = [f"fdb append {_ANY_MAC} dev {device} dst {peer}" for peer in sorted(wanted - present)]
         script += [f"fdb del {_ANY_MAC} dev {device} dst {peer}" for peer in sorted(present - wanted)]
         if script:
             run(["bridge", "-batch", "-"], script="\n".join(script) + "\n")
         self._peers[device] = frozenset(wanted)
+
+    def _wanted_peers(self, network_id: str, segment: Segment) -> set[str]:
+        wanted = set(segment.peers)
+        for other in segments_of(self._store, network_id):
+            wanted.update(other.peers)
+        wanted.discard(self._config.tunnel_ip or "")
+        return wanted
 
     def _tunnel(self, plan: links.Plan, network_id: str, segment: Segment, bridge: str) -> None:
         if not self._config.tunnel_ip:
@@ -221,3 +239,9 @@ class LinuxBridge:
         plan.delete(bridge)
         plan.run()
         return True
+
+
+def _peers(device: str) -> set[str]:
+    """To whom a tunnel sends what it knows no better address for."""
+    entries = json.loads(run(["bridge", "-j", "fdb", "show", "dev", device]) or "[]")
+    return {e["dst"] for e in entries if e.get("mac") == _ANY_MAC and "dst" in e}

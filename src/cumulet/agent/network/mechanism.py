@@ -43,6 +43,11 @@ class Mechanism(Protocol):
         """True for a bridge made for one tenant network (or port), where the host itself has no business."""
         ...
 
+    def astray(self, port: PortDoc) -> str | None:
+        """How the wire of a plugged port is not as documents say, in words; None: it is. The next `prepare` and `plug`
+        of the port set it right."""
+        ...
+
     def lost(self) -> bool:
         """True after the host forgot the wiring (a restart of ovs-vswitchd), until `recover` succeeded."""
         ...

@@ -153,6 +153,15 @@ class OpenVSwitch:
 
     # -- a restart of ovs-vswitchd ------------------------------------------------------------------------------------
 
+    def astray(self, port: PortDoc) -> str | None:
+        """Tags alone: flows come back with `recover`, whatever became of them."""
+        tag = self._ready().get(port.network_id)
+        outer = _hybrid_names(port.id)[2] if _hybrid(port) else names.tap(port.id)
+        found = self._tag_of(outer)
+        if found == (tag, port.network_id):
+            return None
+        return f"{outer} is not in {INTEGRATION}" if found is None else f"{outer} has tag {found[0]}, not {tag}"
+
     def lost(self) -> bool:
         """True after ovs-vswitchd started anew, until `recover` succeeded."""
         now = _vswitchd(self._config)

@@ -61,6 +61,10 @@ class Routers:
     def list(self) -> Sequence[str]:
         return [n.removeprefix(names.ROUTER_PREFIX) for n in self._w.namespaces.ours(names.ROUTER_PREFIX)]
 
+    def take_down(self, router_id: str) -> None:
+        """The namespace and what is in it, whether or not a document is known."""
+        self._take_down(router_id, self._w.store.get(RouterDoc, router_id))
+
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _route(self, doc: RouterDoc, held: RouterDoc | None) -> None:

@@ -43,6 +43,9 @@ class BackupStore:
         except FileNotFoundError:
             return None
 
+    def ids(self) -> list[str]:
+        return sorted(path.parent.name for path in self.root.glob("*/manifest.json"))
+
     def write(
         self, backup_id: str, volume_id: str, raw: Path, parent_id: str | None, alive: Callable[..., None]
     ) -> Manifest:

@@ -6,7 +6,7 @@ goes through a snapshot made for it and removed after it.
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,6 +44,10 @@ class VolumeProvider(Protocol):
     def facts(self) -> Facts: ...
 
     def remove_absent(self, absent: c.Absent) -> None: ...
+
+    def audit(self) -> c.Audited: ...
+
+    def mend(self, item: c.MendItem) -> str | None: ...
 
     def cleanup_all(self) -> None: ...
 
@@ -262,6 +266,29 @@ class FileProvider:
         exports = [(record.volume_id, record.attachment_id) for record in self.exports.all()]
         return Found(volumes=self.volumes.ids(), exports=exports)
 
+    def audit(self) -> c.Audited:
+        things = [c.Thing(kind="volume", id=one) for one in self.volumes.ids()]
+        things += [
+            c.Thing(kind="export", id=f"{record.volume_id}/{record.attachment_id}", owner=record.volume_id)
+            for record in self.exports.all()
+        ]
+        things += [c.Thing(kind="backup", id=one) for one in self.backups.ids()]
+        things += [c.Thing(kind="quarantine", id=f"volume/{one}") for one in self.volumes.set_aside()]
+        return c.Audited(kinds=["volume", "export", "backup"], things=things)
+
+    def mend(self, item: c.MendItem) -> str | None:
+        if item.kind == "export":
+            volume_id, _, attachment_id = item.id.partition("/")
+            self.exports.remove(volume_id, attachment_id)
+            return "the export is removed"
+        if item.kind == "volume":
+            with self.volumes.lock(item.id):
+                self._refuse_exported(item.id)
+                return f"the volume is moved aside: {self.volumes.put_aside(item.id)}"
+        if item.kind == "backup":
+            raise DriverError("unsupported", f"Backup {item.id} is left: others may share its chunks.")
+        return None
+
     def remove_absent(self, absent: c.Absent) -> None:
         for volume_id, attachment_id in absent.exports:
             self.exports.remove(volume_id, attachment_id)
@@ -298,6 +325,12 @@ class StorageDriver(Driver):
 
     def facts(self) -> Facts:
         return self.provider.facts()
+
+    def audit(self, documents: Mapping[str, Mapping[str, Any]]) -> c.Audited:
+        return self.provider.audit()
+
+    def mend(self, item: c.MendItem) -> str | None:
+        return self.provider.mend(item)
 
     def remove_absent(self, absent: c.Absent) -> None:
         self.provider.remove_absent(absent)

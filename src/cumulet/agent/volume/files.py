@@ -16,6 +16,7 @@ from pathlib import Path
 from cumulet.agent.errors import DriverError, not_found
 
 GIB = 1 << 30
+_ASIDE = "aside"
 _FREE_FLOOR = 64 << 20
 Alive = Callable[..., None]
 
@@ -70,6 +71,22 @@ class FileVolumes:
 
     def ids(self) -> list[str]:
         return sorted(path.stem for path in self.root.glob("*.qcow2"))
+
+    def put_aside(self, volume_id: str) -> Path:
+        """Move a volume where nobody uses it; nothing is deleted."""
+        aside = self.root / _ASIDE
+        target = aside / f"{volume_id}.qcow2"
+        if self.path(volume_id).exists():
+            aside.mkdir(mode=0o700, exist_ok=True)
+            number = 1
+            while target.exists():
+                number += 1
+                target = aside / f"{volume_id}.{number}.qcow2"
+            os.rename(self.path(volume_id), target)
+        return target
+
+    def set_aside(self) -> list[str]:
+        return sorted(path.stem for path in (self.root / _ASIDE).glob("*.qcow2"))
 
     def info(self, volume_id: str) -> dict[str, object]:
         return json.loads(run_qemu_img(["info", "-U", "--output=json", str(self.existing(volume_id))]))

@@ -1,10 +1,11 @@
 """Conditions: what degrades the cloud, kept with first and last time seen, count and cure; each resolves itself.
 
-A reconciler compares what the standing checks find with the open rows. Nothing is written when nothing changed, but for
-the time last seen, once a minute. A resolved condition that comes back is the same row, its count one higher.
+Standing checks are looked at every few seconds; what an audit finds (hourly, and whenever `cumulet doctor` runs) stands
+until the next one. What was found is compared with the open rows. Nothing is written when nothing changed, but for the
+time last seen, once a minute. A resolved condition that comes back is the same row, its count one higher.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -56,17 +57,35 @@ def find(tx: Tx, checks: Iterable[Check]) -> dict[str, Finding]:
 
 
 def reconcile(db: Database, checks: Iterable[Check]) -> str | None:
-    """What changed, in a few words."""
-    standing = [check for check in checks if check.standing]
+    """What the standing checks say; what changed, in a few words."""
+    every = list(checks)
+    standing = [check for check in every if check.standing]
+    audited = codes_of(check for check in every if not check.standing)
+    return _record(db, lambda tx: find(tx, standing), lambda code: code not in audited)
+
+
+def record(db: Database, checks: Iterable[Check], found: Iterable[Finding]) -> str | None:
+    """What an audit found, which stands until the next one; what changed, in a few words."""
+    audited = codes_of(check for check in checks if not check.standing)
+    by_id = {one.id: one for one in found if one.code in audited}
+    return _record(db, lambda tx: by_id, lambda code: code in audited)
+
+
+def codes_of(checks: Iterable[Check]) -> set[str]:
+    return {code for check in checks for code in (check.codes or (check.name,))}
+
+
+def _record(db: Database, look: Callable[[Tx], dict[str, Finding]], mine: Callable[[str], bool]) -> str | None:
+    """``mine``: of these codes what was not found is over."""
 
     def differ(tx: Tx) -> bool:
-        return bool(_plan(tx, find(tx, standing)))
+        return bool(_plan(tx, look(tx), mine))
 
     if not db.read(differ):
         return None
 
     def work(tx: Tx) -> tuple[int, int]:
-        plan = _plan(tx, find(tx, standing))
+        plan = _plan(tx, look(tx), mine)
         began = sum(_write(tx, one, finding) for one, finding in plan if finding is not None)
         ended = [one for one, finding in plan if finding is None and one is not None]
         for one in ended:
@@ -78,9 +97,11 @@ def reconcile(db: Database, checks: Iterable[Check]) -> str | None:
     return f"{began} began, {ended} resolved" if began or ended else None
 
 
-def _plan(tx: Tx, found: dict[str, Finding]) -> list[tuple[ConditionRow | None, Finding | None]]:
+def _plan(
+    tx: Tx, found: dict[str, Finding], mine: Callable[[str], bool]
+) -> list[tuple[ConditionRow | None, Finding | None]]:
     """(row, finding) of what is to be written: new, come back, changed or not said for a while; (row, None): over."""
-    rows = [ConditionRow(*row) for row in tx.rows(_OPEN)]
+    rows = [row for row in (ConditionRow(*row) for row in tx.rows(_OPEN)) if mine(row.code)]
     still = {row.id: row for row in rows}
     unknown = [one for one in found if one not in still]
     if unknown:

@@ -65,6 +65,7 @@ class OperatorService:
         self.bus_kind = bus_kind
         self.vitals = vitals
         self.checks = list(checks)
+        self._audited = conditions.codes_of(check for check in self.checks if not check.standing)
         self.tracer = vitals.tracer
         self.machines = machines
 
@@ -174,7 +175,14 @@ class OperatorService:
             if fix and (only is None or finding.id in only or finding.code in only):
                 audit.repair(check, finding, entry)
             entries.append(entry)
+        left = [finding for (_, finding), entry in zip(found, entries, strict=True) if not entry["repaired"]]
+        conditions.record(self.db, self.checks, left)
         return {"checks": len(self.checks), "findings": entries}
+
+    def audit_now(self) -> str:
+        """The reconciler's: what is found becomes conditions."""
+        found = [one for one in self.audit(fix=False)["findings"] if one["code"] in self._audited]
+        return f"{len(found)} found" if found else "nothing is wrong"
 
     # -- requests -------------------------------------------------------------------------------------------------
 

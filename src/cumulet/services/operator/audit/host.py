@@ -32,6 +32,7 @@ from cumulet.services.operator.audit.model import Check, Finding, Severity
 from cumulet.services.volume import tables as vt
 
 _MEND_SECONDS = 60.0
+_ANSWER_SECONDS = 10.0
 _PREFIX = 11  # device names hold so much of a port's id
 _S, _P, _V, _A, _B = ct.SERVERS, nt.PORTS, vt.VOLUMES, vt.ATTACHMENTS, vt.BACKUPS
 _SERVERS = select(_S.c.id, _S.c.host, _S.c.goal, _S.c.image_id, _S.c.root_gb, _S.c.deleting, _S.c.launched_at).where(
@@ -224,7 +225,7 @@ class HostAudit:
 
     def _ask(self, host: str) -> Audited | str:
         try:
-            answer = self.ask(host, AuditHost(), 20.0)
+            answer = self.ask(host, AuditHost(), _ANSWER_SECONDS)
         except Unavailable as error:
             return error.message
         if answer.data is None:
