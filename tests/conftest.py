@@ -18,7 +18,7 @@ from tests.support import leftovers
 from tests.support.postgres import PostgresServer
 from tests.support.rabbit import RabbitServer
 
-pytest_plugins = ["tests.support.seen"]
+pytest_plugins = ["tests.support.seen", "tests.support.budgets"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

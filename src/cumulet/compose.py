@@ -332,9 +332,7 @@ def build_drivers(settings: Settings) -> list[Driver]:
 
         return FakeHost(
             settings.host_name,
-            path=settings.state_dir / "agent" / f"{settings.host_name}.world.db"
-            if settings.compute.fake_remembers
-            else None,
+            path=settings.state_dir / "agent" / f"{settings.host_name}.world.db",
             roles=tuple(roles),
             boot_seconds=settings.compute.fake_boot_seconds,
             bridge_mappings=settings.network.bridge_mappings,

@@ -92,7 +92,6 @@ class Compute(_Section):
     disk_allocation_ratio: float = 1.0
     reserved_memory_mb: int = 512
     fake_boot_seconds: float = 0  # driver = "fake": how long its servers take to start
-    fake_remembers: bool = True  # driver = "fake": what is on its host outlives the process, in a file
 
 
 class Network(_Section):

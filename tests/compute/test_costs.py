@@ -1,14 +1,14 @@
 """What requests cost in statements, and that passwords do not stay in the database."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
 from cumulet.db import METADATA
-from cumulet.db.database import Database
 from tests.compute.helpers import LATEST, Nova
+from tests.support.budgets import Meter
 from tests.support.cloud import unique
 
 
@@ -33,36 +33,10 @@ def network(nova: Nova) -> str:
     return made
 
 
-class Meter:
-    """Statements of one request, the check of its token included."""
-
-    def __init__(self, nova: Nova, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.app = nova.cloud.control.http
-        self.database: Database = nova.cloud.control.db
-        self.counts: list[int] = []
-        work = self.app._work
-
-        def counted(request: Any) -> Any:
-            with self.database.counting() as count:
-                answer = work(request)
-            self.counts.append(count[0])
-            return answer
-
-        monkeypatch.setattr(self.app, "_work", counted)
-
-    def of(self, answer: Any) -> int:
-        assert answer.status < 300, answer.text
-        return self.counts[-1]
-
-    def cheapest(self, ask: Callable[[], Any]) -> int:
-        """Of two in a row: what is looked at once a second (the backlog, new hosts) is asked by the first."""
-        return min(self.of(ask()) for _ in range(2))
-
-
 def test_statements_of_servers(nova: Nova, network: str, monkeypatch: pytest.MonkeyPatch) -> None:
     locks = 6 if nova.cloud.db.is_postgres else 0  # SQLite has one write lock; PostgreSQL locks what must be serial
     first = nova.boot(networks=[{"uuid": network}])  # the project's default group is made, once
-    meter = Meter(nova, monkeypatch)
+    meter = Meter(nova.cloud, monkeypatch)
     bare = nova.server_body()
     assert meter.cheapest(lambda: nova.post("/servers", {"server": bare})) <= 15 + locks
     wired = nova.server_body(networks=[{"uuid": network}])

@@ -53,15 +53,18 @@ class PostgresServer:
         text: str = done.stdout.decode()
         return text
 
-    def start(self) -> None:
-        """fsync is off: the tests kill our processes, not the machine."""
+    @property
+    def pid(self) -> int:
+        return int((self.directory / "data" / "postmaster.pid").read_text().splitlines()[0])
+
+    def start(self, *, durable: bool = False) -> None:
+        """``durable`` is for measurements: the tests kill our processes, not the machine."""
         data = self.directory / "data"
         if not data.exists():
             self._run("initdb", "-D", str(data), "-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync")
-        options = (
-            f"-p {self.port} -h 127.0.0.1 -k {self.directory} -c fsync=off -c synchronous_commit=off"
-            " -c full_page_writes=off -c max_connections=300 -c shared_buffers=32MB"
-        )
+        options = f"-p {self.port} -h 127.0.0.1 -k {self.directory} -c max_connections=300"
+        if not durable:
+            options += " -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c shared_buffers=32MB"
         if self._tls is not None:
             own = [Path(shutil.copy(path, self.directory)) for path in self._tls]
             for path in own:

@@ -62,6 +62,10 @@ class RabbitServer:
     def management_url(self) -> str:
         return f"http{'s' if self._tls else ''}://cumulet:cumulet@{self.address}:{self._management_port}"
 
+    @property
+    def pid(self) -> int:
+        return int((self.directory / "pid").read_text())
+
     def _environment(self) -> dict[str, str]:
         here = str(self.directory)
         return {

@@ -19,9 +19,14 @@ _seen: set[Key] = set()
 _refusing: set[Key] = set()  # of the known ones, those that say they always refuse
 
 
-def _key(service: str, route: Route) -> Key:
+def key_of(service: str, route: Route) -> Key:
     versions = f"{route.min_version or ''}-{route.max_version or ''}"
     return service, route.method, route.path, route.action or "", versions.strip("-")
+
+
+def known() -> set[Key]:
+    """The operations of every whole cloud that the run has made."""
+    return _known
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
     def noted_make(self: HttpApp, apis: Any, **more: Any) -> None:
         make(self, apis, **more)
         if any(api.name == "operator" for api in apis):  # a whole cloud, not one service or a toy
-            routes = {_key(api.name, route): route for api in apis for route in api.routes}
+            routes = {key_of(api.name, route): route for api in apis for route in api.routes}
             _known.update(routes)
             _refusing.update(key for key, route in routes.items() if route.refusal is not None)
 
@@ -43,7 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if operation is not None and answer.status < 400:
             route = operation.route
             assert route.refusal is None, f"{route.method} {route.path} is declared to refuse, and answered {answer}"
-            _seen.add(_key(request.mounted.api.name, route))
+            _seen.add(key_of(request.mounted.api.name, route))
         return answer
 
     def noted_call(self: HttpApp, request: Any, operation: Any, *arguments: Any) -> Any:
@@ -52,7 +57,7 @@ def pytest_configure(config: pytest.Config) -> None:
         except CloudError as error:
             route, api = operation.route, request.mounted.api
             if route.refusal == api.faults.status(error) and _raised_in(route.handler, error):
-                _seen.add(_key(api.name, route))
+                _seen.add(key_of(api.name, route))
             raise
 
     HttpApp.__init__ = noted_make  # type: ignore[method-assign]

@@ -4,9 +4,11 @@ Processes of this machine are read from the kernel (nanoseconds, no request); ot
 Of any other cloud nothing is known, and nothing is said.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cumulet.kernel.process import cpu_seconds, pss_kib
@@ -41,6 +43,21 @@ class Meter:
 
     def since(self, start: Spent) -> Spent:
         return _less(_less(self._look(), start), self._own)
+
+    @staticmethod
+    def pss_of_trees(roots: Sequence[int]) -> int:
+        """KiB of these processes and of all that they started."""
+        parents: dict[int, list[int]] = {}
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                parents.setdefault(parent, []).append(int(entry.name))
+        found, left = 0, list(roots)
+        while left:
+            pid = left.pop()
+            found += pss_kib(pid)
+            left += parents.get(pid, [])
+        return found
 
     def pss_kib(self) -> int | None:
         if self.pids:

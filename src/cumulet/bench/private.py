@@ -137,7 +137,6 @@ def _settings(directory: Path, database: str | None, bus: str | None) -> Setting
         settings.bus.url = bus
     settings.host.name = "bench-1"
     settings.compute.driver = settings.network.driver = settings.storage.driver = "fake"
-    settings.compute.fake_remembers = False  # writing its whole world at each change would be what is measured
     settings.compute.cpu_allocation_ratio = 64.0  # a thousand servers on one fake host
     return settings
 

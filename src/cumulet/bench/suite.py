@@ -91,6 +91,7 @@ class Bench:
         self.progress = progress
         self.private = private
         self.launched: float | None = None  # when the cloud's first process began (`time.perf_counter`)
+        self.beside: list[int] = []  # processes of the database and the broker, as far as they are known
         self.figures: list[Figure] = []
         self._numbers = itertools.count(1)
 
@@ -244,16 +245,19 @@ def run_cases(bench: Bench, groups: Sequence[tuple[str, Group]]) -> None:
 
 
 @contextmanager
-def cleaning(target: Target, say: Callable[[str], None]) -> Iterator[None]:
-    """Whatever happens inside, what the target made is removed; a second interrupt leaves the rest to --cleanup."""
+def cleaning(target: Target, say: Callable[[str], None], *, needed: bool = True) -> Iterator[None]:
+    """Whatever happens inside, what the target made is removed; a second interrupt leaves the rest to --cleanup.
+    ``needed``: False for a cloud that goes whole."""
     try:
         yield
     finally:
-        say("removing what was made")
-        try:
-            left = target.clean()
-        except (BenchError, WireError) as error:
-            left = [str(error)]
+        left: list[str] = []
+        if needed:
+            say("removing what was made")
+            try:
+                left = target.clean()
+            except (BenchError, WireError) as error:
+                left = [str(error)]
         target.close()
         for one in left:
             say(f"could not be removed: {one}; try cumulet bench --cleanup")

@@ -1,8 +1,11 @@
 """``cumulet bench``: measure a cloud, compare two runs, remove what a killed run left."""
 
+import signal
 import sys
 import time
+from collections.abc import Sequence
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,8 @@ from cumulet.cli.output import Problem, table
 @click.option("--database", default=None, help="With --fake: URL of an empty PostgreSQL database.")
 @click.option("--bus", default=None, help="With --fake: URL of a RabbitMQ broker (amqp://…).")
 @click.option("--processes", is_flag=True, help="With --fake: api, conductor and agent as separate processes.")
+@click.option("--beside", multiple=True, type=int, help="Process of the database or the broker: its memory is told.")
+@click.option("--scale", is_flag=True, help="With --fake: what costs the same in a large cloud (fills the database).")
 @click.option("--only", default="*", help="Groups of cases, by comma, with wildcards; --list names them.")
 @click.option("--quick", is_flag=True, help="Small sizes: about a minute, rougher figures.")
 @click.option("--idle", default=None, type=float, help="Seconds of the idle measurement; 0: none.")
@@ -45,7 +50,11 @@ def bench(context: click.Context, **options: Any) -> None:
             if left:
                 raise BenchError(f"could not be removed: {'; '.join(left)}")
             return
-        run = _measure(options)
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up as after Ctrl-C
+        try:
+            run = _measure(options)
+        finally:
+            signal.signal(signal.SIGTERM, before)
     except (BenchError, WireError) as error:
         raise Problem(str(error)) from error
     table([row(figure) for figure in run.figures], HEADER)
@@ -87,6 +96,8 @@ def _measure(options: dict[str, Any]) -> Run:
         groups = [(name, group) for name, group in groups if name != "idle"]
     if not any(fnmatch(name, one) for name in known for one in wanted):
         raise BenchError(f"no group of cases matches {options['only']}: --list names them")
+    if options["scale"] and (not options["fake"] or options["database"]):
+        raise BenchError("--scale fills the database of a private cloud: --fake, and no --database")
     run = new_run(_command())
     progress = Progress()
     began = time.monotonic()
@@ -95,7 +106,7 @@ def _measure(options: dict[str, Any]) -> Run:
     else:
         if options["database"] or options["bus"] or options["processes"]:
             raise BenchError("--database, --bus and --processes go with --fake")
-        _measure_cloud(_entry(options["os_cloud"]), run, sizes, groups, progress)
+        _measure_cloud(_entry(options["os_cloud"]), run, sizes, groups, progress, beside=options["beside"])
     run.seconds = round(time.monotonic() - began, 1)
     return run
 
@@ -108,36 +119,60 @@ def _measure_private(options: dict[str, Any], run: Run, sizes: Any, groups: Any,
     try:
         again = []
         fresh = [cloud.start()]
-        if any(fnmatch("start", one) for one in options["only"].split(",")):
+        if not options["scale"] and any(fnmatch("start", one) for one in options["only"].split(",")):
             for _ in range(sizes.starts):
                 cloud.end()
                 again.append(cloud.start())
             for _ in range(0 if options["database"] else sizes.starts):
                 cloud.reset()
                 fresh.append(cloud.start())
-        starts(run.figures, fresh, again)
+        if not options["scale"]:
+            starts(run.figures, fresh, again)
         for figure in run.figures:
             progress.line(f"  {figure.title}: {figure.median:.4g} {figure.unit}")
-        _measure_cloud(cloud.credentials, run, sizes, groups, progress, private=cloud)
+        if options["scale"]:
+            _measure_scale(options, run, sizes, progress, cloud)
+            return
+        _measure_cloud(cloud.credentials, run, sizes, groups, progress, private=cloud, beside=options["beside"])
     finally:
         cloud.stop()
 
 
+def _measure_scale(options: dict[str, Any], run: Run, sizes: Any, progress: Any, cloud: Any) -> None:
+    """Each group in a cloud that is small to begin with."""
+    from cumulet.bench.cases import scale
+
+    counts = scale.QUICK_COUNTS if options["quick"] else scale.Counts()
+    for name, group in scale.GROUPS.items():
+        cloud.reset()
+        cloud.start()
+        measure = partial(group, database=cloud.settings.state_dir / "cumulet.db", counts=counts)
+        _measure_cloud(cloud.credentials, run, sizes, [(name, measure)], progress, private=cloud)
+
+
 def _measure_cloud(
-    entry: dict[str, Any], run: Run, sizes: Any, groups: Any, progress: Any, *, private: Any = None
+    entry: dict[str, Any],
+    run: Run,
+    sizes: Any,
+    groups: Any,
+    progress: Any,
+    *,
+    private: Any = None,
+    beside: Sequence[int] = (),
 ) -> None:
     from cumulet.bench.meter import Meter
     from cumulet.bench.suite import Bench, cleaning, describe, run_cases
 
     target = Target(entry, say=progress.line)
     target.log_in()
-    with cleaning(target, progress.line):
+    with cleaning(target, progress.line, needed=private is None):
         told = target.process()
         pids = private.pids if private is not None else local_pids(told, target)
         meter = Meter(target.process_now if told is not None else None, pids)
         bench = Bench(target, sizes, meter, progress, private=private is not None)
         if private is not None:
             bench.launched = private.launched
+        bench.beside = list(beside)
         run.cloud = describe(target, meter)
         target.prepare()
         try:
@@ -157,9 +192,12 @@ def local_pids(told: dict[str, Any] | None, target: Target) -> list[int]:
 
 
 def _command() -> str:
-    """As it was typed, without the values that name servers."""
+    """As it was typed, without what is this machine's."""
     words = ["cumulet", *sys.argv[1:]]
-    for option in ("--database", "--bus", "--json"):
+    for option in ("--json", "--beside"):
+        while option in words:
+            del words[words.index(option) : words.index(option) + 2]
+    for option in ("--database", "--bus"):
         if option in words[:-1]:
-            words[words.index(option) + 1] = "…"
+            words[words.index(option) + 1] = "URL"
     return " ".join(words)

@@ -26,7 +26,11 @@ def _memory(bench: Bench, case: str, title: str) -> None:
     if kib is None:
         bench.skip(case, title, _UNKNOWN)
         return
-    bench.keep(figure_of(case, title, [kib / 1024], unit="MiB"))
+    figure = figure_of(case, title, [kib / 1024], unit="MiB")
+    figure.more = {"processes": len(bench.meter.pids) or 1}
+    if bench.beside:
+        figure.more["database and broker MiB"] = round(bench.meter.pss_of_trees(bench.beside) / 1024)
+    bench.keep(figure)
 
 
 def idle(bench: Bench) -> None:

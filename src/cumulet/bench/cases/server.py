@@ -11,14 +11,14 @@ from cumulet.bench.wire import Answer
 _CROWD_CLIENTS = 10
 
 
-def _body(bench: Bench) -> dict[str, Any]:
+def server_body(bench: Bench) -> dict[str, Any]:
     target = bench.target
     server = {"name": bench.name(), "imageRef": target.image, "flavorRef": target.flavor}
     return {"server": {**server, "networks": [{"uuid": target.network}]}}
 
 
-def _post(bench: Bench) -> Answer:
-    answer = bench.user.ask("POST", "compute", "/servers", _body(bench))
+def post_server(bench: Bench) -> Answer:
+    answer = bench.user.ask("POST", "compute", "/servers", server_body(bench))
     if answer.status != 202:
         raise Refused(answer, "POST server")
     return answer
@@ -27,7 +27,7 @@ def _post(bench: Bench) -> Answer:
 def first(bench: Bench) -> None:
     """From the first process's start, where it is known, to the first ACTIVE server; else from the first request."""
     began = time.perf_counter()
-    server = _post(bench).json["server"]["id"]
+    server = post_server(bench).json["server"]["id"]
     bench.until("compute", f"/servers/{server}", "server", "ACTIVE", began, [])
     took = time.perf_counter() - began
     since = bench.launched
@@ -54,7 +54,7 @@ def one_by_one(bench: Bench) -> None:
     for number in range(-3, size.slow_samples):
         bench.progress.doing(f"servers: {number} of {size.slow_samples}")
         began = time.perf_counter()
-        answer = _post(bench)
+        answer = post_server(bench)
         path = f"/servers/{answer.json['server']['id']}"
         bench.until("compute", path, "server", "ACTIVE", began, active)
         took = time.perf_counter() - began
@@ -90,7 +90,7 @@ def one_by_one(bench: Bench) -> None:
     bench.keep(figure, both, size.slow_samples)
 
     def post() -> float:
-        return _post(bench).seconds
+        return post_server(bench).seconds
 
     bench.samples("server.post", f"POST server at {size.pace:.0f}/s", post, size.samples, pace=size.pace)
     bench.delete_all("servers")
@@ -128,7 +128,7 @@ def crowd(bench: Bench) -> None:
 def _fill(bench: Bench, count: int, clients: int, posts: list[float]) -> float:
     """Make so many; seconds until all are ACTIVE. What is refused for a moment (503) is sent again."""
     began = time.perf_counter()
-    posts += bench.make("/servers", "compute", lambda: _body(bench), count, connections=clients)
+    posts += bench.make("/servers", "compute", lambda: server_body(bench), count, connections=clients)
     wait_all_active(bench, count)
     return time.perf_counter() - began
 
