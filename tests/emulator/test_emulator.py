@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import requests
 
 from cumulet.emulator import Account, Emulator
@@ -161,6 +162,8 @@ def test_a_file_keeps_the_cloud(new_openstack_cloud: Callable[..., Emulator], tm
     clients = Emulated(first)
     server = clients.boot()
     seeded = inventory(clients)
+    with pytest.raises(BlockingIOError):
+        Emulator(file=file)
     first.stop()
 
     again = new_openstack_cloud(file=file)  # on another port
@@ -189,6 +192,31 @@ def test_hosts_and_the_conductor_come_and_go(emulated: Emulated) -> None:
     host.fake.faults.clear()
     host.restart()
     emulator.wait(lambda: emulated.status(server) == "ACTIVE")
+
+
+def test_without_a_conductor_nothing_moves(emulated: Emulated) -> None:
+    emulator = emulated.emulator
+    emulator.stop_conductor()
+    server = emulated.boot(settle=False)
+    time.sleep(0.1)
+    assert emulated.status(server) == "BUILD"
+    emulator.start_conductor()
+    emulator.wait(lambda: emulated.status(server) == "ACTIVE")
+    emulator.stop_conductor()
+    emulator.reset()
+    assert emulated.status(emulated.boot()) == "ACTIVE"
+
+
+def test_a_cloud_without_hosts_says_so(new_openstack_cloud: Callable[..., Emulator]) -> None:
+    emulated = Emulated(new_openstack_cloud(hosts=0))
+    server = emulated.boot()
+    assert emulated.status(server) == "ERROR"
+    assert "No valid host" in emulated.server(server)["fault"]["message"]
+    emulated.emulator.reset()
+    emulated.emulator.add_host("host-1")
+    emulated.emulator.wait(lambda: emulated.emulator.up_hosts())
+    assert emulated.emulator.settle()
+    assert emulated.status(emulated.boot()) == "ACTIVE"
 
 
 def test_the_control_endpoint_is_the_emulators_alone(cloud: Cloud) -> None:

@@ -58,6 +58,8 @@ def emulator(
         port = 0 if command else 8774
     try:
         cloud = Emulator(bind=bind, port=port, hosts=hosts, boot_seconds=boot_seconds, realistic=realistic, file=file)
+    except BlockingIOError as error:
+        raise Problem(f"another emulator has {file} open", "end it, or use another file") from error
     except OSError as error:
         raise Problem(f"cannot listen on {bind}:{port}: {error.strerror}", "--port 0, or another port") from error
     status = 0

@@ -3,9 +3,12 @@
 Owns the life of all parts: each can be stopped and started by itself (hosts, conductor), all can be put back to how
 they were after the start (`reset`), and time can be moved (`clock`). Everything is in memory, or with ``file`` in a
 SQLite file and a directory beside it, and there when it is started again.
-Refuses: a reset on another database than SQLite. Fails: with TimeoutError when hosts do not come up.
+Refuses: a file that another emulator has open (BlockingIOError); a reset on another database than SQLite.
+Fails: with TimeoutError when hosts do not come up.
 """
 
+import fcntl
+import os
 import shutil
 import tempfile
 import threading
@@ -145,6 +148,14 @@ class Emulator:
 
     def start(self) -> "Emulator":
         """Returns when the cloud answers, its hosts are up and all is quiet."""
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def _start(self) -> None:
         known = self.control.identity
         prepare_database(self.control)
         new = known.find_user("admin") is None
@@ -153,8 +164,7 @@ class Emulator:
             seed.add_accounts(self.control, self.accounts.values())
             if self._seeded:
                 seed.add_resources(self.control, self.accounts.values())
-        self.control.conductor.start()
-        self.control.reconcilers.start()
+        self.start_conductor()
         names = self._known_hosts() or [f"{self._host_prefix}-{n}" for n in range(1, self._first_hosts + 1)]
         for name in names:
             self.add_host(name)
@@ -162,7 +172,6 @@ class Emulator:
         if self._seeded and not self.db.is_postgres:
             self._remember(new)
         self.server.start()
-        return self
 
     def _admin(self) -> Account:
         return next(account for account in self.accounts.values() if account.role == "admin")
@@ -186,7 +195,7 @@ class Emulator:
             self._remove()
 
     def _remove(self) -> None:
-        if self._file is None and self._finalizer is not None:
+        if self._finalizer is not None:
             self._finalizer()
 
     _finalizer: "weakref.finalize[Any, Any] | None" = None
@@ -202,12 +211,20 @@ class Emulator:
         for host in self.hosts.values():
             host.fake.faults.clear()
             host.lose(seconds)
+        self.stop_conductor()
+
+    def stop_conductor(self) -> None:
+        """The API goes on answering, and nothing that it promises is done."""
         self.control.reconcilers.stop()
         self.control.conductor.stop()
 
-    def restart_conductor(self) -> None:
-        self.control.conductor.stop()
+    def start_conductor(self) -> None:
         self.control.conductor.start()
+        self.control.reconcilers.start()
+
+    def restart_conductor(self) -> None:
+        self.stop_conductor()
+        self.start_conductor()
 
     # -- hosts --------------------------------------------------------------------------------------------------------
 
@@ -322,8 +339,7 @@ class Emulator:
                 self.faults.clear()
                 self._halt(5)  # a heartbeat that is still on its way would be of a host, or of a time, that is not
                 self._put_back(self._snapshot)
-                self.control.conductor.start()
-                self.control.reconcilers.start()
+                self.start_conductor()
                 for host in self.hosts.values():
                     host.start()
             finally:
@@ -413,6 +429,9 @@ def _directory(file: Path | None, owner: Any) -> Path:
     if file is not None:
         beside = file.with_name(file.name + ".d")
         beside.mkdir(parents=True, exist_ok=True)
+        lock = os.open(beside / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        owner._finalizer = weakref.finalize(owner, os.close, lock)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return beside
     memory = Path("/dev/shm")
     made = Path(tempfile.mkdtemp(prefix="cumulet-emulator-", dir=memory if memory.is_dir() else None))
