@@ -353,6 +353,7 @@ class AmqpBus:
         self.broker = Broker(url, tls)
         self.name = ""
         self.observer: Observer | None = None
+        self.in_process = False
         self.traffic = Traffic()
         self._publisher = _Publisher(self.broker, declares=self.host is None)
         self._waiting: dict[str, _Pending] = {}

@@ -111,13 +111,17 @@ class LocalBus:
         self.observer: Observer | None = None
         self.traffic = Traffic()
 
+    @property
+    def in_process(self) -> bool:
+        return self.chaos is None
+
     def call(self, topic: str, message: msgspec.Struct, timeout: float | None = None) -> Any:
         name, body = catalogue.encode(message)
         seconds = catalogue.timeout_of(message, timeout)
         service = self._pick(topic)
         if service is None:
             raise Unreachable(f"Nobody serves {topic}.")
-        if self.chaos is None and type(message) in catalogue.PROMPT:
+        if self.in_process and type(message) in catalogue.PROMPT:
             with service.handling():
                 return _reply(*run_handler(self, service.handler, topic, name, body, envelop(self)))
         pending = _Pending()

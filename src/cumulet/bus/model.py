@@ -106,6 +106,11 @@ class Bus(Protocol):
     observer: Observer | None
     traffic: Traffic
 
+    @property
+    def in_process(self) -> bool:
+        """Both ends are in this process and no message is harmed: a prompt call does not wait."""
+        ...
+
     def call(self, topic: str, message: msgspec.Struct, timeout: float | None = None) -> Any:
         """Send and wait for the answer (None if the handler has none). ``timeout`` None: the message class's own.
 

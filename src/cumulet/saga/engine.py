@@ -85,7 +85,12 @@ class SagaEngine:
         self.name = name
         self.sagas: dict[tuple[str, int], Saga] = {}
         self._intake = Intake(
-            self.sagas, self.wake_saga, name=name, lease_us=int(lease_seconds * SECOND), max_waiting=max_waiting
+            self.sagas,
+            self.wake_saga,
+            began=self._began,
+            name=name,
+            lease_us=int(lease_seconds * SECOND),
+            max_waiting=max_waiting,
         )
         self.stepper = Stepper(hosts, lease_seconds, self._intake.start)
         self.stepper.name = name
@@ -367,11 +372,18 @@ class SagaEngine:
 
         flight = self.db.read(work)
         if flight is not None:
-            now = self.db.clock.now()
-            row = flight.row
-            queued_at = self._waited.get(saga_id) or now
-            self.tracer.note(row.request_id, "taken", now, saga=row.id, queued_at=queued_at, position=row.position)
+            self._note_taken(flight.row)
         return flight
+
+    def _note_taken(self, row: SagaRow) -> None:
+        now = self.db.clock.now()
+        queued_at = self._waited.get(row.id) or now
+        self.tracer.note(row.request_id, "taken", now, saga=row.id, queued_at=queued_at, position=row.position)
+
+    def _began(self, flight: Flight) -> None:
+        if self._running:
+            self._keep(flight)
+        self.wake_saga(flight.row.id)
 
     def _keep(self, flight: Flight) -> None:
         row = flight.row
@@ -397,6 +409,9 @@ class SagaEngine:
             flight = self._flight(saga_id)
             if flight is None:
                 return
+            if flight.fresh:
+                flight.fresh = False
+                self._note_taken(flight.row)
             with logs.request(flight.row.request_id):
                 try:
                     if flight.row.phase == "called":
@@ -458,7 +473,10 @@ class SagaEngine:
     def _follow(self, flight: Flight, after: After) -> bool:
         """Do what is to be done after a commit; True if the saga can go on."""
         for other in after.wake:
-            self._forget(other)
+            with self._state:
+                kept = self._cache.get(other)
+                if kept is not None and not kept.fresh:  # what this transaction wrote to its row is news
+                    del self._cache[other]
             self.wake_saga(other)
         if after.send is not None:
             self._send(flight, after.send)
@@ -539,7 +557,13 @@ class SagaEngine:
             if moved is None and cached is not None:
                 continue  # ours may be old: look into the table
             break
-        if moved is not None:
+        if moved is None:
+            return
+        if getattr(
+            self.bus, "in_process", False
+        ):  # the host's next operation is accepted at once, and done by the thread that reports
+            self._follow_on(*moved)
+        else:
             self._submit(partial(self._follow_on, *moved))
 
     def _follow_on(self, flight: Flight, after: After) -> None:

@@ -19,19 +19,21 @@ from cumulet.saga.stepper import Flight
 
 
 class Intake:
-    """``wake``: called after the commit with the id of a saga that can go on."""
+    """``wake``: called after the commit with the id of a saga that can go on; ``began``: with one that was taken in."""
 
     def __init__(
         self,
         sagas: dict[tuple[str, int], Saga],
         wake: Callable[[str], None],
         *,
+        began: Callable[[Flight], None],
         name: str,
         lease_us: int,
         max_waiting: int,
     ) -> None:
         self._sagas = sagas
         self._wake = wake
+        self._began = began
         self._name = name
         self._lease_us = lease_us
         self._max_waiting = max_waiting
@@ -80,7 +82,8 @@ class Intake:
         if saga.settle is not None and not settled:
             saga.settle(tx, flight.run(), saga.steps[0])
         if status == "running":
-            tx.after_commit(lambda: self._wake(saga_id))
+            flight.fresh = True
+            tx.after_commit(lambda: self._began(flight))
         return saga_id
 
     def _is_ancestor(self, tx: Tx, object_kind: str, object_id: str, parent: SagaRow) -> bool:

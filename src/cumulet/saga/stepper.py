@@ -71,6 +71,7 @@ class Flight:
     params: Any
     unwritten: list[StepRow] = field(default_factory=list)
     memo: dict[Any, Any] = field(default_factory=dict)  # shared by the copies
+    fresh: bool = False  # taken in by this process, and not yet driven
     unsettled: tuple[Step | None] | None = None  # the object's visible state is to show this step
 
     def copy(self) -> "Flight":
