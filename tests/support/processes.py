@@ -3,16 +3,20 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import requests
 
 from cumulet.db import Database
+from cumulet.emulator.cloud import QUICK_HASHES
 from cumulet.settings import to_toml
 from tests.support.cloud import Clients, make_accounts, test_settings
 from tests.support.ports import free_ports
@@ -120,11 +124,7 @@ class Processes(Clients):
     def make_accounts(self) -> None:
         db = Database(self.settings.database_url)
 
-        class Control:
-            pass
-
-        control: Any = Control()
-        control.db = db
+        control: Any = SimpleNamespace(db=db, identity=SimpleNamespace(passwords=QUICK_HASHES))
         make_accounts(control)
         db.close()
 
@@ -136,9 +136,14 @@ class Processes(Clients):
         return [host["name"] for host in status["hosts"] if host["up"]]
 
     def world(self) -> dict[str, Any]:
-        """What the fake host's file says exists there."""
-        path = self.settings.state_dir / "agent" / "fake-1.world.json"
-        return json.loads(path.read_bytes()) if path.exists() else {}
+        """What the fake host's file says exists there: kind -> id -> thing."""
+        path = self.settings.state_dir / "agent" / "fake-1.world.db"
+        found: dict[str, Any] = {"domains": {}, "disks": {}}
+        if path.exists():
+            with closing(sqlite3.connect(path)) as file:
+                for kind, key, body in file.execute("SELECT kind, id, body FROM things"):
+                    found.setdefault(kind, {})[key] = json.loads(body)
+        return found
 
     def stop(self) -> None:
         for connection in self._connections.values():
