@@ -171,10 +171,10 @@ def servers(crowd: Crowd, like: str, numbers: Sequence[int], *, hosts: int) -> N
 
     def words(n: int) -> dict[str, str]:
         return {
-            host: host_name(n % hosts + 1),
+            host: host_name((n - 1) % hosts + 1),
             name: f"{name}-{n}",
-            provider: scattered(provider, n % hosts + 1),
-            group: scattered(group, n // GROUP + 1),
+            provider: scattered(provider, (n - 1) % hosts + 1),
+            group: scattered(group, (n - 1) // GROUP + 1),
         }
 
     def copy(table: str, column: str, values: Iterable[object], **vary: Vary) -> None:
@@ -193,6 +193,9 @@ def servers(crowd: Crowd, like: str, numbers: Sequence[int], *, hosts: int) -> N
     start = 1 << 16
     copy("port_addresses", "port_id", [port], ip_address=lambda n: address(start + n), position=lambda n: start + n)
     copy("port_security_groups", "port_id", [port])
+    copy("desired_docs", "object_id", [port, like])
+    firsts = [n for n in numbers if (n - 1) % GROUP < hosts]  # a host is told of a group once
+    crowd.copy(crowd.find("desired_docs", "object_id", [group]), firsts, words=words)
 
 
 def mac(n: int) -> str:

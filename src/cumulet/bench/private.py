@@ -65,22 +65,36 @@ class PrivateCloud:
             self.settings.admin_password_file.write_text(secrets.token_urlsafe(18) + "\n")
         began = self.launched = time.perf_counter()
         for role in self.roles:
-            with (self.directory / f"{role}.out").open("ab") as out:
-                self._running[role] = subprocess.Popen(
-                    [sys.executable, "-m", "cumulet", "serve", "--role", role, "--config", str(config)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=out,
-                    start_new_session=True,  # an interrupt is ours to handle
-                    preexec_fn=_die_with_parent,
-                    env=_environment(),
-                    cwd="/",
-                )
+            self._launch(role, ["serve", "--role", role, "--config", str(config)])
         self._until(self._answers, began, seconds)
         answered = time.perf_counter() - began
         for role in self.roles:
             self._until((self.settings.run_dir / f"{role}.ready").exists, began, seconds)
         return answered
+
+    def start_emulator(self, seconds: float = 60) -> float:
+        """Seconds until an emulator gave its first answer; it is ended again."""
+        port = str(self.settings.api.port)
+        began = time.perf_counter()
+        self._launch("emulator", ["emulator", "--port", port, "--quiet"])
+        try:
+            self._until(self._answers, began, seconds)
+            return time.perf_counter() - began
+        finally:
+            self.end()
+
+    def _launch(self, name: str, words: list[str]) -> None:
+        with (self.directory / f"{name}.out").open("ab") as out:
+            self._running[name] = subprocess.Popen(
+                [sys.executable, "-m", "cumulet", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,  # an interrupt is ours to handle
+                preexec_fn=_die_with_parent,
+                env=_environment(),
+                cwd="/",
+            )
 
     def _until(self, holds: Any, began: float, seconds: float) -> None:
         while not holds():

@@ -281,6 +281,16 @@ class Target:
             time.sleep(step)
         return found
 
+    def wait_for_room(self, seconds: float = 60) -> None:
+        """Until a host of a cloud that has just started takes servers: it answers before its hosts have reported."""
+        path = "/allocation_candidates?resources=VCPU:1,MEMORY_MB:64&limit=1"
+        version = {"OpenStack-API-Version": "placement 1.36"}
+
+        def room() -> Any:
+            return self.admin.do("GET", "placement", path, headers=version)["allocation_requests"]
+
+        self.wait("a host that takes servers", room, seconds=seconds)
+
     # -- the operator's view, where the cloud is ours -------------------------------------------------------
 
     def process(self, *, memory: bool = True) -> dict[str, Any] | None:

@@ -117,22 +117,24 @@ def _measure_private(options: dict[str, Any], run: Run, sizes: Any, groups: Any,
 
     cloud = PrivateCloud(database=options["database"], bus=options["bus"], apart=options["processes"])
     try:
-        again = []
-        fresh = [cloud.start()]
-        if not options["scale"] and any(fnmatch("start", one) for one in options["only"].split(",")):
-            for _ in range(sizes.starts):
-                cloud.end()
-                again.append(cloud.start())
-            for _ in range(0 if options["database"] else sizes.starts):
-                cloud.reset()
-                fresh.append(cloud.start())
-        if not options["scale"]:
-            starts(run.figures, fresh, again)
-        for figure in run.figures:
-            progress.line(f"  {figure.title}: {figure.median:.4g} {figure.unit}")
         if options["scale"]:
             _measure_scale(options, run, sizes, progress, cloud)
             return
+        fresh, again, emulator = [cloud.start()], [], []
+        if any(fnmatch("start", one) for one in options["only"].split(",")):
+            for _ in range(sizes.starts):
+                cloud.end()
+                again.append(cloud.start())
+            if not options["database"]:
+                for _ in range(sizes.starts):
+                    cloud.end()
+                    emulator.append(cloud.start_emulator())
+                for _ in range(sizes.starts):
+                    cloud.reset()
+                    fresh.append(cloud.start())
+        run.figures += starts(fresh, again, emulator)
+        for figure in run.figures:
+            progress.line(f"  {figure.title}: {figure.median:.4g} {figure.unit}")
         _measure_cloud(cloud.credentials, run, sizes, groups, progress, private=cloud, beside=options["beside"])
     finally:
         cloud.stop()
@@ -174,6 +176,8 @@ def _measure_cloud(
             bench.launched = private.launched
         bench.beside = list(beside)
         run.cloud = describe(target, meter)
+        if private is not None:
+            target.wait_for_room()
         target.prepare()
         try:
             run_cases(bench, groups)

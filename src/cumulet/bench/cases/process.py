@@ -70,18 +70,23 @@ def overload(bench: Bench) -> None:
     began = time.perf_counter()
     while quick() > before * 3 and time.perf_counter() - began < 30:
         continue
-    figure = figure_of("overload", f"longest wait with {title}", [max(waits)])
+    figure = figure_of("overload", f"wait with {title}", waits)
     refused = found.statuses.get(503, 0)
-    figure.more = {"answered/s": round(found.succeeded / found.seconds), "refused (503)": refused}
+    figure.more = {"longest ms": round(max(waits)), "answered/s": round(found.succeeded / found.seconds)}
+    figure.more["refused (503)"] = refused
     figure.more["well again after s"] = round(time.perf_counter() - began, 3)
     bench.keep(figure)
 
 
-def starts(bench_figures: list[Figure], first_answers: list[float], again: list[float]) -> None:
+def starts(fresh: list[float], again: list[float], emulator: list[float]) -> list[Figure]:
     """Figures of a private cloud's starts (they come before there is a target)."""
-    bench_figures.append(
-        figure_of("start.fresh", "process start to first answer, new database", [one * 1000 for one in first_answers])
-    )
-    if again:
-        title = "process start to first answer, database there"
-        bench_figures.append(figure_of("start.again", title, [one * 1000 for one in again]))
+    found = []
+    for case, of, seconds in (
+        ("fresh", "new database", fresh),
+        ("again", "database there", again),
+        ("emulator", "emulator", emulator),
+    ):
+        if seconds:
+            title = f"process start to first answer, {of}"
+            found.append(figure_of(f"start.{case}", title, [one * 1000 for one in seconds]))
+    return found
