@@ -209,7 +209,7 @@ def test_build_unwinds_over_kills(harness: CloudHarness) -> None:
 def test_create_survives_kills(harness: CloudHarness) -> None:
     case = Case("server.create", lambda h: h.new_server(), {}, unwinds=False, seconds=30, ctx=harness.ctx)
     testing.check_runs(harness, case)
-    assert testing.check_crashes(harness, case) >= 4
+    assert testing.check_crashes(harness, case) >= 2
 
 
 @pytest.mark.slow
@@ -237,7 +237,7 @@ def test_power_survives_kills(harness: CloudHarness, action: str) -> None:
         ctx=harness.ctx,
     )
     testing.check_repeats(harness, case)
-    assert testing.check_crashes(harness, case) >= 4
+    assert testing.check_crashes(harness, case) >= 2
 
 
 @pytest.mark.slow
@@ -249,7 +249,7 @@ def test_snapshot_leaves_no_image(harness: CloudHarness) -> None:
 
     case = Case("server.snapshot", prepare, {}, unwinds=False, seconds=30, ctx=harness.ctx)
     testing.check_runs(harness, case)
-    assert testing.check_crashes(harness, case) >= 4
+    assert testing.check_crashes(harness, case) >= 2
     untouched = ("server_faults", "vmms", "desired_docs", "hosts", "images", "image_properties", "reconcilers")
     ignore: dict[str, set[str] | None] = {"servers": {*VISIBLE}, **dict.fromkeys(untouched)}
     failing = Case("server.snapshot", prepare, ignore, seconds=30, ctx=harness.ctx)
