@@ -382,7 +382,7 @@ def _sqlite_pragmas(durable: bool) -> Callable[[Any, Any], None]:
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
         cursor.execute("PRAGMA foreign_keys=ON")
-        cursor.execute("PRAGMA cache_size=-8000")
+        cursor.execute("PRAGMA cache_size=-2000")  # KiB, of each of a dozen connections; the system caches the file
         cursor.close()
 
     return on_connect

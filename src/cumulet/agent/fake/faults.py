@@ -1,14 +1,16 @@
 """Faults of a fake host: the next CreateDisks fails, every PowerServer takes a second, ExportVolume hangs.
 
 Rules name an operation, query or document kind by its tag (``compute.create_disks``), its class name
-(``CreateDisks``) or ``*``. ``history`` has every body that reached the host. What takes time takes it on the host's
-clock, which the emulator can move; ``asleep`` and ``hung`` tell how many bodies wait for it, or for ever.
+(``CreateDisks``) or ``*``. ``history`` has the last operations that reached the host. What takes time takes it on the
+host's clock, which the emulator can move; ``asleep`` and ``hung`` tell how many bodies wait for it, or for ever.
 """
 
 import threading
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, Literal
 
+from cumulet.agent.contract import Operation
 from cumulet.agent.driver import Progress
 from cumulet.agent.errors import DriverError
 from cumulet.kernel.clock import Clock, Signal, SystemClock
@@ -45,7 +47,8 @@ class Faults:
         self.asleep = self.hung = 0
         self.pace: dict[str, float] = {}  # class name of a body -> seconds that it takes anyway
         self._rules: list[_Rule] = []
-        self.history: list[Any] = []
+        self.history: deque[Operation] = deque(maxlen=500)
+        self._counts: Counter[str] = Counter()
         self.hanging = threading.Semaphore(0)  # released once by each body that begins to hang
 
     def fail(
@@ -92,7 +95,7 @@ class Faults:
 
     def count(self, what: str) -> int:
         with self._lock:
-            return sum(1 for body in self.history if what in _names(body))
+            return self._counts[what]
 
     def _add(self, rule: _Rule) -> None:
         with self._lock:
@@ -103,7 +106,9 @@ class Faults:
         names = _names(body)
         with self._lock:
             if when == "before":
-                self.history.append(body)
+                self._counts.update(names)
+                if isinstance(body, Operation):
+                    self.history.append(body)
             met = []
             for rule in self._rules:
                 fits = (rule.what == "*" or rule.what in names) and rule.after == (when == "after")
