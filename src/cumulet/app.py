@@ -6,6 +6,7 @@ The API answers before the agent looks at its host, which may take long; why an 
 the process, but for a kill: whether the process lives is told by the lock on ``<role>.pid``.
 """
 
+import ctypes
 import gc
 import logging
 import secrets
@@ -37,6 +38,7 @@ _log = logging.getLogger(__name__)
 _LOCK, _UNLOCK = text("SELECT pg_advisory_lock(20261123)"), text("SELECT pg_advisory_unlock(20261123)")
 _VERSION_TABLE = text("CREATE TABLE IF NOT EXISTS alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
 _STAMP = text("INSERT INTO alembic_version (version_num) VALUES (:head)")
+_M_ARENA_MAX = -8  # malloc.h
 ROLES = ("all", "api", "conductor", "agent")
 
 __all__ = ["ROLES", "Process", "bootstrap", "build_agent", "build_control_plane", "prepare_database", "serve"]
@@ -162,8 +164,18 @@ def _write_secret(path: Path, text: str) -> None:
     path.write_text(text + "\n")
 
 
+def _few_arenas() -> None:
+    """glibc gives each thread an arena of its own to allocate from and keeps what is freed there: dozens of threads
+    would hold tens of megabytes of nothing. Elsewhere there is nothing to set."""
+    try:
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
+    except (OSError, AttributeError):
+        _log.debug("this C library has no arenas to limit")
+
+
 def serve(role: str, settings: Settings) -> None:
     """Run a role until it is told to stop. The caller holds the role's lock."""
+    _few_arenas()
     logs.configure(settings.log_dir / f"{role}.json.log")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
