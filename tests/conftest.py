@@ -84,15 +84,24 @@ def cloud_backends(request: pytest.FixtureRequest) -> Callable[[], dict[str, Any
 
 
 @pytest.fixture(scope="session")
-def cloud(cloud_backends: Callable[[], dict[str, Any]]) -> Iterator[Any]:
-    """The session's cloud, with two fake hosts."""
+def cloud(request: pytest.FixtureRequest, cloud_backends: Callable[[], dict[str, Any]]) -> Iterator[Any]:
+    """The session's cloud, with two fake hosts. When all is done, every check of the doctor must find it sound."""
     from tests.support.cloud import Cloud
 
     directory = _directory()
     started = Cloud(directory, hosts=2, **cloud_backends()).start()
     yield started
+    unsound = _unsound(started) if not request.session.testsfailed else []
     started.stop()
     shutil.rmtree(directory, ignore_errors=True)
+    assert unsound == [], "what the tests left contradicts itself"
+
+
+def _unsound(cloud: Any) -> list[str]:
+    """What every check of `cumulet doctor` says is wrong, once nothing is under way."""
+    cloud.settle()
+    found = cloud.control.operator.audit(fix=False)["findings"]
+    return [f"{one['code']}: {one['message']}" for one in found if one["severity"] == "error"]
 
 
 @pytest.fixture

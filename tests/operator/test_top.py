@@ -102,12 +102,15 @@ def test_other_processes_tell_by_rows(cloud: Any) -> None:
         sagas=control.sagas,
         clock=cloud.db.clock.now,
     )
-    Pulse(cloud.db, other).beat()
-    Pulse(cloud.db, other).beat()
+    pulse = Pulse(cloud.db, other)
+    pulse.start()
+    pulse.beat()
     told = [one for one in moment(cloud)["processes"] if one["process"] == "conductor@elsewhere[7]"]
     assert len(told) == 1
     assert 0 <= told[0]["age_seconds"] < 10
     assert cloud.db.read(lambda tx: others(tx, "conductor@elsewhere[7]")) == []
+    pulse.stop()  # in order: it takes its leave
+    assert [one for one in moment(cloud)["processes"] if one["process"] == "conductor@elsewhere[7]"] == []
 
 
 def test_nobody_is_told_without_a_token(cloud: Any) -> None:

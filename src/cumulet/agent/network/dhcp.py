@@ -57,7 +57,7 @@ class DhcpServers:
         assert doc.dhcp_port is not None
         wanted = self._files(doc, names.dhcp_device(doc.dhcp_port.id))
         directory = self._dir / doc.id
-        return [name for name, text in _named(wanted) if "\n".join(_lines(directory / name)) != text.rstrip("\n")]
+        return [name for name, text in _named(wanted) if _content(directory / name) != text]
 
     def take_down(self, network_id: str) -> None:
         """The namespace and what is in it, whether or not a document is known."""
@@ -181,6 +181,13 @@ class DhcpServers:
 
 def _named(wanted: dhcp_files.Files) -> tuple[tuple[str, str], ...]:
     return (("host", wanted.hosts), ("opts", wanted.options), ("addn_hosts", wanted.names))
+
+
+def _content(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None
 
 
 def _lines(path: Path) -> list[str]:
