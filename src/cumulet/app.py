@@ -76,7 +76,8 @@ class Process:
                 )
                 self._stops["server"] = self.server.stop
             prepare_database(control)
-            bootstrap(control)
+            if self.role != "conductor":  # the administrator's password is none of its business
+                bootstrap(control)
             if not settings.bus.url.startswith("local"):  # there are others, who can only tell how they are
                 pulse = Pulse(control.db, control.operator.vitals)
                 self._stops["pulse"] = pulse.stop

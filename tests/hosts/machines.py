@@ -1,5 +1,6 @@
 """Two control nodes and three pretend hosts, as an operator would set them up: each role a process of its own, the
-database and the broker where the control nodes are, Open vSwitch, libvirt and the agent on every host.
+database and the broker where the control nodes are, Open vSwitch, libvirt and the agent on every host. Everything
+between machines goes over TLS, by the site's own authority; hosts become hosts by `cumulet join`.
 
 The control plane lives in the underlay's namespace, at 10.77.0.254; hosts reach it by their management NIC. PostgreSQL
 listens on the loopback there: no host can reach it. h1 is compute, network and storage, h2 and h3 are only compute.
@@ -7,13 +8,19 @@ listens on the loopback there: no host can reach it. h1 is compute, network and 
 
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import requests
+
+from cumulet.settings import load, to_toml
 from tests.support import leftovers
+from tests.support.certificates import Site
 from tests.support.cloud import Api, unique
 from tests.support.ports import free_ports
 from tests.support.postgres import PostgresServer
@@ -59,7 +66,9 @@ class Machines:
                 self._control_nodes()
                 for number, name in enumerate(HOSTS, 1):
                     self._host(name, number)
-                self.start_agents(*HOSTS)
+                self.join("h1", "h2")
+                self.start_agents("h1", "h2")
+                self.join("h3", start=True)
                 yield self
         finally:
             self._down()
@@ -78,7 +87,9 @@ class Machines:
         subprocess.run(["ethtool", "-K", "sw-eth2", "tx", "off"], check=True, capture_output=True)
 
     def _services(self) -> None:
-        self.postgres, self.rabbit = PostgresServer(), RabbitServer(CONTROL)
+        self._site = Site(self.directory / "site")
+        server = self._site.issue("server", CONTROL, "127.0.0.1")
+        self.postgres, self.rabbit = PostgresServer(server), RabbitServer(CONTROL, management=True, tls=server)
         self.postgres.start()
         self.rabbit.start()
         self._urls = {
@@ -89,10 +100,16 @@ class Machines:
     def _control_nodes(self) -> None:
         (port,) = free_ports(1)
         for name in ("c1", "c2"):
-            node = self.nodes[name] = Processes(self.directory / name, address=CONTROL, **self._urls)
+            node = self.nodes[name] = Processes(self.directory / name, address=CONTROL, tls=self._site.ca, **self._urls)
+            own = self._site.issue(name, CONTROL)
+            own.key.chmod(0o600)
+            node.settings.tls.ca, node.settings.tls.certificate, node.settings.tls.key = map(str, own)
+            node.settings.api.certificate, node.settings.api.key = str(own.certificate), str(own.key)
+            assert self.rabbit is not None
+            node.settings.bus.management_url = self.rabbit.management_url
             node.settings.host.name = name
             node.settings.storage.image_directory = str(self.directory / "images")  # both nodes' share
-            node.settings.api.public_url = node.url = f"http://{CONTROL}:{port}"
+            node.settings.api.public_url = node.url = f"https://{CONTROL}:{port}"
             node.start("api", "conductor")
         self._balancer(port)
         self.nodes["c1"].make_accounts()
@@ -100,7 +117,8 @@ class Machines:
     def _balancer(self, port: int) -> None:
         """What the catalog names: HAProxy in front of the API of both nodes."""
         servers = [
-            f"  server {name} {CONTROL}:{self.nodes[name].settings.api.port} check inter 500ms fall 1 rise 1"
+            f"  server {name} {CONTROL}:{self.nodes[name].settings.api.port} check check-ssl verify none"
+            " inter 500ms fall 1 rise 1"
             for name in ("c1", "c2")
         ]
         config = self.directory / "haproxy.cfg"
@@ -108,7 +126,7 @@ class Machines:
             "\n".join(
                 [
                     "defaults",
-                    "  mode http",
+                    "  mode tcp",
                     "  timeout connect 2s",
                     "  timeout client 120s",
                     "  timeout server 120s",
@@ -119,7 +137,6 @@ class Machines:
                     "  default_backend api",
                     "backend api",
                     "  option httpchk GET /identity/v3",
-                    "  retry-on conn-failure empty-response",
                     *servers,
                     "",
                 ]
@@ -153,15 +170,9 @@ class Machines:
         def within(*command: str) -> list[str]:
             return self.hosts.command(name, *command)
 
-        # a host has the broker's address, and no database's
-        node = self.nodes[name] = Processes(
-            self.directory / name, bus_url=self._urls["bus_url"], address=f"10.77.0.{number}", within=within
-        )
+        node = self.nodes[name] = Processes(self.directory / name, within=within)
         settings = node.settings
-        settings.host.name = name
-        settings.host.roles = HOSTS[name]
-        settings.host.ip = f"10.77.0.{number}"
-        settings.host.tunnel_ip = f"10.78.0.{number}"
+        settings.conductor.host_timeout_seconds = 8
         settings.compute.driver = "libvirt"
         settings.compute.virt_type = "qemu"
         settings.network.driver = "real"
@@ -175,6 +186,44 @@ class Machines:
             shutil.copytree(self._learned / "libvirt", compute / "libvirt" / "cache")
         if (self._learned / "kvm.json").exists():
             shutil.copy(self._learned / "kvm.json", compute)
+
+    def join(self, *names: str, start: bool = False) -> None:
+        """As an operator does: a token from the control plane, the command on the machine. Its settings file has what
+        is particular to these machines; joining adds the rest. ``start``: joining starts the agent, too."""
+        started = []
+        for name in names:
+            node = self.nodes[name]
+            own = msgspec.to_builtins(node.settings)
+            for section, names_ in (("host", ("name", "roles", "ip", "tunnel_ip")), ("bus", ("url",))):
+                own[section] = {key: value for key, value in own[section].items() if key not in names_}
+            own["database"] = {}
+            config = node.directory / "cumulet.toml"
+            config.write_text(to_toml(own))
+            token = self.token(host=name, roles=HOSTS[name])
+            words = [sys.executable, "-m", "cumulet", "join", self.nodes["c1"].url, "--token", token]
+            words += ["--name", name, "--roles", ",".join(HOSTS[name]), "--ca", str(self._site.ca), "--no-install"]
+            words += ["--tunnel-ip", f"10.78.0.{name[1:]}", "--config", str(config)]
+            words += [] if start else ["--no-start"]
+            command = self.hosts.command(name, *words)
+            started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+        for name, process in zip(names, started, strict=True):
+            said = process.communicate(timeout=200)[0]
+            assert process.returncode == 0, f"{name}: {said}"
+            node = self.nodes[name]
+            node.settings = load(node.directory / "cumulet.toml", {})
+            if start:
+                eventually(f"{name} works", (node.settings.run_dir / "agent.ready").exists, 120)
+                self.sh(name, f"kill $(cat {node.settings.run_dir}/agent.pid)")
+                node.start("agent", seconds=120)  # from here on as a child of these tests
+
+    def token(self, **wanted: Any) -> str:
+        headers = {"X-Auth-Token": self.api("admin").token}
+        made = requests.post(
+            f"{self.nodes['c1'].url}/operator/v1/host-tokens",
+            json=wanted, headers=headers, timeout=10, verify=str(self._site.ca),
+        )  # fmt: skip
+        assert made.status_code == 201, made.text
+        return str(made.json()["token"]["token"])
 
     def _down(self) -> None:
         if self._haproxy is not None:
@@ -205,8 +254,9 @@ class Machines:
         return [line.split()[0] for line in listed if "qemu-system" in line and "guest=" in line]
 
     def libvirtd(self, host: str) -> int:
-        """Its process, as it is numbered in the host."""
-        return int((self.nodes[host].settings.run_dir / "compute" / "libvirt" / "libvirtd.pid").read_text())
+        """Its process, as it is numbered in the host; 0 while there is none."""
+        pid_file = self.nodes[host].settings.run_dir / "compute" / "libvirt" / "libvirtd.pid"
+        return int((pid_file.read_text() if pid_file.exists() else "") or 0)
 
     def api(self, user: str) -> Api:
         return self.nodes["c1"].api(user)

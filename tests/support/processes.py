@@ -43,12 +43,16 @@ class Processes(Clients):
         address: str = "127.0.0.1",
         tls: Path | None = None,
         within: Callable[..., list[str]] = lambda *command: list(command),
+        users: dict[str, int] | None = None,
+        group: int | None = None,
     ) -> None:
         """``address``: where the API listens. ``tls``: whom to believe, when it speaks HTTPS. ``within``: turns a
-        command into the one that runs it where the roles are to live."""
+        command into the one that runs it where the roles are to live. ``users``, ``group``: as whom roles run."""
         super().__init__()
         self._within = within
         self.tls = tls
+        self._users, self._group = users or {}, group
+        self.python = [sys.executable]
         self.directory = directory
         self.settings = test_settings(directory, free_ports(1)[0])
         self.settings.api.bind = address
@@ -89,13 +93,19 @@ class Processes(Clients):
             (self.settings.run_dir / f"{role}.ready").unlink(missing_ok=True)
             with (self.directory / f"{role}.out").open("ab") as out:
                 self._running[role] = subprocess.Popen(
-                    self._within(sys.executable, "-m", "cumulet", "serve", "--role", role, "--config", str(path)),
+                    self._within(*self.python, "-m", "cumulet", "serve", "--role", role, "--config", str(path)),
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=out,
                     start_new_session=True,
                     cwd="/",
+                    **self._as_user(role),
                 )
+
+    def _as_user(self, role: str) -> dict[str, Any]:
+        if role not in self._users:
+            return {}
+        return {"user": self._users[role], "group": self._group, "extra_groups": [], "umask": 0o007}
 
     def output(self, role: str) -> str:
         log = self.settings.log_dir / f"{role}.json.log"

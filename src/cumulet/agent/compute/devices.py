@@ -12,7 +12,7 @@ from cumulet.agent.errors import DriverError
 _PREFIX = {"virtio": "vd", "scsi": "sd", "sata": "sd", "usb": "sd", "ide": "hd", "fdc": "fd"}
 _VIF_MODELS = {"virtio", "e1000", "e1000e", "ne2k_pci", "pcnet", "rtl8139", "vmxnet3", "igb"}
 _WANTED = re.compile(r"(?:/dev/)?(?:xvd|[vsh]d)([a-z]{1,2})")
-_NBD_RECONNECT_SECONDS = 30
+NBD_RECONNECT_SECONDS = 30
 _IOTUNE = (
     "total_bytes_sec", "read_bytes_sec", "write_bytes_sec", "total_iops_sec", "read_iops_sec", "write_iops_sec",
     "total_bytes_sec_max", "read_bytes_sec_max", "write_bytes_sec_max", "total_iops_sec_max", "read_iops_sec_max",
@@ -142,7 +142,7 @@ def _source(connection: DiskConnection) -> Element:
     else:
         raise DriverError("unsupported", f"this host cannot connect a volume by {connection.driver} {uri.scheme!r}")
     if connection.driver == "nbd":
-        el(source, "reconnect", delay=_NBD_RECONNECT_SECONDS)  # a storage daemon that restarts is no disk error
+        el(source, "reconnect", delay=NBD_RECONNECT_SECONDS)  # a storage daemon that restarts is no disk error
     return source
 
 

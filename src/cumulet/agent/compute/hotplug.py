@@ -16,7 +16,15 @@ from xml.etree.ElementTree import Element
 
 import libvirt
 
-from cumulet.agent.compute.devices import DeviceNames, find_port, find_volume, interface, targets_in, volume_disk
+from cumulet.agent.compute.devices import (
+    NBD_RECONNECT_SECONDS,
+    DeviceNames,
+    find_port,
+    find_volume,
+    interface,
+    targets_in,
+    volume_disk,
+)
 from cumulet.agent.compute.hypervisor import Hypervisor
 from cumulet.agent.contract import PortDoc, VolumeAttachment
 from cumulet.agent.driver import Progress
@@ -25,6 +33,7 @@ from cumulet.agent.errors import DriverError, not_found
 _CALL_SECONDS = 60
 _POLL_SECONDS = 0.1
 _ASK_AGAIN_SECONDS = 5.0
+_RECONNECT_SECONDS = 15.0
 DETACH_SECONDS = 40.0
 
 Find = Callable[[Element], Element | None]
@@ -216,7 +225,7 @@ class _NbdNode:
                     "blockdev-add",
                     **{"driver": "null-co", "size": old_bytes, "node-name": holder, "read-only": False, "cache": cache},
                 )
-            self._ask("blockdev-reopen", options=[{**base, "file": holder}])
+            self._stand_on(holder, base)
             try:
                 self._ask("blockdev-del", **{"node-name": storage})
             finally:
@@ -233,6 +242,7 @@ class _NbdNode:
                             "cache": cache,
                             "auto-read-only": True,
                             "discard": "unmap",
+                            "reconnect-delay": NBD_RECONNECT_SECONDS,
                             **({"tls-creds": f"obj{storage}_tls0"} if self._tls else {}),  # as libvirt named it
                         },
                     )
@@ -241,6 +251,19 @@ class _NbdNode:
         finally:
             if running:
                 self._domain.resume()
+
+    def _stand_on(self, node: str, base: dict[str, Any]) -> None:
+        """Reopening flushes first, over a connection that the grown export has cut. Where libvirt gave the node no
+        ``reconnect-delay`` (9.0 cannot), each failed request only begins the next try to connect."""
+        end = time.monotonic() + _RECONNECT_SECONDS
+        while True:
+            try:
+                self._ask("blockdev-reopen", options=[{**base, "file": node}])
+                return
+            except DriverError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.1)
 
     def _is_ours(self, node: dict[str, Any]) -> bool:
         """The node's file name carries the export's name."""
