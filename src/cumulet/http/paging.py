@@ -115,7 +115,15 @@ def ordered(
         if beyond is not None:
             alternatives.append(and_(*equal, beyond))
         equal.append(column.is_(None) if value is None else column == value)
-    return statement.where(or_(*alternatives))
+    return statement.where(*_at_least(columns[sort[0][0]], sort[0][1], marker[sort[0][0]]), or_(*alternatives))
+
+
+def _at_least(column: ColumnElement[Any], direction: str, value: Any) -> list[ColumnElement[bool]]:
+    """What follows from the alternatives for the first key, said by itself so that an index is entered in the middle
+    and not walked from its end."""
+    if value is None or getattr(column, "nullable", True):
+        return []
+    return [column >= value if direction == "asc" else column <= value]
 
 
 def _beyond(column: ColumnElement[Any], direction: str, value: Any) -> ColumnElement[bool] | None:
@@ -123,6 +131,8 @@ def _beyond(column: ColumnElement[Any], direction: str, value: Any) -> ColumnEle
         return column.is_not(None) if value is None else column > value
     if value is None:
         return None
+    if not getattr(column, "nullable", True):
+        return column < value
     return or_(column < value, column.is_(None))
 
 
