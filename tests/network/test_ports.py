@@ -246,3 +246,26 @@ def test_two_at_once_do_not_get_one_address(demo: Net, lan: Any) -> None:
     assert len({port["fixed_ips"][0]["ip_address"] for port in answer["ports"]}) == 2
     for port in answer["ports"]:
         demo.delete("port", port["id"])
+
+
+def test_addresses_given_back_are_given_out_first_and_no_hint_hides_a_free_one(
+    cloud: Cloud, admin: Net, demo: Net, lan: Any, make: Make
+) -> None:
+    network, subnet = lan
+
+    def port() -> Any:
+        return make("demo", "port", network_id=network["id"])
+
+    def position(made: Any) -> int:
+        return int(made["fixed_ips"][0]["ip_address"].rpartition(".")[2])
+
+    ports = [port() for _ in range(4)]
+    first = position(ports[0])
+    assert [position(one) for one in ports] == [first, first + 1, first + 2, first + 3]
+    for one in (ports[2], ports[1]):
+        admin.delete("port", one["id"])
+    assert [position(port()) for _ in range(3)] == [first + 1, first + 2, first + 4]
+    frontiers = cloud.control.network.frontiers
+    frontiers.taken(subnet["id"], 253, searched=True)  # as if another process had given all of them back
+    assert position(port()) == 254
+    assert [position(port()) for _ in range(2)] == [first + 5, first + 6]

@@ -16,10 +16,12 @@ MAX_FIXED_IPS = 5
 class Allocation:
     """Addresses of one network for one unit of work, which holds the network's address lock."""
 
-    def __init__(self, tx: Tx, network_id: str, subnets: list[t.SubnetRow], *, bulk: bool) -> None:
+    def __init__(
+        self, tx: Tx, network_id: str, subnets: list[t.SubnetRow], *, bulk: bool, frontiers: ipam.Frontiers
+    ) -> None:
         self.network_id = network_id
         self.subnets = subnets
-        self._free = {subnet.id: ipam.Free(tx, subnet, bulk=bulk) for subnet in subnets}
+        self._free = {subnet.id: ipam.Free(tx, subnet, bulk=bulk, frontiers=frontiers) for subnet in subnets}
 
     def choose(self, requested: Any, mac: str, owner: str) -> list[dict[str, Any]]:
         """Values of address rows, without the port."""

@@ -118,7 +118,9 @@ class DhcpPorts(Noun[t.PortRow]):
         while self.macs_taken(tx, network.id, [mac]):
             mac = new_mac()
         subnets = self.service.subnets.of_networks(tx, [network.id])
-        addresses = Allocation(tx, network.id, subnets, bulk=False).choose(wanted, mac, owner)
+        addresses = Allocation(tx, network.id, subnets, bulk=False, frontiers=self.service.frontiers).choose(
+            wanted, mac, owner
+        )
         row = infrastructure_port(tx, network, mac, owner, device, project_id)
         if host:
             self.set_host(work, row, host)

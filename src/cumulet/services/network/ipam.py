@@ -4,8 +4,10 @@ Owns: allocation pools as ranges, the lowest free address, addresses made from a
 ``tx.lock("subnet-addresses", network_id)``; the primary key (subnet, address) is the last guard.
 """
 
+import heapq
 import ipaddress
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +19,7 @@ from cumulet.services.network.faults import bad, conflict
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _MAX_POSITION = 2**63 - 1
+_REMEMBERED = 10_000  # positions given back, of one subnet
 
 _TAKEN = select(t.ADDRESSES.c.port_id).where(
     t.ADDRESSES.c.subnet_id == bindparam("subnet_id"), t.ADDRESSES.c.ip_address == bindparam("ip_address")
@@ -81,12 +84,48 @@ def pool_size(subnet: t.SubnetRow) -> int:
     return sum(int(ipaddress.ip_address(b)) - int(ipaddress.ip_address(a)) + 1 for a, b in subnet.allocation_pools)
 
 
+class Frontiers:
+    """Where to look for the lowest free address of a subnet: below its frontier all are taken, but for those that were
+    given back since. A hint of this process: what is chosen is looked up in the database, and when a hint leads nowhere
+    the whole subnet is searched. Without it each port of a large network would pass all the others."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[str, tuple[int, list[int]]] = {}  # subnet -> (frontier, heap of positions given back)
+
+    def of(self, subnet_id: str) -> tuple[int, list[int]]:
+        with self._lock:
+            frontier, given_back = self._known.get(subnet_id, (0, []))
+            return frontier, given_back[:1]
+
+    def taken(self, subnet_id: str, position: int, *, searched: bool) -> None:
+        """``searched``: it was found to be the lowest at or above the frontier, or of all."""
+        with self._lock:
+            frontier, given_back = self._known.get(subnet_id, (0, []))
+            while given_back and given_back[0] <= position and not searched:
+                heapq.heappop(given_back)
+            self._known[subnet_id] = (position + 1 if searched else frontier, given_back)
+
+    def given_back(self, places: Iterable[tuple[str, int | None]]) -> None:
+        with self._lock:
+            for subnet_id, position in places:
+                frontier, heap = self._known.get(subnet_id, (0, []))
+                if position is not None and position < frontier and len(heap) < _REMEMBERED:
+                    heapq.heappush(heap, position)
+
+    def forget(self, subnet_id: str) -> None:
+        """Its pools are others now."""
+        with self._lock:
+            self._known.pop(subnet_id, None)
+
+
 class Free:
     """Free addresses of one subnet, lowest first, for one unit of work. For many at once (``bulk``) the taken ones are
-    read once; else the database is asked for the gap."""
+    read once; else the database is asked for the gap, from ``frontiers`` on."""
 
-    def __init__(self, tx: Tx, subnet: t.SubnetRow, *, bulk: bool = False) -> None:
+    def __init__(self, tx: Tx, subnet: t.SubnetRow, *, bulk: bool = False, frontiers: Frontiers | None = None) -> None:
         self.tx = tx
+        self._frontiers = frontiers
         self.subnet = subnet
         self.network = network_of(subnet)
         self._bulk = self._walk() if bulk else None
@@ -102,8 +141,34 @@ class Free:
                     yield position
 
     def _gap(self) -> int | None:
+        if self._frontiers is None:
+            return self._search(self._from)
+        frontier, given_back = self._frontiers.of(self.subnet.id)
+        for position in given_back:
+            if position >= self._from and self._is_free(position):
+                self._note(position, searched=False)
+                return position
+        found = self._search(max(frontier, self._from))
+        if found is None and frontier > self._from:
+            found = self._search(self._from)
+        if found is not None:
+            self._note(found, searched=True)
+        return found
+
+    def _is_free(self, position: int) -> bool:
+        if not any(low <= position <= high for low, high in ranges(self.subnet, self.network)):
+            return False
+        address = str(self.network.network_address + position)
+        return self.tx.first(_TAKEN, {"subnet_id": self.subnet.id, "ip_address": address}) is None
+
+    def _note(self, position: int, *, searched: bool) -> None:
+        frontiers, subnet_id = self._frontiers, self.subnet.id
+        assert frontiers is not None
+        self.tx.after_commit(lambda: frontiers.taken(subnet_id, position, searched=searched))
+
+    def _search(self, start: int) -> int | None:
         for first, high in ranges(self.subnet, self.network):
-            low = max(first, self._from)
+            low = max(first, start)
             if low > high:
                 continue
             found = self.tx.scalar(_LOWEST_FREE, {"subnet_id": self.subnet.id, "low": low, "high": high})

@@ -33,7 +33,11 @@ _GROUPS_OF = (
 _MACS = select(t.PORTS.c.mac_address).where(
     t.PORTS.c.network_id == bindparam("network_id"), t.PORTS.c.mac_address.in_(bindparam("macs", expanding=True))
 )
-_DROP_ADDRESSES = delete(t.ADDRESSES).where(t.ADDRESSES.c.port_id.in_(bindparam("ids", expanding=True)))
+_DROP_ADDRESSES = (
+    delete(t.ADDRESSES)
+    .where(t.ADDRESSES.c.port_id.in_(bindparam("ids", expanding=True)))
+    .returning(t.ADDRESSES.c.subnet_id, t.ADDRESSES.c.position)
+)
 _DROP_ADDRESS = delete(t.ADDRESSES).where(
     t.ADDRESSES.c.subnet_id == bindparam("_subnet"), t.ADDRESSES.c.ip_address == bindparam("_address")
 )
@@ -132,7 +136,9 @@ class Ports(DhcpPorts):
             if id not in networks:
                 raise self.service.networks.not_found(id)
         bulk = len(items) > 3 or any(g.has("fixed_ips") and len(g["fixed_ips"] or ()) > 1 for g in items)
-        spaces = {id: Allocation(tx, id, networks[id][1], bulk=bulk) for id in network_ids}
+        spaces = {
+            id: Allocation(tx, id, networks[id][1], bulk=bulk, frontiers=self.service.frontiers) for id in network_ids
+        }
         macs = self._macs(tx, items)
         rows: list[t.PortRow] = []
         addresses: list[dict[str, Any]] = []
@@ -314,7 +320,8 @@ class Ports(DhcpPorts):
         for address in gone:
             tx.run(_DROP_ADDRESS, {"_subnet": address.subnet_id, "_address": address.ip_address})
         covered = {a.subnet_id for a in kept} & auto
-        space = Allocation(tx, row.network_id, [s for s in subnets if s.id not in covered], bulk=len(rest) > 1)
+        open_ = [s for s in subnets if s.id not in covered]
+        space = Allocation(tx, row.network_id, open_, bulk=len(rest) > 1, frontiers=self.service.frontiers)
         new = space.choose(rest, row.mac_address, row.device_owner) if rest or not kept else []
         tx.insert(t.ADDRESSES, [{**values, "port_id": row.id} for values in new])
         row.ip_allocation = "immediate" if kept or new else "none"
@@ -350,7 +357,8 @@ class Ports(DhcpPorts):
         self.service.floating_ips.ports_gone(work, ids)
         for row in rows:
             work.port_leaves(row)
-        tx.run(_DROP_ADDRESSES, {"ids": ids})
+        places = [(row[0], row[1]) for row in tx.rows(_DROP_ADDRESSES, {"ids": ids})]
+        tx.after_commit(lambda: self.service.frontiers.given_back(places))
         tx.run(_DROP_GROUPS, {"ids": ids})
         self.remove(tx, ids)
 

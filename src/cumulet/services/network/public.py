@@ -20,6 +20,7 @@ from cumulet.services.network.agents import Agents
 from cumulet.services.network.documents import Documents
 from cumulet.services.network.floatingips import FloatingIps
 from cumulet.services.network.groups import SecurityGroups
+from cumulet.services.network.ipam import Frontiers
 from cumulet.services.network.legacy import Legacy
 from cumulet.services.network.networks import Networks
 from cumulet.services.network.ports import Ports
@@ -79,6 +80,7 @@ class NetworkService:
         self.desired = desired
         self.settings = settings or NetworkSettings()
         self.drivers = TypeDrivers(self.settings)
+        self.frontiers = Frontiers()
         self.quotas = Quotas(quota or Quota())
         self._zone = availability_zone
         self.networks = Networks(self)

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from sqlalchemy import Table, bindparam, delete, func, select, update
+from sqlalchemy import Table, bindparam, case, delete, func, select, update
 
 from cumulet.db import Tx
 from cumulet.services.network import tables as t
@@ -25,12 +25,17 @@ _COUNTS = {
     for name, table in _TABLES.items()
 }
 _LIMITS = select(t.QUOTAS.c.resource, t.QUOTAS.c.limit).where(t.QUOTAS.c.project_id == bindparam("project_id"))
+_LIMIT_OF = {
+    name: select(t.QUOTAS.c.limit)
+    .where(t.QUOTAS.c.project_id == bindparam("project_id"), t.QUOTAS.c.resource == name)
+    .scalar_subquery()
+    for name in _COUNTS
+}
+# what is not limited is not counted: it may be very many
 _LIMIT_AND_USE = {
     name: select(
-        select(t.QUOTAS.c.limit)
-        .where(t.QUOTAS.c.project_id == bindparam("project_id"), t.QUOTAS.c.resource == name)
-        .scalar_subquery(),
-        count.scalar_subquery(),
+        _LIMIT_OF[name],
+        case((func.coalesce(_LIMIT_OF[name], bindparam("default")) < 0, 0), else_=count.scalar_subquery()),
     )
     for name, count in _COUNTS.items()
 }
@@ -81,7 +86,8 @@ class Quotas:
 
     def room(self, tx: Tx, resource: str, project_id: str) -> int | None:
         """How many more the project may have; None: any number."""
-        limit, used = tx.rows(_LIMIT_AND_USE[resource], {"project_id": project_id})[0]
+        values = {"project_id": project_id, "default": self._defaults[resource]}
+        limit, used = tx.rows(_LIMIT_AND_USE[resource], values)[0]
         if limit is None:
             limit = self._defaults[resource]
         return None if limit < 0 else max(0, limit - used)

@@ -228,6 +228,7 @@ class Subnets(Noun[t.SubnetRow]):
             row.gateway_ip = given["gateway_ip"]
         if "allocation_pools" in given:
             row.allocation_pools = ipam.check_pools(network, given["allocation_pools"], row.gateway_ip)
+            tx.after_commit(lambda: self.service.frontiers.forget(row.id))
         if given.get("enable_dhcp") is False and (row.ipv6_address_mode or row.ipv6_ra_mode):
             raise invalid("ipv6_address_mode and ipv6_ra_mode need enable_dhcp.")
         if given.get("enable_dhcp") and network.version == 4 and network.prefixlen > 30:
