@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.network.conftest import Net, error
+from tests.support.cloud import Cloud
 
 Make = Callable[..., Any]
 NOWHERE = "3e6f6d5c-7d3d-4b5e-9f3e-0f7e3b1c0000"
