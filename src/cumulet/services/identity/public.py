@@ -23,6 +23,7 @@ class _Known(msgspec.Struct):
     """A token met before, with the epochs under which its context was computed."""
 
     context: RequestContext
+    resolved: Resolved
     user_key: str
     epochs: list[tuple[str, int]]
 
@@ -54,13 +55,20 @@ class IdentityService:
     def authenticate(self, token: str, request_id: str) -> RequestContext:
         """The caller that a token stands for now; `Unauthorized` when it is not valid. One indexed read for a token
         met before: it tells whether anything was changed that could matter to it, by any process."""
+        return msgspec.structs.replace(self._lookup(token).context, request_id=request_id)
+
+    def resolve(self, token: str) -> Resolved:
+        """A token with everything it stands for; `Unauthorized` when it is not valid."""
+        return self._lookup(token).resolved
+
+    def _lookup(self, token: str) -> _Known:
         known = self._known.get(token)
         if known is not None:
             expires_at = known.context.expires_at
             if expires_at is not None and expires_at > self.db.clock.now():
                 rows = self.db.glance(store.EPOCHS_OF, {"user": known.user_key})
                 if [tuple(row) for row in rows] == known.epochs:
-                    return msgspec.structs.replace(known.context, request_id=request_id)
+                    return known
             self._known.pop(token, None)
         payload = self.authn.open(token)
 
@@ -69,12 +77,12 @@ class IdentityService:
             return epochs, resolve(tx, payload, tx.now)
 
         epochs, resolved = self.db.read(look)
-        context = context_of(resolved, token, request_id)
+        known = _Known(context_of(resolved, token, ""), resolved, f"user:{payload.user_id}", epochs)
         with self._known_lock:
             if len(self._known) >= _CACHED_TOKENS:
                 self._known.clear()
-            self._known[token] = _Known(context, f"user:{payload.user_id}", epochs)
-        return context
+            self._known[token] = known
+        return known
 
     def forget(self) -> None:
         """The database was replaced by another state of itself: what is remembered of tokens and keys is void."""
@@ -82,11 +90,6 @@ class IdentityService:
             self._known.clear()
         self.token_keys.forget()
         self.credential_keys.forget()
-
-    def resolve(self, token: str) -> Resolved:
-        """A token with everything it stands for; `Unauthorized` when it is not valid."""
-        payload = self.authn.open(token)
-        return self.db.read(lambda tx: resolve(tx, payload, tx.now))
 
     def revoke(self, token: str) -> None:
         """This token, everywhere, from now on."""
