@@ -16,7 +16,7 @@ from cumulet.bus import LocalBus
 from cumulet.bus.model import spoken_by
 from cumulet.conductor import Conductor, Desired, HostRegistry
 from cumulet.conductor.conductor import FROM_HOSTS
-from cumulet.db import Database
+from cumulet.db import Database, Tx
 from cumulet.kernel.clock import SECOND, FakeClock
 from cumulet.kernel.errors import NotFound, Unavailable
 from cumulet.saga import SagaEngine, WakeSagas
@@ -195,6 +195,21 @@ def test_lost_hints_are_made_up_for(cloud: Cloud) -> None:
     until(lambda: "m1" in fake.world.state.documents.get("metadata", {}))
     cloud.db.write(lambda tx: cloud.desired.remove(tx, "h1", "metadata", "m1"))
     until(lambda: not fake.world.state.documents.get("metadata"))
+
+
+def test_a_removal_of_what_the_host_never_had_is_applied_too(cloud: Cloud) -> None:
+    cloud.desired._send_hints = lambda hints: None  # type: ignore[method-assign]
+
+    def come_and_go(tx: Tx) -> None:
+        cloud.desired.touch(tx, "h1", "metadata", "m1")
+        cloud.desired.remove(tx, "h1", "metadata", "m1")
+
+    cloud.db.write(come_and_go)
+    assert cloud.db.read(lambda tx: cloud.desired.held_by(tx, "h1")) == []
+    assert len(cloud.db.read(lambda tx: cloud.desired.behind(tx))) == 1
+    cloud.add_host()
+    until(lambda: cloud.db.read(lambda tx: cloud.desired.behind(tx)) == [])
+    assert cloud.db.read(lambda tx: cloud.desired.index(tx, "h1")).entries == []
 
 
 def test_an_error_of_a_document_is_kept(cloud: Cloud) -> None:

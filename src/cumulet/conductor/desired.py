@@ -11,7 +11,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import msgspec
-from sqlalchemy import bindparam, delete, select, text, update
+from sqlalchemy import bindparam, delete, or_, select, text, update
 
 from cumulet.agent.contract import Applied, Document, Documents, Index, LookAgain, Pull
 from cumulet.bus import Bus
@@ -49,7 +49,10 @@ _HOLDERS = (
 _HELD = select(D.c.host, D.c.object_id).where(
     D.c.kind == bindparam("the_kind"), D.c.object_id.in_(bindparam("ids", expanding=True)), D.c.absent.is_(False)
 )
-_INDEX = select(D.c.kind, D.c.object_id, D.c.generation).where(D.c.host == bindparam("the_host"), D.c.absent.is_(False))
+_HELD_BY = select(D.c.kind, D.c.object_id).where(D.c.host == bindparam("the_host"), D.c.absent.is_(False))
+_INDEX = select(D.c.kind, D.c.object_id, D.c.generation).where(
+    D.c.host == bindparam("the_host"), or_(D.c.absent.is_(False), D.c.applied_generation < D.c.generation)
+)
 _SOME = select(D.c.kind, D.c.object_id, D.c.generation, D.c.absent).where(
     D.c.host == bindparam("the_host"),
     D.c.kind == bindparam("the_kind"),
@@ -172,7 +175,13 @@ class Desired:
 
     # -- hosts ask and report -----------------------------------------------------------------------------------------
 
+    def held_by(self, tx: Tx, host: str) -> list[tuple[str, str]]:
+        """(kind, object) of all that the host is to have."""
+        return [(row[0], row[1]) for row in tx.rows(_HELD_BY, {"the_host": host})]
+
     def index(self, tx: Tx, host: str) -> Index:
+        """What it is to have, and what it did not yet report removed: it may never have had it, or have died between
+        the removal and its report."""
         return Index(entries=[(row[0], row[1], row[2]) for row in tx.rows(_INDEX, {"the_host": host})])
 
     def pull(self, tx: Tx, message: Pull) -> Documents:

@@ -47,7 +47,5 @@ def document_differences(
     wanted |= {(row[0], "network", row[1]) for row in tx.rows(_NETWORKS)}
     wanted |= {(row[0], "router", row[1]) for row in tx.rows(_ROUTERS)}
     hosts = {host.name for host in service.hosts.list(tx)} | {key[0] for key in wanted}
-    told = {
-        (host, kind, id) for host in hosts for kind, id, _ in service.desired.index(tx, host).entries if kind in _KINDS
-    }
+    told = {(host, kind, id) for host in hosts for kind, id in service.desired.held_by(tx, host) if kind in _KINDS}
     return wanted - told, told - wanted
