@@ -95,6 +95,31 @@ def test_a_reset_puts_everything_back(emulated: Emulated) -> None:
     assert emulated.status(emulated.boot()) == "ACTIVE"
 
 
+def test_what_hangs_on_a_host_that_is_lost_has_no_effect_later(emulated: Emulated) -> None:
+    emulator = emulated.emulator
+    hang = emulator.faults.hang("disk", times=None)
+    server = emulated.boot(settle=False)
+    host = emulator.wait(lambda: next((h for h in emulator.hosts.values() if h.fake.faults.hung), None))
+    host.lose()
+    emulator.wait(lambda: not host.fake.faults.hung)
+    emulator.faults.remove(hang)
+    assert server not in host.fake.world.state.disks
+    host.start()  # takes it up again: its journal has it as begun
+    emulator.wait(lambda: emulated.status(server) == "ACTIVE")
+
+
+def test_a_conductor_is_killed_and_another_goes_on(emulated: Emulated) -> None:
+    emulator = emulated.emulator
+    hang = emulator.faults.hang("boot", times=None)
+    server = emulated.boot(settle=False)
+    emulator.wait(lambda: any(host.fake.faults.hung for host in emulator.hosts.values()))
+    emulator.kill_conductor()
+    emulator.faults.remove(hang)
+    assert emulated.status(server) == "BUILD"
+    emulator.start_conductor()
+    emulator.wait(lambda: emulated.status(server) == "ACTIVE")
+
+
 def test_a_reset_ends_what_is_under_way(emulated: Emulated) -> None:
     emulator = emulated.emulator
     emulator.faults.hang("boot", times=None)

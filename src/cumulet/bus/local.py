@@ -46,11 +46,13 @@ class Chaos:
     delay: float = 0.0
     delay_seconds: float = 0.02
     drop_seconds: float = 0.2  # how soon the caller of a dropped call gets its time-out
+    quiet: bool = False
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
         self._lock = threading.Lock()
-        print(f"bus chaos: {self!r}")  # shown by pytest when the test fails
+        if not self.quiet:
+            print(f"bus chaos: {self!r}")  # shown by pytest when the test fails
 
     def copies(self) -> list[float]:
         """The delays, in seconds, with which copies of one message arrive; empty: it is lost."""
@@ -121,7 +123,8 @@ class LocalBus:
         service = self._pick(topic)
         if service is None:
             raise Unreachable(f"Nobody serves {topic}.")
-        if self.in_process and type(message) in catalogue.PROMPT:
+        chaos = self.chaos
+        if chaos is None and type(message) in catalogue.PROMPT:
             with service.handling():
                 return _reply(*run_handler(self, service.handler, topic, name, body, envelop(self)))
         pending = _Pending()
@@ -133,11 +136,11 @@ class LocalBus:
                     pending.event.set()
 
             if not self._travel(arrive):
-                time.sleep(self.chaos.drop_seconds if self.chaos else 0)
+                time.sleep(chaos.drop_seconds if chaos else 0)
                 pending.event.set()  # the caller's patience ends
 
         if not self._send(service, name, body, answer):
-            seconds = min(seconds, self.chaos.drop_seconds) if self.chaos else seconds
+            seconds = min(seconds, chaos.drop_seconds) if chaos else seconds
         if not pending.event.wait(seconds) or not pending.name:
             raise BusTimeout(f"{topic} did not answer {name} within {seconds:g} seconds.")
         return _reply(pending.name, pending.body)
@@ -209,10 +212,11 @@ class LocalBus:
 
     def _travel(self, deliver: Callable[[], None]) -> bool:
         """Deliver as the chaos wants it; False if the message is lost."""
-        if self.chaos is None:
+        chaos = self.chaos  # it may come and go
+        if chaos is None:
             deliver()
             return True
-        copies = self.chaos.copies()
+        copies = chaos.copies()
         for seconds in copies:
             if seconds:
                 threading.Thread(target=_later, args=(seconds, deliver), daemon=True).start()

@@ -218,7 +218,13 @@ class Emulator:
         self.control.reconcilers.stop()
         self.control.conductor.stop()
 
+    def kill_conductor(self) -> None:
+        """It is gone as if killed: no transaction under way is committed, nothing more is sent."""
+        self.control.sagas.abandon()
+        self.stop_conductor()
+
     def start_conductor(self) -> None:
+        """After `kill_conductor`: a new one, which knows what stands in the rows and nothing else."""
         self.control.conductor.start()
         self.control.reconcilers.start()
 

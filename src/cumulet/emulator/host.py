@@ -50,6 +50,7 @@ class EmulatedHost:
     def lose(self, seconds: float = 0.2) -> None:
         """The agent is gone, without a word; what runs on the host stays. Its threads are waited for so long."""
         if self.agent is not None:
+            self.fake.faults.die()
             self.agent.stop(seconds)
             self.agent = None
 

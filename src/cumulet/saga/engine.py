@@ -233,6 +233,9 @@ class SagaEngine:
     def run(self) -> None:
         """Start driving sagas. What an earlier run under this name left is resumed at once."""
         assert not self._running
+        if self._abandoned:
+            self.forget()
+            self._abandoned = False
         self._stopping = False
         self._running = [
             threading.Thread(target=self._work, name=f"saga-{n}", daemon=True) for n in range(self._threads)
@@ -631,7 +634,8 @@ class SagaEngine:
             raise
 
     def abandon(self) -> None:
-        """For tests: stop as if killed, without writing or sending anything more."""
+        """For tests and chaos: stop as if killed, without writing or sending anything more. After `stop`, `run` begins
+        as a new process would: with nothing but the rows."""
         self._abandoned = True
         with self._state:
             self._stopping = True

@@ -16,6 +16,7 @@ from cumulet.agent.errors import DriverError
 from cumulet.kernel.clock import Clock, Signal, SystemClock
 
 _SAID_EVERY_S = 0.5
+_LOOK_S = 0.05  # how soon what hangs notices that its agent is dead
 
 
 class _Rule:
@@ -44,6 +45,7 @@ class Faults:
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._go_on = Signal()  # given to those asleep now
+        self._life = 0  # of the agent: operations of an earlier one have no further effect
         self.asleep = self.hung = 0
         self.pace: dict[str, float] = {}  # class name of a body -> seconds that it takes anyway
         self._rules: list[_Rule] = []
@@ -93,6 +95,13 @@ class Faults:
             if rule.hang is not None:
                 rule.hang.set()
 
+    def die(self) -> None:
+        """The agent is killed: operations that sleep or hang end where they are, without effect or a word."""
+        with self._lock:
+            self._life += 1
+            sleepers, self._go_on = self._go_on, Signal()
+        sleepers.set()
+
     def count(self, what: str) -> int:
         with self._lock:
             return self._counts[what]
@@ -105,6 +114,7 @@ class Faults:
         """Called around each effect. Raises DriverError, waits, or does nothing."""
         names = _names(body)
         with self._lock:
+            life = self._life
             if when == "before":
                 self._counts.update(names)
                 if isinstance(body, Operation):
@@ -118,15 +128,22 @@ class Faults:
                     met.append(rule)
         if when == "before" and self.pace:
             self.sleep(self.pace.get(type(body).__name__, 0.0), progress)
+            self._live_on(life, progress)
         for rule in met:
             self.sleep(rule.seconds, progress)
             if rule.hang is not None:
                 self._count(hung=1)
                 self.hanging.release()
-                rule.hang.wait()
+                while not rule.hang.wait(_LOOK_S) and self._life == life:
+                    pass
                 self._count(hung=-1)
+            self._live_on(life, progress)
             if rule.error is not None:
                 raise DriverError(rule.error.code, rule.error.message)
+
+    def _live_on(self, life: int, progress: Progress | None) -> None:
+        if progress is not None and life != self._life:  # an operation: it has a thread of the dead agent's
+            raise SystemExit
 
     def sleep(self, seconds: float, progress: Progress | None = None) -> None:
         """Take so long on the host's clock, saying now and then that we are alive. `clear` ends it."""

@@ -64,6 +64,12 @@ class KeyedExecutor:
                 task()
             except Exception:  # noqa: BLE001 - a worker outlives any task
                 _log.exception("a task of %s failed", key)
+            except SystemExit:  # a fake host's: its agent is as if killed, and so is what its threads were at
+                with self._state:
+                    self._running -= 1
+                    self._threads -= 1
+                    self._state.notify_all()
+                return
             with self._state:
                 self._running -= 1
                 queue = self._waiting[key]
