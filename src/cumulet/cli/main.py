@@ -26,6 +26,7 @@ COMMANDS = {
     "logs": ("cumulet.cli.server", "Print a server's console log."),
     "bench": ("cumulet.cli.bench", "Measure this or any OpenStack cloud; compare two runs."),
     "emulator": ("cumulet.cli.emulator", "An OpenStack to test against, in memory, ready in half a second."),
+    "chaos": ("cumulet.cli.chaos", "Disturb a cloud of its own at work; compare what was acknowledged with what is."),
     "image": ("cumulet.cli.image", "Import cloud images, build the tiny test image."),
 }
 

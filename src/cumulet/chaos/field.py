@@ -1,0 +1,133 @@
+"""The clouds that chaos may be brought upon: its own. `Field` is what a run needs of one; `EmulatedField` is one in
+this process, whose clock is moved to the deadlines instead of waiting for them."""
+
+import time
+from typing import Any, Protocol
+
+from sqlalchemy import func, select
+
+from cumulet.chaos.disturb import Disturbance, EmulatedDisturbances
+from cumulet.chaos.session import Session
+from cumulet.db import METADATA, Database, Tx
+from cumulet.emulator import Account, Emulator
+from cumulet.kernel.clock import SECOND
+from cumulet.saga.journal import ACTIVE
+from cumulet.saga.tables import SAGA_OWNERS, SAGAS
+from cumulet.settings import Settings
+
+_UNDER_WAY = (
+    select(SAGAS.c.id, SAGAS.c.kind, SAGAS.c.object_kind, SAGAS.c.object_id, SAGAS.c.status, SAGAS.c.phase,
+           SAGAS.c.position, SAGAS.c.deadline_at, SAGAS.c.error)
+    .where(SAGAS.c.status.in_(ACTIVE)).order_by(SAGAS.c.id).limit(100)
+)  # fmt: skip
+_COMPARE_S = 0.5
+# what is kept of what is over, and what comes and goes without any user's doing
+HISTORY = frozenset({
+    "sagas", "saga_steps", "server_actions", "request_traces", "processes", "conditions", "reconcilers",
+    "identity_revocations", "identity_epochs", "identity_keys", "consumers", "hosts", "server_faults",
+    "volume_messages",
+})  # fmt: skip
+
+
+class Field(Protocol):
+    url: str
+    db: Database
+
+    def admin(self) -> Session: ...
+
+    def disturbances(self) -> list[Disturbance]: ...
+
+    def settle(self) -> list[str]:
+        """Nothing is disturbed any more: wait until all that was begun has ended, as far as its deadlines allow, and
+        until what is compared now and then has been compared. What is still under way, in words."""
+        ...
+
+    def leftovers(self) -> dict[str, dict[str, list[str]]]:
+        """By host: what exists there that a deleted object must not leave."""
+        ...
+
+    def stop(self) -> None: ...
+
+
+def under_way(db: Database) -> list[str]:
+    def told(row: Any, now: int) -> str:
+        _, kind, object_kind, object_id, status, phase, position, deadline, error = row
+        late = "" if deadline is None else f", deadline {(deadline - now) / SECOND:+.0f} s"
+        why = f": {error}" if error else ""
+        return f"{kind} of {object_kind} {object_id} is {status} at step {position} ({phase}{late}){why}"
+
+    return db.read(lambda tx: [told(row, tx.now) for row in tx.rows(_UNDER_WAY)])
+
+
+def rows(db: Database) -> dict[str, int]:
+    """How many living rows each table has."""
+
+    def count(tx: Tx) -> dict[str, int]:
+        found = {}
+        for name, table in METADATA.tables.items():
+            if name in HISTORY:
+                continue
+            counted = select(func.count()).select_from(table)
+            if "deleted_at" in table.c:
+                counted = counted.where(table.c.deleted_at.is_(None))
+            if name == "desired_docs":
+                counted = counted.where(~table.c.absent)
+            if table is SAGA_OWNERS:
+                counted = counted.where(table.c.saga_id.is_not(None))
+            found[name] = int(tx.scalar(counted))
+        return found
+
+    return db.read(count)
+
+
+class EmulatedField:
+    _DEADLINE_S = 2 * 3600  # of the cloud's clock: no saga may take longer than this once nothing disturbs it
+    _COMPARED_S = 700  # and by then hosts were compared with the rows and reconcilers ran
+
+    def __init__(self, hosts: int, seed: int) -> None:
+        def configure(settings: Settings) -> None:
+            settings.quota.instances = settings.quota.volumes = settings.quota.security_groups = 100
+            settings.quota.cores = 100
+            settings.conductor.lease_seconds = 3
+
+        account = Account("admin", "admin", "admin")
+        self.cloud = Emulator(
+            hosts=hosts,
+            seed=False,
+            accounts=[account],
+            configure=configure,
+            inventory_seconds=60,
+            compare_seconds=_COMPARE_S,
+        )
+        self.cloud.start()
+        self.url, self.db = self.cloud.url, self.cloud.db
+        self._seed = seed
+
+    def admin(self) -> Session:
+        return Session(self.url, "admin", "admin", self.cloud.accounts["admin"].password)
+
+    def disturbances(self) -> list[Disturbance]:
+        return EmulatedDisturbances(self.cloud, self._seed).list()
+
+    def settle(self) -> list[str]:
+        waited, left = 0.0, ["nothing was looked at yet"]
+        self.cloud.settle(5)
+        while waited < self._DEADLINE_S and (left := under_way(self.db)):
+            self.cloud.clock.advance(20)
+            self.cloud.settle(5)
+            waited += 20
+        if not left:
+            self.cloud.clock.advance(self._COMPARED_S)
+            for _ in range(3):  # documents are compared by real time
+                time.sleep(_COMPARE_S)
+                self.cloud.settle(5)
+            self.cloud.clock.advance(30)
+            self.cloud.settle(5)
+            left = under_way(self.db)
+        return left
+
+    def leftovers(self) -> dict[str, dict[str, list[str]]]:
+        return {name: found for name, host in self.cloud.hosts.items() if (found := host.fake.world.leftovers())}
+
+    def stop(self) -> None:
+        self.cloud.stop()

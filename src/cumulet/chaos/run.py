@@ -1,0 +1,119 @@
+"""One run: ground, clients and disturber, calm, reckoning, removal, second reckoning."""
+
+import threading
+import time
+from typing import Any
+
+import msgspec
+
+from cumulet.chaos.client import Client
+from cumulet.chaos.disturb import Disturber, Say
+from cumulet.chaos.field import Field, rows
+from cumulet.chaos.ground import Ground
+from cumulet.chaos.model import Record
+from cumulet.chaos.reckoning import Reckoning, Violation
+
+# what audits also tell: the past, and hosts that say so themselves
+_NOT_NOW = ("undo-incomplete", "agent-warning")
+
+
+class Result(msgspec.Struct):
+    seed: int
+    form: str
+    seconds: float
+    clients: int
+    hosts: int
+    requests: dict[str, int]
+    operations: dict[str, int]
+    refusals: dict[str, int]
+    disturbances: dict[str, int]
+    objects: int
+    failed_deletes: int
+    settle_seconds: float
+    violations: list[dict[str, Any]]
+
+
+def run(field: Field, *, form: str, seed: int, seconds: float, clients: int, hosts: int, say: Say) -> Result:
+    began = time.monotonic()
+
+    def tell(what: str) -> None:
+        say(f"{time.monotonic() - began:7.2f} s  {what}")
+
+    admin = field.admin()
+    admin.must("GET", "network", "/security-groups")  # which makes the default one
+    hosts_before, rows_before = field.leftovers(), rows(field.db)
+    ground = Ground(field.url, admin)
+    ground.make(clients)
+    record, stop = Record(), threading.Event()
+    crew = [
+        Client(number, seed, ground, tenant, user, record, stop)
+        for number, (tenant, user) in enumerate((tenant, user) for tenant in ground.tenants for user in tenant.users)
+    ]
+    disturber = Disturber(field.disturbances(), seed, tell)
+    for client in crew:
+        client.thread.start()
+    disturber.thread.start()
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and disturber.error is None and all(client.error is None for client in crew):
+        time.sleep(0.1)
+    stop.set()
+    for client in crew:
+        client.thread.join(120)
+    disturber.mend()
+    tell("no more disturbances")
+    for error in (disturber.error, *(client.error for client in crew)):
+        if error is not None:
+            raise error
+
+    reckoning = Reckoning(ground, record, admin)
+    calm = time.monotonic()
+
+    for line in field.settle():
+        reckoning.violate("stuck", line.partition(" is ")[0], line)
+    settled = time.monotonic() - calm
+    tell(f"settled: {sum(record.counts.values())} requests, {len(record.things)} objects")
+    reckoning.compare()
+    reckoning.findings(ignore=_NOT_NOW)
+    tell(f"compared: {len(reckoning.violations)} violations")
+    reckoning.remove_all(field.settle)
+    for line in ground.remove():
+        reckoning.violate("undead", line.partition(":")[0], line)
+    field.settle()
+    tell("removed")
+    reckoning.findings(ignore=_NOT_NOW)
+    _nothing_left(reckoning, field, hosts_before, rows_before)
+    admin.close()
+    return Result(
+        seed=seed,
+        form=form,
+        seconds=round(time.monotonic() - began, 1),
+        clients=clients,
+        hosts=hosts,
+        requests=record.replies,
+        operations=dict(sorted(record.counts.items())),
+        refusals=dict(sorted(record.refusals.items())),
+        disturbances=dict(sorted(disturber.counts.items())),
+        objects=len(record.things),
+        failed_deletes=reckoning.failed_deletes,
+        settle_seconds=round(settled, 1),
+        violations=[violation.__dict__ for violation in reckoning.violations],
+    )
+
+
+def _nothing_left(
+    reckoning: Reckoning, field: Field, hosts: dict[str, dict[str, list[str]]], counts: dict[str, int]
+) -> None:
+    for table, count in rows(field.db).items():
+        if count != counts.get(table, 0):
+            message = f"{counts.get(table, 0)} rows before, {count} after everything was removed"
+            reckoning.violate("leaked-rows", table, message)
+    for host, found in field.leftovers().items():
+        for what, ids in found.items():
+            for one in set(ids) - set(hosts.get(host, {}).get(what, ())):
+                thing = reckoning.record.things.get(one.rpartition("/")[2])
+                reckoning.violate(
+                    "leaked-on-host", f"{what} {one} on {host}", "it is there and belongs to nothing", thing
+                )
+
+
+__all__ = ["Result", "Violation", "run"]

@@ -1,0 +1,134 @@
+"""The reckoning finds what was promised and is not so; a quiet cloud has nothing to find."""
+
+import random
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from cumulet.chaos.client import Client
+from cumulet.chaos.disturb import Disturbance, Disturber
+from cumulet.chaos.field import EmulatedField, rows
+from cumulet.chaos.ground import Ground
+from cumulet.chaos.model import Record, Thing
+from cumulet.chaos.reckoning import Reckoning
+from cumulet.services.compute.tables import SERVERS
+
+
+class Scene:
+    def __init__(self) -> None:
+        self.field = EmulatedField(1, 0)
+        self.admin = self.field.admin()
+        self.admin.must("GET", "network", "/security-groups")
+        self.before = rows(self.field.db)
+        self.ground = Ground(self.field.url, self.admin)
+        self.ground.make(1)
+        self.record = Record()
+        tenant = self.ground.tenants[0]
+        self.client = Client(0, 7, self.ground, tenant, tenant.users[0], self.record, threading.Event())
+
+    def make(self, kind: str, body: dict[str, Any]) -> Thing:
+        made = self.client._create(kind, body)
+        assert made is not None
+        assert self.field.cloud.settle()
+        return made
+
+    def server(self) -> Thing:
+        network = self.ground.tenants[0].network
+        wanted = {"flavorRef": self.ground.flavors[0], "imageRef": self.ground.image, "networks": [{"uuid": network}]}
+        return self.make("server", wanted)
+
+    def reckon(self) -> set[tuple[str, str]]:
+        reckoning = Reckoning(self.ground, self.record, self.admin)
+        reckoning.compare()
+        reckoning.findings()
+        return {(found.what, found.about.split()[1]) for found in reckoning.violations}
+
+
+@pytest.fixture(scope="module")
+def scene() -> Iterator[Scene]:
+    made = Scene()
+    yield made
+    made.client.session.close()
+    made.admin.close()
+    made.field.stop()
+
+
+def test_nothing_is_wrong_with_a_quiet_cloud_and_all_of_it_goes(scene: Scene) -> None:
+    server, volume = scene.server(), scene.make("volume", {"size": 1})
+    body = {"volumeAttachment": {"volumeId": volume.id}}
+    assert scene.client._act(
+        server, "attach", "POST", f"{server.path}/os-volume_attachments", body, other=volume
+    ).acknowledged
+    assert scene.field.cloud.settle()
+    assert scene.reckon() == set()
+    reckoning = Reckoning(scene.ground, scene.record, scene.admin)
+
+    def settle() -> list[str]:
+        assert scene.field.cloud.settle()
+        return []
+
+    reckoning.remove_all(settle)
+    assert reckoning.violations == []
+    found = scene.field.leftovers()["host-1"]
+    assert set(found) == {"network documents", "router documents", "wires"}  # the ground's own
+    scene.record.things.clear()
+
+
+@pytest.mark.parametrize("wrong", ["lost", "undead", "stuck", "disagreement", "audit"])
+def test_what_is_wrong_is_found(scene: Scene, wrong: str) -> None:
+    thing = scene.server() if wrong != "lost" else scene.make("port", {"network_id": scene.ground.tenants[0].network})
+    if wrong == "lost":
+        scene.admin.must("DELETE", "network", thing.path)  # behind the client's back
+    elif wrong == "undead":
+        scene.client._act(thing, "delete", "DELETE", thing.path)
+        assert scene.field.cloud.settle()
+        scene.field.db.write(lambda tx: tx.run(update(SERVERS).where(SERVERS.c.id == thing.id).values(deleted_at=None)))
+    elif wrong == "stuck":
+        values = {"task_state": "powering-off"}
+        scene.field.db.write(lambda tx: tx.run(update(SERVERS).where(SERVERS.c.id == thing.id).values(**values)))
+    elif wrong == "disagreement":
+        scene.client._act(thing, "stop", "POST", f"{thing.path}/action", {"os-stop": None})
+        assert scene.field.cloud.settle()
+        values = {"vm_state": "active", "status": "ACTIVE"}
+        scene.field.db.write(lambda tx: tx.run(update(SERVERS).where(SERVERS.c.id == thing.id).values(**values)))
+    else:
+        with scene.field.cloud.host.fake.world.change() as world:
+            world.disks.pop(thing.id)
+    assert (wrong, thing.id) in scene.reckon()
+    scene.record.things.clear()
+
+
+def test_a_seed_gives_the_same_disturbances() -> None:
+    def course(seed: int) -> list[str]:
+        told: list[str] = []
+
+        def act(name: str) -> Any:
+            return lambda rng: (f"{name} {rng.random():.6f}", None)
+
+        disturber = Disturber([Disturbance("a", 3, act("a")), Disturbance("b", 1, act("b"))], seed, told.append)
+        for _ in range(20):
+            disturber._disturb()
+        return told
+
+    assert course(1) == course(1) != course(2)
+
+
+def test_what_was_disturbed_is_taken_back_at_the_end() -> None:
+    told: list[str] = []
+    undone: list[int] = []
+    numbers = iter(range(1000))
+
+    def act(rng: random.Random) -> Any:
+        number = next(numbers)
+        return f"do {number}", (3600.0, f"undo {number}", lambda: undone.append(number))
+
+    disturber = Disturber([Disturbance("a", 1, act)], 1, told.append, pause_s=0.001)
+    disturber.thread.start()
+    while len(told) < 5:
+        pass
+    disturber.mend()
+    assert disturber.error is None
+    assert sorted(undone) == list(range(next(numbers)))
