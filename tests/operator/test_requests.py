@@ -1,5 +1,6 @@
 """The course of a request: what is noted, what is drawn, and that clocks do not draw what cannot be."""
 
+import re
 import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -71,6 +72,8 @@ def test_the_course_of_a_create(cloud: Any) -> None:
     assert [place(story, one) for one in order] == sorted(place(story, one) for one in order)
     times = [row["at_ms"] for row in story["rows"]]
     assert times == sorted(times)
+    disks = texts(story)[place(story, "server.build: disks done")]
+    assert re.search(r"; transaction \d+\.\d ms$", disks), disks
     way = next(row for row in story["rows"] if row["text"].startswith("CreateDisks accepted"))
     assert (names[way["from"]], names[way["to"]]) == ("queue", f"agent@{host}")
     assert any(one["lifeline"] == names.index(f"agent@{host}") for one in story["active"])

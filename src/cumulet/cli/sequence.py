@@ -61,6 +61,7 @@ def _short(name: str, width: int) -> str:
 # -- SVG ------------------------------------------------------------------------------------------------------------
 
 _GAP, _LEFT, _TOP, _STEP = 190, 110, 96, 27
+_LETTER = 6.4  # width of one at the labels' size
 _COLOURS = {
     "request": "#1a4f8b", "answer": "#1a4f8b", "transaction": "#6b4a9e", "step": "#6b4a9e", "message": "#2f6f4f",
     "failed": "#b3261e", "undo": "#a15c00",
@@ -73,8 +74,8 @@ def svg(drawing: dict[str, Any], title: str) -> str:
     x = [_LEFT + 70 + number * _GAP for number in range(len(lines))]
     y = [_TOP + 34 + number * _STEP for number in range(len(rows))]
     bottom = (y[-1] if y else _TOP) + 26
-    longest = max((len(row["text"]) for row in rows), default=0) * 6.3
-    width, height = int(max(x[-1] + 130, _LEFT + longest + 160)), bottom + 40
+    right = max((_label_at(row, x) + len(row["text"]) * _LETTER for row in rows), default=0)
+    width, height = int(max(x[-1] + 110, right + 20)), bottom + 40
     out = [
         f"<svg xmlns='http://www.w3.org/2000/svg' width='{width}' height='{height}' "
         f"viewBox='0 0 {width} {height}' {_FONT}>",
@@ -105,6 +106,11 @@ def svg(drawing: dict[str, Any], title: str) -> str:
     return "\n".join(out) + "\n"
 
 
+def _label_at(row: dict[str, Any], x: list[int]) -> int:
+    ends = [_LEFT if end is None else x[end] for end in (row["from"], row["to"])]
+    return min(ends) + (11 if row["from"] is not None and row["from"] == row["to"] else 10)
+
+
 def _bar(active: dict[str, Any], rows: list[dict[str, Any]], x: list[int], y: list[int]) -> str:
     """Where a lifeline works: from the first row at its beginning to the last at its end."""
     inside = [h for h, row in zip(y, rows, strict=True) if active["from_ms"] <= row["at_ms"] <= active["to_ms"]]
@@ -124,7 +130,7 @@ def _arrow(row: dict[str, Any], x: list[int], y: int) -> str:
         place = x[source]
         return (
             f"<circle cx='{place}' cy='{y}' r='4' fill='{colour}'/>"
-            f"<text x='{place + 11}' y='{y + 3}' font-size='10.5' fill='{colour}' {halo}>{label}</text>"
+            f"<text x='{_label_at(row, x)}' y='{y + 3}' font-size='10.5' fill='{colour}' {halo}>{label}</text>"
         )
     begin = _LEFT if source is None else x[source]
     end = _LEFT if target is None else x[target]
@@ -133,5 +139,5 @@ def _arrow(row: dict[str, Any], x: list[int], y: int) -> str:
     return (
         f"<line x1='{begin}' y1='{y}' x2='{end - back}' y2='{y}' stroke='{colour}' stroke-width='1.4'/>"
         f"<polygon points='{head}' fill='{colour}'/>"
-        f"<text x='{min(begin, end) + 10}' y='{y - 5}' font-size='10.5' fill='{colour}' {halo}>{label}</text>"
+        f"<text x='{_label_at(row, x)}' y='{y - 5}' font-size='10.5' fill='{colour}' {halo}>{label}</text>"
     )

@@ -23,7 +23,7 @@ Transactions = list[tuple[int, int, int]]
 class Note(NamedTuple):
     request_id: str
     at: int  # microseconds since the epoch
-    kind: str  # request, taken, call, message
+    kind: str  # request, taken, moved, call, message
     data: dict[str, Any]
 
 

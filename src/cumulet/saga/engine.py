@@ -464,6 +464,8 @@ class SagaEngine:
             text = str(error)
             moved = attempt(lambda tx, f: self.stepper.undo_failed(tx, f, text))
         if moved is not None:
+            row = moved[0].row  # `updated_at`: when the transaction began
+            self.tracer.note(row.request_id, "moved", self.db.clock.now(), saga=row.id, began=row.updated_at)
             self._probe("after-commit", moved[0])
             self._keep(moved[0])
         return moved

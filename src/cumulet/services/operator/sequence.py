@@ -77,11 +77,14 @@ class _Sequence:
         self.request = next((one for one in self.told if one[2] == "request"), None)
         self.api = self.request[0] if self.request else "api"
         self.taken = [(process, at, data) for process, at, kind, data in self.told if kind == "taken"]
+        self.moved: dict[tuple[str, int], tuple[str, int]] = {}  # (saga, transaction's begin) -> who, its end
         self.calls: dict[str, list[tuple[str, int, dict[str, Any]]]] = {}
         self.outcomes: dict[str, tuple[str, int, dict[str, Any]]] = {}
         self.wakes = []
         for process, at, kind, data in self.told:
-            if kind == "call":
+            if kind == "moved":
+                self.moved.setdefault((data["saga"], data["began"]), (process, at))
+            elif kind == "call":
                 self.calls.setdefault(data["op"], []).append((process, at, data))
             elif kind == "message" and data.get("op"):
                 self.outcomes.setdefault(data["op"], (process, at, data))
@@ -121,6 +124,9 @@ class _Sequence:
 
     def _driver(self, saga: SagaRow, at: int) -> str:
         """The conductor that drove the saga then, as far as is known."""
+        known = self.moved.get((saga.id, at))
+        if known is not None:
+            return _conductor(known[0])
         found = None
         for process, when, data in self.taken:
             if data["saga"] == saga.id and (found is None or when <= at):
@@ -204,6 +210,11 @@ class _Sequence:
         else:
             self._add(me, at, me, me, f"takes {saga.kind} after {_ms(waited)} in its own queue", "message")
 
+    def _took(self, saga: SagaRow, began: int) -> str:
+        """How long the transaction took that began then."""
+        known = self.moved.get((saga.id, began))
+        return "" if known is None else f"; transaction {_ms(known[1] - began)}"
+
     def _draw_saga(self, saga: SagaRow, steps: list[StepRow]) -> None:
         ended = [step for step in steps if step.ended_at]
         for step in steps:
@@ -222,6 +233,7 @@ class _Sequence:
                 text += f" ({step.error})"
             if step is ended[-1] and saga.status == "finished":
                 text += f"; {saga.kind} finished"
+            text += self._took(saga, step.ended_at)
             self._add(me, step.ended_at, me, DATABASE, text, "failed" if failed else "step")
             if step.undone_at:
                 bad = step.state != "undone"
