@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from cumulet.agent.contract import DOCUMENTS, PasswordTaken, PortDoc
+from cumulet.agent.contract import DOCUMENTS, MendItem, PasswordTaken, PortDoc
 from cumulet.agent.errors import DriverError
 from cumulet.agent.network.config import NetworkConfig
 from cumulet.agent.network.driver import NetworkDriver
@@ -62,6 +62,13 @@ def main() -> None:
             return driver.ports.plug(msgspec.convert(args[0], PortDoc))
         if name == "unplug":
             return driver.ports.unplug(args[0])
+        if name == "audit":
+            documents: dict[str, dict[str, Any]] = {kind: {} for kind in args[0]}
+            for kind, some in args[0].items():
+                documents[kind] = {one["id"]: msgspec.convert(one, DOCUMENTS[kind]) for one in some}
+            return msgspec.to_builtins(driver.audit(documents))
+        if name == "mend":
+            return driver.mend(msgspec.convert(args[0], MendItem))
         if name == "facts":
             return msgspec.to_builtins(driver.facts())
         if name == "why":

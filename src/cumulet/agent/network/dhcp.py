@@ -92,6 +92,8 @@ class DhcpServers:
         namespace, device = names.dhcp_namespace(doc.id), names.dhcp_device(port.id)
         self._w.mechanism.prepare(port)
         fresh = self._w.namespaces.ensure(namespace, _SYSCTLS)
+        if fresh:
+            self._w.made_anew(namespace, [port.id])
         self._w.plug_veth(port, device, namespace)
         # some DHCP clients check the checksum that the kernel leaves to the device
         in_namespace(namespace, lambda: offloads_off(device))

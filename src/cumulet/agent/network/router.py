@@ -70,6 +70,8 @@ class Routers:
     def _route(self, doc: RouterDoc, held: RouterDoc | None) -> None:
         namespace = names.router_namespace(doc.id)
         fresh = self._w.namespaces.ensure(namespace, _SYSCTLS)
+        if fresh:
+            self._w.made_anew(namespace, [leg.port.id for leg in _legs(doc)])
         for leg in _legs(doc):
             self._w.mechanism.prepare(leg.port)
             self._w.plug_veth(leg.port, _device(doc, leg), namespace)

@@ -1,6 +1,7 @@
 """What the appliers of this host share: one lock, the store, the mechanism, filters, namespaces, metadata."""
 
 import threading
+from collections.abc import Iterable
 
 from cumulet.agent.contract import PortDoc
 from cumulet.agent.network import links, names
@@ -31,6 +32,13 @@ class Wiring:
         self.namespaces = namespaces
         self.metadata = metadata
         self.lock = threading.RLock()  # kernel changes of ports, networks and routers, one at a time: 10-50 ms each
+
+    def made_anew(self, namespace: str, port_ids: Iterable[str]) -> None:
+        """The namespace is new. Had there been one of its name (somebody deleted it), what hung in it leads nowhere:
+        its listener and the outer ends of its devices, which would pass for wired."""
+        self.metadata.stop(namespace)
+        for port_id in port_ids:
+            links.delete(names.tap(port_id))
 
     def plug_veth(self, port: PortDoc, inner: str, namespace: str) -> None:
         """``tap<port>`` on the port's network, ``inner`` in the namespace. The network must be prepared."""
