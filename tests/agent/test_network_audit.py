@@ -31,6 +31,7 @@ from cumulet.agent.network.linuxbridge import LinuxBridge
 from cumulet.agent.network.openvswitch import OpenVSwitch
 from cumulet.agent.network.router import Routers
 from cumulet.agent.network.store import DocumentStore
+from cumulet.agent.network.wiring import Wiring
 
 NETWORK, PORT, SUBNET = "n" * 36, "p" * 36, "s" * 36
 
@@ -302,3 +303,14 @@ def test_forgetting_a_lease_leaves_the_others(
     assert running.wait(5) is not None  # it would have written the lease again
     assert audit.rid(item) == "the lease is forgotten"
     assert path.read_text() == keep
+
+
+def test_a_namespace_made_anew_has_no_old_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody deleted it: its listener and outer devices would pass for wired."""
+    gone: list[str] = []
+    metadata: Any = SimpleNamespace(stop=gone.append)
+    nothing: Any = None
+    wiring = Wiring(nothing, nothing, nothing, nothing, nothing, metadata)
+    monkeypatch.setattr(links, "delete", gone.append)
+    wiring.made_anew("qdhcp-x", [PORT])
+    assert gone == ["qdhcp-x", names.tap(PORT)]

@@ -15,9 +15,8 @@ TUNNEL = Segment(network_type="vxlan", segmentation_id=5001, mtu=1450, peers=["1
 
 
 def audit(worker: Worker, **documents: list[Any]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = worker(
-        "audit", {kind: msgspec.to_builtins(some) for kind, some in documents.items()}
-    )["drift"]
+    plain = {kind: msgspec.to_builtins(some) for kind, some in documents.items()}
+    found: list[dict[str, Any]] = worker("audit", plain).get("drift", [])
     return found
 
 
@@ -40,7 +39,6 @@ def test_networks_filters_and_wires(host: Host) -> None:
     directory = f"/run/cumulet-test/dhcp/{NET}"
     assert audit(worker, **documents) == []
 
-    host.sh(f"nft delete element bridge cumulet_sg from_port '{{ \"{guest.tap}\" }}' || true")
     host.sh(f"nft flush chain bridge cumulet_sg o-{guest.tap}")
     assert kinds(audit(worker, **documents)) == ["chain-missing"]
     worker("plug", guest)
@@ -80,7 +78,7 @@ def test_what_no_document_asks_for_is_told_and_goes_by_an_operators_word(host: H
     worker("plug", guest)
     network = network_doc([guest])
     worker.apply(network)
-    worker.apply(router_doc())
+    worker.apply(router_doc(gateway=None))
     found = audit(worker, port=[guest], network=[], router=[])
     assert sorted(kinds(found)) == ["dnsmasq-unknown", "namespace-unknown", "namespace-unknown"]
     names = host.sh("ip netns list")
