@@ -292,16 +292,18 @@ def machine() -> dict[str, Any]:
 
 
 def revision() -> str:
-    """The commit this code stands at, with a ``+`` when files differ from it; the version outside a clone."""
+    """The commit this code stands at, with a ``+`` when it differs from it; the version outside a clone."""
     import subprocess
 
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "--untracked=no") else "")
+        return git("rev-parse", "--short", "HEAD") + (
+            "+" if git("status", "--porcelain", "--untracked=no", ".") else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return __version__
 
