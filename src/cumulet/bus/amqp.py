@@ -134,7 +134,7 @@ class _Consumer:
 
     def _run(self) -> None:
         while not self.stopping.is_set():
-            connection = None
+            connection, broken = None, False
             try:
                 connection = self._broker.connect()
                 self._declare(connection.default_channel, self._on_message)
@@ -147,6 +147,7 @@ class _Consumer:
                     _log.info("the message broker is back (%s)", self._name)
                 self._drain(connection)
             except _BROKEN as error:
+                broken = True
                 if not self.stopping.is_set():
                     level = logging.DEBUG if self._away else logging.WARNING  # said once for each absence
                     self._away = True
@@ -154,7 +155,7 @@ class _Consumer:
             finally:
                 self.ready.clear()
                 if connection is not None:
-                    _close(connection)
+                    _close(connection, broken=broken)
             self.stopping.wait(_RETRY_SECONDS)
 
     def _drain(self, connection: Connection) -> None:
@@ -173,9 +174,13 @@ class _Consumer:
             self._thread.join(3)
 
 
-def _close(connection: Connection) -> None:
+def _close(connection: Connection, *, broken: bool = False) -> None:
+    """A broken one is let go without a word: its goodbye would wait for ever where a network drops packets."""
     try:
-        connection.release()
+        if broken:
+            connection.collect()
+        else:
+            connection.release()
     except _BROKEN as error:
         _log.debug("closing a broken connection: %s", error)
 
@@ -242,14 +247,14 @@ class _Publisher:
                 except _BROKEN:
                     self._drop()
 
-    def _drop(self) -> None:
+    def _drop(self, *, broken: bool = True) -> None:
         if self._connection is not None:
-            _close(self._connection)
+            _close(self._connection, broken=broken)
             self._connection = None
 
     def close(self) -> None:
         with self._lock:
-            self._drop()
+            self._drop(broken=False)
 
 
 def _is_dead(connection: Connection) -> bool:
