@@ -29,7 +29,7 @@ from cumulet.services.operator.sequence import sequence
 from cumulet.services.operator.vitals import Vitals, others
 
 _COUNTS = select(SAGAS.c.status, func.count()).where(SAGAS.c.ended_at.is_(None)).group_by(SAGAS.c.status)
-_KEPT_ROWS, _KEPT_HOURS = 50_000, 72.0  # of the record of requests
+_KEPT_ROWS, _KEPT_HOURS = 20_000, 72.0  # of the record of requests
 _OVERDUE = (
     select(SAGAS.c.kind, SAGAS.c.object_id, SAGAS.c.position, SAGAS.c.deadline_at)
     .where(SAGAS.c.ended_at.is_(None), SAGAS.c.deadline_at < bindparam("now"))
