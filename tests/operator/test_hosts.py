@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 import requests
+from click.testing import CliRunner
 
+from cumulet.cli.client import Cloud as Client
+from cumulet.cli.host import host
 from cumulet.kernel import pki
 from cumulet.settings import BusSettings, Settings
 from tests.compute.helpers import Nova
@@ -206,3 +209,47 @@ def test_accounts_of_hosts_that_left_go(operator: Operator) -> None:
     assert operator.joining.reconcile_accounts() == "1 accounts removed"
     assert "stays" in operator.broker.passwords
     assert operator.joining.reconcile_accounts() is None
+
+
+@pytest.fixture
+def command(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """``cumulet host …`` as the administrator; what it printed."""
+    settings = {
+        "auth": {**operator.cloud.auth("admin"), "user_domain_name": "Default", "project_domain_name": "Default"}
+    }
+    monkeypatch.setattr("cumulet.cli.host.operator_cloud", lambda name: Client(settings))
+
+    def run(*words: str) -> str:
+        done = CliRunner().invoke(host, list(words), catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    return run
+
+
+def test_the_command(operator: Operator, command: Callable[..., str]) -> None:
+    said = command("token", "--host", "cli-1", "--roles", "compute,storage", "--hours", "2")
+    (line,) = [line for line in said.splitlines() if line.startswith("cumulet join ")]
+    assert line.endswith("--roles compute,storage")
+    assert operator.cloud.url in line
+    token = line.split("--token ")[1].split()[0]
+    assert operator.join(token, "cli-1", pki.new_key(), ("compute", "storage")).status_code == 200
+    operator.cloud.add_host("cli-1")
+    operator.cloud.wait(lambda: "cli-1" in command("list"))
+    row = next(line for line in command("list").splitlines() if "cli-1" in line)
+    assert "up" in row
+    assert "certificate" in row
+    assert "nothing is left" in command("drain", "cli-1", "--reason", "fans")
+    assert "drained" in next(line for line in command("list").splitlines() if "cli-1" in line)
+    assert "takes work again" in command("drain", "cli-1", "--undo")
+    assert "forced down" in command("down", "cli-1")
+    assert "is up" in command("down", "cli-1", "--undo")
+    nova = Nova(operator.cloud)
+    server = nova.boot()
+    place = operator.cloud.api("admin").get("compute", f"/servers/{server}")["server"]["OS-EXT-SRV-ATTR:host"]
+    assert server in command("drain", place)
+    command("drain", place, "--undo")
+    nova.remove(server)
+    operator.cloud.hosts.pop("cli-1").lose()
+    assert "removed" in command("remove", "cli-1")
+    assert "cli-1" not in command("list")

@@ -96,6 +96,18 @@ class PostgresServer:
         self._run("createdb", "-h", str(self.directory), "-p", str(self.port), "-U", "postgres", name)
         return f"postgresql://postgres@127.0.0.1:{self.port}/{name}"
 
+    def dump(self, url: str, path: Path) -> None:
+        self._run("pg_dump", "--format=custom", f"--file={path}", *self._named(url))
+
+    def restore(self, url: str, path: Path) -> None:
+        self._run(
+            "pg_restore", "--clean", "--if-exists", "--exit-on-error", f"--dbname={self._named(url)[-1]}", str(path)
+        )
+
+    def _named(self, url: str) -> list[str]:
+        name = url.rpartition("/")[2]
+        return [f"host={self.directory} port={self.port} user=postgres dbname={name}"]
+
     def restart(self) -> None:
         """Every connection is cut at once."""
         self._run("pg_ctl", "-D", str(self.directory / "data"), "-m", "immediate", "-w", "stop")

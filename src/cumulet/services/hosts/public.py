@@ -142,12 +142,11 @@ class HostsService:
         return self.show(name)
 
     def remove(self, name: str) -> None:
-        """Forget a host that holds nothing; its certificate and its broker account are worth nothing afterwards."""
+        """Forget a host that holds nothing; its certificate and its broker account are worth nothing afterwards.
+        Routers and DHCP servers that are still on it are given to others by the reconciler of scheduling."""
 
         def work(tx: Tx) -> bool:
             host = self.hosts.get(tx, name)
-            for tenant in self.tenants:
-                tenant.leave_host(tx, name)
             kinds = [kind for kind, _, _ in self._on(tx, name) if kind in _KEPT]
             if kinds:
                 counts = ", ".join(f"{kinds.count(kind)} {kind}(s)" for kind in _KEPT if kind in kinds)
