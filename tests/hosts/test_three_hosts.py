@@ -154,7 +154,10 @@ class Pings:
         """Every packet was answered, but for a first one that looked for its way, before anything was disturbed, and
         a last one that was still under way."""
         self._world.says(f"sudo kill -INT $(cat /tmp/{self.address})")
-        said = self._process.communicate(timeout=30)[0]
+        try:
+            said = self._process.communicate(timeout=30)[0]
+        finally:
+            self.stop()
         found = re.search(r"(\d+) packets transmitted", said)
         assert found, said[-500:]
         answered = [int(number) for number in re.findall(r"seq=(\d+)", said)]
@@ -164,6 +167,10 @@ class Pings:
         assert first <= 1
         assert int(found[1]) - last <= 2
 
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait(10)
+
 
 @pytest.fixture
 def undisturbed(world: World) -> Iterator[None]:
@@ -172,9 +179,13 @@ def undisturbed(world: World) -> Iterator[None]:
     assert all(len(guests) == 1 for guests in before.values())
     pings = [Pings(world, world.addresses[host]) for host in ("h1", "h3")]
     time.sleep(2)
-    yield
-    for one in pings:
-        one.end()
+    try:
+        yield
+        for one in pings:
+            one.end()
+    finally:
+        for one in pings:
+            one.stop()
     assert {host: world.machines.guests(host) for host in HOSTS} == before
 
 
