@@ -92,6 +92,32 @@ def test_delete_with_the_host_down(own: Nova) -> None:
     own.cloud.wait(lambda: not own.cloud.hosts[host].fake.world.leftovers().get("domains"))
 
 
+def test_a_volume_that_its_host_does_not_let_go_of_is_free_once_the_server_is_deleted(own: Nova) -> None:
+    api = own.cloud.api("demo")
+    server = own.boot()
+    volume = api.post("volume", "/volumes", {"volume": {"size": 1}})["volume"]["id"]
+
+    def shows(status: str) -> bool:
+        return bool(api.get("volume", f"/volumes/{volume}")["volume"]["status"] == status)
+
+    own.cloud.wait(lambda: shows("available"))
+    body = {"volumeAttachment": {"volumeId": volume}}
+    assert own.post(f"/servers/{server}/os-volume_attachments", body).status == 200
+    own.cloud.wait(lambda: shows("in-use"))
+    for host in own.cloud.hosts.values():
+        host.fake.faults.fail("UnexportVolume", times=None)
+    own.remove(server)
+    assert shows("available")
+    assert "attachment-without-server" not in {
+        one["code"] for one in own.cloud.control.operator.audit(fix=False)["findings"]
+    }
+    for host in own.cloud.hosts.values():
+        host.fake.faults.clear()
+        host.restart()  # an inventory, in which the export is
+    own.cloud.wait(lambda: not any(host.fake.world.leftovers().get("exports") for host in own.cloud.hosts.values()))
+    assert api.delete("volume", f"/volumes/{volume}").status == 202
+
+
 def test_hard_reboot_and_delete_preempt(own: Nova) -> None:
     server = own.boot()
     host = own.as_user("admin").show(server)["OS-EXT-SRV-ATTR:host"]

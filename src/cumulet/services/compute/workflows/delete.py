@@ -64,6 +64,7 @@ class DeleteWorkflow(Workflow):
 
     def _bury(self, tx: Tx, run: Run) -> None:
         server = self.server(tx, run)
+        self.volumes.give_up_all(tx, server.id)  # what a host would not let go of: its next inventory removes exports
         self.parts.network.release_server_ports(tx, server.id)
         self.parts.placement.release(tx, server.id)
         self.withdraw_metadata(tx, server)

@@ -89,7 +89,8 @@ class VolumeWorkflows(Workflow):
         return self.connect, self.disconnect, self.attach, self.detach, self.extend, self.release
 
     def give_up_all(self, tx: Tx, server_id: str) -> None:
-        """A build failed for good (its connections are undone): its volumes are free again."""
+        """The server is no more, or never was (a build failed for good, its connections are undone): its volumes are
+        free again."""
         for disk in store.disks(tx, [server_id]).get(server_id, []):
             self._let_go(tx, disk)
 
