@@ -212,6 +212,21 @@ def test_a_removal_of_what_the_host_never_had_is_applied_too(cloud: Cloud) -> No
     assert cloud.db.read(lambda tx: cloud.desired.index(tx, "h1")).entries == []
 
 
+def test_what_was_removed_meanwhile_is_not_wanted_again_by_a_change_of_others(cloud: Cloud) -> None:
+    gone, here = ("h9", "metadata", "m1"), ("h9", "metadata", "m2")
+    cloud.db.write(lambda tx: cloud.desired.touch_many(tx, [gone, here]))
+    before = cloud.db.read(lambda tx: cloud.desired.applied(tx, *here))
+    cloud.db.write(lambda tx: cloud.desired.remove(tx, *gone))
+    cloud.db.write(lambda tx: cloud.desired.touch_many(tx, [gone, here], of_others={gone, here}))
+    assert cloud.db.read(lambda tx: cloud.desired.held_by(tx, "h9")) == [here[1:]]
+    after = cloud.db.read(lambda tx: cloud.desired.applied(tx, *here))
+    assert before is not None
+    assert after is not None
+    assert after[0] == before[0] + 1
+    cloud.db.write(lambda tx: cloud.desired.touch_many(tx, [gone]))
+    assert len(cloud.db.read(lambda tx: cloud.desired.held_by(tx, "h9"))) == 2
+
+
 def test_an_error_of_a_document_is_kept(cloud: Cloud) -> None:
     fake = cloud.add_host()
     fake.faults.fail("metadata", times=None, message="no room")

@@ -5,7 +5,7 @@ A generation never falls, not even over removal: a new row begins at the present
 Hints (``LookAgain``) leave after the commit, one for each host; a lost one costs time, nothing else.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from operator import itemgetter
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -26,7 +26,7 @@ _UPSERT = (
     "INSERT INTO desired_docs (host, kind, object_id, generation, applied_generation, absent, updated_at)"
     " VALUES (:host, :kind, :object_id, :now, 0, :absent, :now)"
     " ON CONFLICT (host, kind, object_id) DO UPDATE SET generation = desired_docs.generation + 1,"
-    " absent = excluded.absent, updated_at = excluded.updated_at"
+    " absent = excluded.absent, updated_at = excluded.updated_at WHERE :revive OR NOT desired_docs.absent"
 )
 _TOUCH = text(_UPSERT + " RETURNING generation")
 _TOUCH_MANY = text(_UPSERT)
@@ -102,20 +102,38 @@ class Desired:
 
     def touch(self, tx: Tx, host: str, kind: str, object_id: str) -> int:
         """The host is to have this document in its present form; the generation."""
-        values = {"host": host, "kind": kind, "object_id": object_id, "now": tx.now, "absent": False}
+        values = {"host": host, "kind": kind, "object_id": object_id, "now": tx.now, "absent": False, "revive": True}
         generation = int(tx.scalar(_TOUCH, values))
         self._hint(tx, host, kind, object_id)
         return generation
 
-    def touch_many(self, tx: Tx, keys: Iterable[tuple[str, str, str]], *, hint: bool = True) -> None:
+    def touch_many(
+        self,
+        tx: Tx,
+        keys: Iterable[tuple[str, str, str]],
+        *,
+        hint: bool = True,
+        of_others: Collection[tuple[str, str, str]] = (),
+    ) -> None:
         """`touch` for many (host, kind, object) in one statement. Without a hint the hosts find out when they next
-        compare: for documents that come to them otherwise."""
+        compare: for documents that come to them otherwise. ``of_others``: those that only change their form; what
+        another unit of work removed meanwhile stays removed."""
         wanted = list(keys)
         if not wanted:
             return
         tx.run(
             _TOUCH_MANY,
-            [{"host": h, "kind": k, "object_id": o, "now": tx.now, "absent": False} for h, k, o in wanted],
+            [
+                {
+                    "host": key[0],
+                    "kind": key[1],
+                    "object_id": key[2],
+                    "now": tx.now,
+                    "absent": False,
+                    "revive": key not in of_others,
+                }
+                for key in wanted
+            ],
         )
         for key in wanted if hint else ():
             self._hint(tx, *key)

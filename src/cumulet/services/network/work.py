@@ -198,8 +198,9 @@ class Work:
         for key in sorted(self.gone - wanted):
             desired.remove(tx, *key)
         carried = {key for key in wanted if key[1] == "port" and key[2] in self._ports} if self.carried else set()
+        of_others = {key for key in wanted if key[1] == "port" and key[2] not in self._ports}
         desired.touch_many(tx, sorted(carried), hint=False)
-        desired.touch_many(tx, sorted(wanted - carried))
+        desired.touch_many(tx, sorted(wanted - carried), of_others=of_others)
         self._servers.update(row[0] for row in rows_in(tx, _SERVERS_OF_PORTS, self.inside))
         for server_id in sorted(self._servers):
             desired.touch_holders(tx, "metadata", server_id)
