@@ -3,18 +3,44 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+
+from tests.support.postgres import PostgresServer
+from tests.support.rabbit import RabbitServer
 
 pytestmark = pytest.mark.slow
 
 
+def chaos(*options: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "cumulet", "chaos", "--json", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    assert result["violations"] == [], done.stderr
+    assert done.returncode == 0
+    return result
+
+
 @pytest.mark.parametrize("seed", [2, 5])
 def test_in_one_process(seed: int) -> None:
-    command = [sys.executable, "-m", "cumulet", "chaos", "--json", "--seconds=12", f"--seed={seed}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode in (0, 1), done.stderr
-    result = json.loads(done.stdout)
-    assert result["violations"] == [], done.stderr
+    result = chaos("--seconds=12", f"--seed={seed}")
     assert result["requests"]["acknowledged"] > 50
     assert len(result["disturbances"]) >= 6
+
+
+def test_one_process_that_is_killed_and_stopped() -> None:
+    result = chaos("--processes", "--seconds=15", "--seed=3")
+    assert result["form"] == "one process"
+    assert result["requests"]["acknowledged"] > 10
+
+
+@pytest.mark.postgres
+@pytest.mark.rabbit
+def test_api_conductors_and_agents(postgres: PostgresServer, rabbit: RabbitServer) -> None:
+    servers = [f"--database={postgres.new_database()}", f"--bus={rabbit.url}?prefix=chaos"]
+    result = chaos("--processes", "--seconds=25", "--seed=3", "--hosts=2", *servers)
+    assert result["form"] == "processes"
+    assert set(result["disturbances"]) == {"process killed", "process stopped"}
+    assert result["requests"]["acknowledged"] > 20

@@ -126,9 +126,7 @@ def test_what_was_disturbed_is_taken_back_at_the_end() -> None:
         return f"do {number}", (3600.0, f"undo {number}", lambda: undone.append(number))
 
     disturber = Disturber([Disturbance("a", 1, act)], 1, told.append, pause_s=0.001)
-    disturber.thread.start()
-    while len(told) < 5:
-        pass
+    disturber.run(5, lambda: len(told) < 5)
+    assert undone == []
     disturber.mend()
-    assert disturber.error is None
     assert sorted(undone) == list(range(next(numbers)))

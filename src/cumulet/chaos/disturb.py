@@ -7,7 +7,7 @@ defect of the run or of the cloud's own life (a conductor that does not come bac
 
 import heapq
 import random
-import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
@@ -31,34 +31,27 @@ class Disturbance:
 
 class Disturber:
     def __init__(self, disturbances: list[Disturbance], seed: int, say: Say, *, pause_s: float = 0.5) -> None:
-        self.thread = threading.Thread(target=self._run, name="chaos-disturber", daemon=True)
         self.random = random.Random(f"{seed}/disturber")
         self.disturbances = disturbances
         self.counts: dict[str, int] = {}
-        self.error: BaseException | None = None
         self._say = say
         self._pause_s = pause_s
-        self._ended = threading.Event()
         self._undo: list[tuple[float, int, str, Callable[[], object]]] = []
         self._numbers = count()
 
-    def _run(self) -> None:
-        try:
-            next_at = now()
-            while not self._ended.is_set():
-                if now() >= next_at:
-                    self._disturb()
-                    next_at = now() + self.random.uniform(0.2, 1.8) * self._pause_s
-                self._take_back(now())
-                until = min([next_at, *(entry[0] for entry in self._undo[:1])])
-                self._ended.wait(max(0.01, until - now()))
-        except BaseException as error:  # noqa: BLE001 - told by the run
-            self.error = error
+    def run(self, seconds: float, go_on: Callable[[], bool]) -> None:
+        """On the caller's thread: processes that it starts end with the thread that started them."""
+        next_at, end = now(), now() + seconds
+        while now() < end and go_on():
+            if now() >= next_at:
+                self._disturb()
+                next_at = now() + self.random.uniform(0.2, 1.8) * self._pause_s
+            self._take_back(now())
+            until = min([next_at, end, now() + 0.5, *(entry[0] for entry in self._undo[:1])])
+            time.sleep(max(0.01, until - now()))
 
     def mend(self) -> None:
-        """No more of it; all that was done is taken back."""
-        self._ended.set()
-        self.thread.join(60)
+        """All that was done is taken back."""
         self._take_back(float("inf"))
 
     def _disturb(self) -> None:

@@ -308,6 +308,7 @@ class Reckoning:
                     left.append(f"{key} {one['id']}: {reply.status} {reply.message}")
             if service != "network" and found:
                 left += [f"{key} {line}" for line in settle()]
+                session.close()
                 for one in session.must("GET", service, path)[key]:
                     if self._ours(key, one, tenant):
                         left.append(f"{key} {one['id']}: it is {one.get('status')} after its delete")

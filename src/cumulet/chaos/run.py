@@ -13,8 +13,8 @@ from cumulet.chaos.ground import Ground
 from cumulet.chaos.model import Record
 from cumulet.chaos.reckoning import Reckoning, Violation
 
-# what audits also tell: the past, and hosts that say so themselves
-_NOT_NOW = ("undo-incomplete", "agent-warning")
+# what audits also tell: the past, processes that were killed, hosts that say so themselves
+_NOT_NOW = ("undo-incomplete", "agent-warning", "process-silent")
 
 
 class Result(msgspec.Struct):
@@ -49,36 +49,40 @@ def run(field: Field, *, form: str, seed: int, seconds: float, clients: int, hos
         Client(number, seed, ground, tenant, user, record, stop)
         for number, (tenant, user) in enumerate((tenant, user) for tenant in ground.tenants for user in tenant.users)
     ]
-    disturber = Disturber(field.disturbances(), seed, tell)
+    disturber = Disturber(field.disturbances(), seed, tell, pause_s=field.pause_s)
     for client in crew:
         client.thread.start()
-    disturber.thread.start()
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and disturber.error is None and all(client.error is None for client in crew):
-        time.sleep(0.1)
-    stop.set()
-    for client in crew:
-        client.thread.join(120)
-    disturber.mend()
+    try:
+        disturber.run(seconds, lambda: all(client.error is None for client in crew))
+    finally:
+        stop.set()
+        disturber.mend()
+        for client in crew:
+            client.thread.join(120)
     tell("no more disturbances")
-    for error in (disturber.error, *(client.error for client in crew)):
-        if error is not None:
-            raise error
+    for client in crew:
+        if client.error is not None:
+            raise client.error
 
     reckoning = Reckoning(ground, record, admin)
     calm = time.monotonic()
 
-    for line in field.settle():
+    def settle(*, compared: bool = False) -> list[str]:
+        left = field.settle(compared=compared)
+        admin.close()  # a connection to a process that was killed
+        return left
+
+    for line in settle(compared=True):
         reckoning.violate("stuck", line.partition(" is ")[0], line)
     settled = time.monotonic() - calm
     tell(f"settled: {sum(record.counts.values())} requests, {len(record.things)} objects")
     reckoning.compare()
     reckoning.findings(ignore=_NOT_NOW)
     tell(f"compared: {len(reckoning.violations)} violations")
-    reckoning.remove_all(field.settle)
+    reckoning.remove_all(settle)
     for line in ground.remove():
         reckoning.violate("undead", line.partition(":")[0], line)
-    field.settle()
+    settle(compared=True)
     tell("removed")
     reckoning.findings(ignore=_NOT_NOW)
     _nothing_left(reckoning, field, hosts_before, rows_before)

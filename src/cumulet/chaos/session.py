@@ -84,6 +84,7 @@ class Session(Cloud):
         return reply.body
 
     def close(self) -> None:
+        """Its connections; the next request opens new ones."""
         for connection in self._connections.values():
             connection.close()
         self._connections.clear()

@@ -2,9 +2,17 @@
 
 import secrets
 import sys
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
+
+from cumulet.cli.output import Problem
+
+if TYPE_CHECKING:
+    from cumulet.chaos.field import EmulatedField
+    from cumulet.chaos.processes import ProcessField
+    from cumulet.chaos.run import Result
 
 
 @click.command(
@@ -15,21 +23,34 @@ import msgspec
 @click.option("--seconds", type=click.FloatRange(1), default=30.0, show_default=True, help="How long it is disturbed.")
 @click.option("--clients", type=click.IntRange(1, 50), default=4, show_default=True, help="How many work at once.")
 @click.option("--hosts", type=click.IntRange(1, 20), default=3, show_default=True, help="How many hosts there are.")
+@click.option(
+    "--processes", is_flag=True, help="Processes, killed and stopped: one, or with servers api, conductors, agents."
+)
+@click.option("--database", default=None, help="With --processes: URL of an empty PostgreSQL database.")
+@click.option("--bus", default=None, help="With --processes: URL of a RabbitMQ broker (amqp://…).")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON; progress goes to standard error.")
-def chaos(seed: int | None, seconds: float, clients: int, hosts: int, as_json: bool) -> None:
+def chaos(
+    seed: int | None, seconds: float, clients: int, hosts: int, processes: bool, database: str | None,
+    bus: str | None, as_json: bool,
+) -> None:  # fmt: skip
     from cumulet import logs
-    from cumulet.chaos.field import EmulatedField
+    from cumulet.bench.target import BenchError
     from cumulet.chaos.run import run
 
     logs.configure(None, level="CRITICAL")  # what is disturbed complains
     seed = secrets.randbelow(1 << 31) if seed is None else seed
     click.echo(f"seed {seed}", err=as_json)
-    field = EmulatedField(hosts, seed)
+    try:
+        form, field = _field(hosts, seed, database, bus, processes=processes)
+    except BenchError as error:
+        raise Problem(str(error)) from error
     try:
         result = run(
-            field, form="in-process", seed=seed, seconds=seconds, clients=clients, hosts=hosts,
+            field, form=form, seed=seed, seconds=seconds, clients=clients, hosts=hosts,
             say=lambda text: click.echo(text, err=as_json),
         )  # fmt: skip
+    except BenchError as error:
+        raise Problem(str(error)) from error
     finally:
         field.stop()
     if as_json:
@@ -40,10 +61,21 @@ def chaos(seed: int | None, seconds: float, clients: int, hosts: int, as_json: b
     sys.exit(1 if result.violations else 0)
 
 
-def told(result: "msgspec.Struct") -> list[str]:
-    from cumulet.chaos.run import Result
+def _field(
+    hosts: int, seed: int, database: str | None, bus: str | None, *, processes: bool
+) -> tuple[str, "EmulatedField | ProcessField"]:
+    if not processes:
+        if database or bus:
+            raise Problem("--database and --bus go with --processes")
+        from cumulet.chaos.field import EmulatedField
 
-    assert isinstance(result, Result)
+        return "in-process", EmulatedField(hosts, seed)
+    from cumulet.chaos.processes import ProcessField
+
+    return "processes" if bus else "one process", ProcessField(hosts, database=database, bus=bus)
+
+
+def told(result: "Result") -> list[str]:
     requests = ", ".join(f"{count} {what}" for what, count in result.requests.items())
     disturbed = ", ".join(f"{what} {count}" for what, count in result.disturbances.items())
     lines = [f"requests: {requests}", f"disturbances: {disturbed}", f"objects: {result.objects}"]

@@ -153,6 +153,11 @@ class World:
         file.execute("COMMIT")
         self._touched.clear()
 
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            self._file.close()
+
     def dump(self) -> bytes:
         """All that exists now, for `load`."""
         with self._lock:
