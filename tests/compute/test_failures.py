@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from cumulet.agent.contract import ServerReport
 from tests.compute.helpers import Nova
 
 
@@ -116,6 +117,17 @@ def test_a_volume_that_its_host_does_not_let_go_of_is_free_once_the_server_is_de
         host.restart()  # an inventory, in which the export is
     own.cloud.wait(lambda: not any(host.fake.world.leftovers().get("exports") for host in own.cloud.hosts.values()))
     assert api.delete("volume", f"/volumes/{volume}").status == 202
+
+
+def test_a_late_report_of_a_host_where_the_server_is_not_is_forgotten(own: Nova) -> None:
+    server = own.boot()
+    there = own.as_user("admin").show(server)["OS-EXT-SRV-ATTR:host"]
+    (elsewhere,) = set(own.cloud.hosts) - {there}
+    report = ServerReport(server_id=server, host=elsewhere, power_state=4, reason="destroyed", sequence=1 << 40)
+    own.cloud.bus.call("conductor", report)
+    assert own.show(server)["status"] == "ACTIVE"
+    found = own.cloud.control.operator.audit(fix=False)["findings"]
+    assert "report-from-elsewhere" not in {one["code"] for one in found}
 
 
 def test_hard_reboot_and_delete_preempt(own: Nova) -> None:

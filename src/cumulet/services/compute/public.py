@@ -168,11 +168,11 @@ class ComputeService:
         server = store.server(tx, report.server_id)
         if server is None or server.deleted_at is not None:
             return
+        if report.host != server.host:  # it was tried there, or left; what was known of that is forgotten
+            return
         if not store.record_report(
             tx, report.server_id, report.host, report.power_state, report.reason, report.sequence
         ):
-            return
-        if report.host != server.host:
             return
         self.parts.network.server_power(tx, server.id, report.power_state in (Power.RUNNING, Power.PAUSED))
         if self.parts.sagas.owner(tx, "server", server.id) is None:
