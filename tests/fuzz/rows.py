@@ -8,8 +8,11 @@ from sqlalchemy import func, literal, select, union_all
 from cumulet.db import METADATA
 from cumulet.saga.tables import SAGAS
 
-# These move without a request: liveness, what reconcilers remember.
-MOVING = {"hosts", "reconcilers", "alembic_version", "network_dhcp_hosts", "router_hosts"}
+# These move without a request, or tell of one: liveness, what reconcilers remember, notes of what requests did.
+MOVING = {
+    *{"hosts", "reconcilers", "alembic_version", "network_dhcp_hosts", "router_hosts"},
+    *{"request_traces", "processes", "conditions"},
+}
 # These are registered by hosts, anew after their service was deleted; only placement's own requests write them too.
 OF_HOSTS = {"resource_providers", "inventories", "resource_provider_traits", "resource_provider_aggregates"}
 _COUNTS = union_all(
