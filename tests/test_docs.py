@@ -1,11 +1,13 @@
 """What the documents say of the code is checked here."""
 
+import json
 import re
 from pathlib import Path
 
 import msgspec
 
 from cumulet.settings import Settings
+from tests.long.__main__ import LONG, shown
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,3 +34,9 @@ def test_documents_link_to_what_exists() -> None:
             if "://" not in link and not (path.parent / link).exists():
                 broken.append(f"{path.relative_to(ROOT)}: {link}")
     assert broken == []
+
+
+def test_results_of_long_runs_are_shown_as_they_are_kept() -> None:
+    for name in LONG:
+        kept = ROOT / "docs" / "results" / f"{name}.json"
+        assert (ROOT / "docs" / f"{name}.md").read_text() == shown(name, json.loads(kept.read_text()))
