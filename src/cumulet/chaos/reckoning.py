@@ -4,7 +4,7 @@
 any client made, known to it or not. Neither repairs anything.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,13 +133,21 @@ class Reckoning:
             else:
                 operation = operations.get((event.reply.request_id, _ACTIONS[event.verb]))
             if operation is None:
-                if event.verb in ("delete", "detach"):  # asked twice: the first one's operation does it
-                    continue
+                if event.verb in ("delete", "detach") or self._joined(event, server, operations.keys()):
+                    continue  # asked twice: the first one's operation does it
                 message = f"{event.verb} was acknowledged ({event.reply.request_id}) and the journal has nothing of it"
                 self.violate("lost", _about(server), message, server)
             elif operation["status"] not in ("finished", "failed", "cancelled"):
                 message = f"{event.verb} was acknowledged and its operation is {operation['status']}"
                 self.violate("stuck", _about(server), message, server)
+
+    @staticmethod
+    def _joined(event: Event, server: Thing, known: Collection[tuple[str, str]]) -> bool:
+        """A hard reboot that is asked for while another waits or runs is that one."""
+        return event.verb == "reboot" and any(
+            (other.reply.request_id, "reboot") in known and other.began < event.ended
+            for other in server.of("reboot") if other is not event
+        )  # fmt: skip
 
     def _of_request(self, event: Event) -> dict[str, Any] | None:
         """The first operation that a request began."""
