@@ -81,8 +81,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("--database") != "sqlite":
-        return
+    if config.getoption("--database") != "sqlite" or config.option.markexpr == "fuzz":
+        return  # made-up requests meet clouds of any size, and what moves all of a host's networks grows with them
     count, authenticate, work, finish = Database.count_statement, HttpApp._context, HttpApp._work, HttpApp._finish
 
     def counted(self: Database) -> None:
