@@ -37,7 +37,9 @@ def row_of(tmp_path: Path, name: str, figure: Figure) -> list[str]:
 def test_verdicts(tmp_path: Path) -> None:
     post = Figure(case="server.post", title="", unit="ms", n=100, median=2.5, p95=4.0, cpu_ms=1.25, statements=20)
     cells = ["POST server at 30/s", "151 ms", "≤ 3 ms", "2.5 ms (4)", "met", "1.25", "20", "60 × upstream"]
-    assert row_of(tmp_path, "sqlite", post) == cells
+    row = row_of(tmp_path, "sqlite", post)
+    assert row[:7] == cells[:7]
+    assert row[7].startswith(cells[7])  # the reason by hand follows
     post.median = 3.1
     assert row_of(tmp_path, "sqlite", post)[4] == "**missed**"
     post.median = 15.0
@@ -50,4 +52,4 @@ def test_verdicts(tmp_path: Path) -> None:
     assert row_of(tmp_path, "scale", page)[4] == "**missed**"
     broken = Figure(case="server.post", title="", unit="", error="no | answer")
     assert row_of(tmp_path, "sqlite", broken)[3:5] == ["not measured", "**missed**"]
-    assert row_of(tmp_path, "sqlite", broken)[-1] == "no / answer"
+    assert row_of(tmp_path, "sqlite", broken)[-1].startswith("no / answer")
