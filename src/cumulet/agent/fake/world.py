@@ -144,13 +144,14 @@ class World:
 
     def _save(self, file: sqlite3.Connection) -> None:
         file.execute("BEGIN IMMEDIATE")
-        for kind, key in sorted(self._touched):
-            found = dict.get(self.state.tables[kind], key)
-            if found is None:
-                file.execute("DELETE FROM things WHERE kind = ? AND id = ?", (kind, key))
-            else:
-                file.execute("INSERT OR REPLACE INTO things VALUES (?, ?, ?)", (kind, key, msgspec.json.encode(found)))
-        file.execute("COMMIT")
+        with file:  # commits, or rolls back and leaves what was touched for the next change to write
+            for kind, key in sorted(self._touched):
+                found = dict.get(self.state.tables[kind], key)
+                if found is None:
+                    file.execute("DELETE FROM things WHERE kind = ? AND id = ?", (kind, key))
+                else:
+                    body = msgspec.json.encode(found)
+                    file.execute("INSERT OR REPLACE INTO things VALUES (?, ?, ?)", (kind, key, body))
         self._touched.clear()
 
     def close(self) -> None:
