@@ -93,10 +93,18 @@ class Frontiers:
         self._lock = threading.Lock()
         self._known: dict[str, tuple[int, list[int]]] = {}  # subnet -> (frontier, heap of positions given back)
 
-    def of(self, subnet_id: str) -> tuple[int, list[int]]:
+    def of(self, subnet_id: str) -> tuple[int, int | None]:
+        """The frontier, and the lowest position that was given back."""
         with self._lock:
             frontier, given_back = self._known.get(subnet_id, (0, []))
-            return frontier, given_back[:1]
+            return frontier, given_back[0] if given_back else None
+
+    def not_free(self, subnet_id: str, position: int) -> None:
+        """Somebody has what was given back: it is no hint any more."""
+        with self._lock:
+            _, given_back = self._known.get(subnet_id, (0, []))
+            if given_back and given_back[0] == position:
+                heapq.heappop(given_back)
 
     def taken(self, subnet_id: str, position: int, *, searched: bool) -> None:
         """``searched``: it was found to be the lowest at or above the frontier, or of all."""
@@ -144,10 +152,12 @@ class Free:
         if self._frontiers is None:
             return self._search(self._from)
         frontier, given_back = self._frontiers.of(self.subnet.id)
-        for position in given_back:
-            if position >= self._from and self._is_free(position):
-                self._note(position, searched=False)
-                return position
+        while given_back is not None and given_back >= self._from:
+            if self._is_free(given_back):
+                self._note(given_back, searched=False)
+                return given_back
+            self._frontiers.not_free(self.subnet.id, given_back)
+            frontier, given_back = self._frontiers.of(self.subnet.id)
         found = self._search(max(frontier, self._from))
         if found is None and frontier > self._from:
             found = self._search(self._from)
