@@ -564,9 +564,7 @@ class SagaEngine:
             break
         if moved is None:
             return
-        if getattr(
-            self.bus, "in_process", False
-        ):  # the host's next operation is accepted at once, and done by the thread that reports
+        if self.bus.in_process:  # the host accepts its next operation at once, on the thread that reports
             self._follow_on(*moved)
         else:
             self._submit(partial(self._follow_on, *moved))
