@@ -19,10 +19,11 @@ from typing import Any
 import pytest
 
 from cumulet import guest
+from tests.support.pretend import claim
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tests" / "hostnetwork" / "testhosts.sh"
-PREFIX = "qs"
+PREFIX = claim("qs")
 ENV = {**os.environ, "TH_PREFIX": PREFIX, "TH_OVERLAY": "/etc /var /root /usr/local/bin"}
 CACHE = Path("/var/cache/cumulet")
 BIN = ROOT / ".venv" / "bin"

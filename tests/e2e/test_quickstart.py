@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import CloudHost, eventually, inside
+from tests.e2e.conftest import PREFIX, CloudHost, eventually, inside
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
 USER_DATA = "#!/bin/sh\necho 'user data ran' > /run/user-data-ran\n"
@@ -203,7 +203,7 @@ def test_down_and_up_leave_the_guests_alone(cloud_host: CloudHost, quickstart: s
     address = re.search(r"SSH to (\S+) works", quickstart)
     assert address is not None
     ping = subprocess.Popen(
-        ["ip", "netns", "exec", f"qs-{cloud_host.name}", "ping", "-i", "0.2", "-q", address.group(1)],
+        ["ip", "netns", "exec", f"{PREFIX}-{cloud_host.name}", "ping", "-i", "0.2", "-q", address.group(1)],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:

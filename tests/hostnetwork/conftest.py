@@ -15,11 +15,11 @@ import msgspec
 import pytest
 
 from cumulet.agent.contract import FixedIp, PortDoc, Segment, SubnetDoc
+from tests.support.pretend import claim
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-PREFIX = os.environ.get("CUMULET_TEST_PREFIX", "hn")
-ENV = {**os.environ, "TH_PREFIX": PREFIX, "PYTHONPATH": f"{ROOT}/src:{ROOT}"}
+ENV = {**os.environ, "TH_PREFIX": claim("hn"), "PYTHONPATH": f"{ROOT}/src:{ROOT}"}
 
 
 def uuid(text: str) -> str:

@@ -2,8 +2,12 @@
 
 import contextlib
 import ctypes
+import fcntl
+import functools
 import os
+import string
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +15,30 @@ _SCRIPT = Path(__file__).parent.parent / "hostnetwork" / "testhosts.sh"
 _CLONE_NEWNET = 0x40000000
 
 
-class PretendHosts:
-    """``prefix``: at most 4 characters, the tests' own. Hosts are h1, h2, …"""
+@functools.cache
+def claim(name: str) -> str:
+    """A prefix that no other run on this machine uses while this process lives: ``name`` (at most 3 characters), or
+    with a letter more. What a killed run left under it is taken down by the next that gets it."""
+    for letter in ["", *string.ascii_lowercase]:
+        lock = open(Path(tempfile.gettempdir()) / f"testhosts-{name}{letter}.lock", "w")  # noqa: SIM115
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        _held.append(lock)
+        return name + letter
+    raise RuntimeError(f"every prefix {name}… is in use")
 
-    def __init__(self, prefix: str, number: int = 1) -> None:
-        self._prefix = prefix
+
+_held: list[object] = []  # open for good
+
+
+class PretendHosts:
+    """``name``: at most 3 characters, the tests' own. Hosts are h1, h2, …"""
+
+    def __init__(self, name: str, number: int = 1) -> None:
+        self._prefix = prefix = claim(name)
         self._environment = {**os.environ, "TH_PREFIX": prefix}
         self.number = number
 
