@@ -405,6 +405,108 @@ class SetAdminPassword(Operation, tag="compute.set_admin_password"):
     password: str
 
 
+class DiskOffer(_Wire):
+    """One disk of a server that another host may read. ``name``: as among the server's files (disk, disk.eph0, …)."""
+
+    name: str
+    connection: DiskConnection
+    format: str  # of what is read
+    size_bytes: int
+
+
+class OfferDisks(Operation, tag="compute.offer_disks"):
+    """Source of a cold move: let ``to_host`` alone read the disks of a server that does not run here. They go on being
+    offered by another life of the agent. Undo: WithdrawDisks."""
+
+    server_id: str
+    to_host: str
+
+
+class OfferDisksResult(Result):
+    disks: list[DiskOffer]
+
+
+class WithdrawDisks(Operation, tag="compute.withdraw_disks"):
+    server_id: str
+
+
+class FetchDisks(Operation, tag="compute.fetch_disks"):
+    """Target of a cold move: the disks of ``server`` with the contents that ``from_host`` offers, grown where
+    ``server`` says more. Its image is cached. Undo: DeleteDisks."""
+
+    stall_seconds: ClassVar[float] = 600
+    server: ServerSpec
+    from_host: str
+    disks: list[DiskOffer]
+
+
+class ResizeDisks(Operation, tag="compute.resize_disks"):
+    """A resize on the same host: keep the disks as they are aside, and grow the server's own to what ``server`` says.
+    Undo: RevertDisks. `DropDisksAside` confirms it."""
+
+    stall_seconds: ClassVar[float] = 600
+    server: ServerSpec
+
+
+class RevertDisks(Operation, tag="compute.revert_disks"):
+    """The disks kept aside are the server's again; without such, nothing."""
+
+    server_id: str
+
+
+class DropDisksAside(Operation, tag="compute.drop_disks_aside"):
+    server_id: str
+
+
+class PrepareReceive(Operation, tag="compute.prepare_receive"):
+    """Target of a live migration: disks to copy into, and a door to this host's hypervisor for ``from_host`` and this
+    server alone. ``server`` is as it will be here; its image is cached, its ports are plugged, its volumes exported to
+    this host. Undo: EndReceive."""
+
+    stall_seconds: ClassVar[float] = 300
+    server: ServerSpec
+    from_host: str
+
+
+class PrepareReceiveResult(Result):
+    address: str  # host:port of the door
+
+
+class EndReceive(Operation, tag="compute.end_receive"):
+    """Close the door. With ``discard`` what came for a migration that failed goes, too: a domain that does not run, and
+    disks. A domain that runs stays, and is an error (``guest-running``)."""
+
+    server_id: str
+    instance_name: str
+    discard: bool = False
+
+
+class MigrateServer(Operation, tag="compute.migrate"):
+    """Source of a live migration. Done: the guest runs on the target and is no more here. Failed: it runs here.
+    Repeated by another life of the agent, it looks first. ``server`` as in PrepareReceive. ``on_timeout``: what
+    happens when it is not over after ``timeout_seconds`` (0: never)."""
+
+    stall_seconds: ClassVar[float] = 300
+    server: ServerSpec
+    to_host: str
+    address: str
+    timeout_seconds: int = 0
+    on_timeout: Literal["abort", "force_complete"] = "abort"
+
+
+class MigrateServerResult(Result):
+    downtime_ms: int | None = None
+    transferred_bytes: int | None = None
+
+
+class SteerMigration(Operation, tag="compute.steer_migration"):
+    """To the source, while it migrates; its object is the migration, not the server. ``not-found``: none goes on."""
+
+    server_id: str
+    instance_name: str
+    action: Literal["abort", "force_complete"]
+
+
 class CreateVolume(Operation, tag="volume.create"):
     role: ClassVar[str] = "storage"
     stall_seconds: ClassVar[float] = 600
@@ -549,6 +651,16 @@ OperationBody = (
     | DetachPort
     | SnapshotServer
     | SetAdminPassword
+    | OfferDisks
+    | WithdrawDisks
+    | FetchDisks
+    | ResizeDisks
+    | RevertDisks
+    | DropDisksAside
+    | PrepareReceive
+    | EndReceive
+    | MigrateServer
+    | SteerMigration
     | CreateVolume
     | DeleteVolume
     | ExtendVolume
@@ -759,6 +871,14 @@ class Diagnostics(Query, tag="compute.diagnostics"):
     instance_name: str
 
 
+class MigrationProgress(Query, tag="compute.migration_progress"):
+    """Of a live migration under way, asked of its source. Answered by ``Data``: memory_total_bytes,
+    memory_processed_bytes, memory_remaining_bytes and the same of disk; empty when none goes on."""
+
+    server_id: str
+    instance_name: str
+
+
 class ConsoleEndpoint(Query, tag="compute.console_endpoint"):
     """Where the agent's console of a type is reached. Answered by ``Data``: host, port or unix socket path."""
 
@@ -801,7 +921,7 @@ class Audited(_Wire):
     drift: list[Drift] = []
 
 
-QueryBody = ConsoleLog | DomainXml | Diagnostics | ConsoleEndpoint | AuditHost
+QueryBody = ConsoleLog | DomainXml | Diagnostics | MigrationProgress | ConsoleEndpoint | AuditHost
 
 
 class Ask(_Wire):
