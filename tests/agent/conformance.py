@@ -350,6 +350,164 @@ class ComputeConformance:
         rig.destroy(kept)
         rig.assert_gone(kept)
 
+    def test_a_resize_on_the_spot_can_be_taken_back_or_confirmed(self, rig: ComputeRig) -> None:
+        for confirmed in (True, False):
+            spec = rig.spec()
+            rig.build(spec)
+            larger = msgspec.structs.replace(spec, root_gb=spec.root_gb + 1, memory_mb=spec.memory_mb + 32)
+            rig.rig.twice(c.ResizeDisks(server=larger))
+            rig.rig.run(c.DefineServer(server=larger))
+            rig.power(larger, "start")
+            rig.await_state(larger, 1)
+            if confirmed:
+                rig.rig.twice(c.DropDisksAside(server_id=spec.server_id))
+                rig.rig.twice(c.RevertDisks(server_id=spec.server_id))  # nothing is aside any more
+            else:
+                rig.power(larger, "stop")
+                rig.rig.twice(c.RevertDisks(server_id=spec.server_id))
+                rig.rig.run(c.DefineServer(server=spec))
+                rig.power(spec, "start")
+                rig.await_state(spec, 1)
+            rig.destroy(spec)
+            rig.assert_gone(spec)
+
+    def test_deleting_a_server_that_is_being_resized(self, rig: ComputeRig) -> None:
+        spec = rig.spec()
+        rig.build(spec)
+        rig.rig.run(c.ResizeDisks(server=msgspec.structs.replace(spec, root_gb=spec.root_gb + 1)))
+        rig.destroy(spec)
+        rig.assert_gone(spec)
+
+    def test_what_was_never_to_move(self, rig: ComputeRig) -> None:
+        spec = rig.spec()
+        names = {"server_id": spec.server_id, "instance_name": spec.instance_name}
+        rig.rig.twice(c.WithdrawDisks(server_id=spec.server_id))
+        rig.rig.twice(c.RevertDisks(server_id=spec.server_id))
+        rig.rig.twice(c.DropDisksAside(server_id=spec.server_id))
+        rig.rig.twice(c.EndReceive(**names))
+        rig.rig.twice(c.EndReceive(discard=True, **names))
+        assert rig.rig.fails(c.SteerMigration(action="abort", **names)) == "not-found"
+        assert rig.rig.ask(c.MigrationProgress(**names)) == {}
+        rig.assert_gone(spec)
+
+    def test_a_running_server_does_not_offer_its_disks(self, rig: ComputeRig) -> None:
+        spec = rig.spec()
+        rig.build(spec)
+        rig.power(spec, "start")
+        rig.rig.fails(c.OfferDisks(server_id=spec.server_id, to_host="elsewhere"))
+        rig.destroy(spec)
+        rig.assert_gone(spec)
+
+    def test_a_guest_that_runs_is_not_discarded(self, rig: ComputeRig) -> None:
+        spec = rig.spec()
+        rig.build(spec)
+        rig.power(spec, "start")
+        end = c.EndReceive(server_id=spec.server_id, instance_name=spec.instance_name, discard=True)
+        assert rig.rig.fails(end) == "guest-running"
+        rig.await_state(spec, 1)
+        rig.destroy(spec)
+        rig.assert_gone(spec)
+
+
+@dataclasses.dataclass
+class MoveRig:
+    """Two hosts that reach each other. ``source`` and ``target``: their names."""
+
+    here: ComputeRig
+    there: ComputeRig
+    source: str
+    target: str
+
+    def content(self, rig: ComputeRig, spec: c.ServerSpec) -> bytes:
+        """The root disk, as a snapshot of it says."""
+        path = rig.rig.directory / f"{uuid.uuid4()}.raw"
+        upload = c.Upload(image_id=str(uuid.uuid4()), disk_format="raw", path=str(path))
+        rig.rig.run(c.SnapshotServer(server_id=spec.server_id, instance_name=spec.instance_name, upload=upload))
+        return path.read_bytes()
+
+    def receive(self, spec: c.ServerSpec) -> str:
+        for image in (spec.image, spec.kernel, spec.ramdisk):
+            if image is not None:
+                self.there.rig.run(c.CacheImage(image=image))
+        if spec.ports:
+            self.there.rig.run(c.PlugPorts(server_id=spec.server_id, ports=spec.ports))
+        address: str = self.there.rig.twice(c.PrepareReceive(server=spec, from_host=self.source))["address"]
+        return address
+
+    def migrate(self, spec: c.ServerSpec, address: str, **more: Any) -> c.MigrateServer:
+        return c.MigrateServer(server=spec, to_host=self.target, address=address, **more)
+
+    def end(self, spec: c.ServerSpec, *, discard: bool) -> c.EndReceive:
+        return c.EndReceive(server_id=spec.server_id, instance_name=spec.instance_name, discard=discard)
+
+    def leave_both(self, spec: c.ServerSpec) -> None:
+        for rig in (self.here, self.there):
+            rig.destroy(spec)
+            rig.assert_gone(spec)
+
+
+class MoveConformance:
+    """Two drivers of one kind: the subclass gives ``rig``."""
+
+    def test_a_cold_move(self, rig: MoveRig) -> None:
+        spec = rig.here.spec()
+        rig.here.build(spec)
+        before = rig.content(rig.here, spec)
+        rig.here.rig.run(c.UndefineServer(server_id=spec.server_id, instance_name=spec.instance_name))
+        offered = rig.here.rig.twice(c.OfferDisks(server_id=spec.server_id, to_host=rig.target))["disks"]
+        disks = msgspec.convert(offered, list[c.DiskOffer])
+        larger = msgspec.structs.replace(spec, root_gb=spec.root_gb + 1)
+        assert larger.image is not None
+        rig.there.rig.run(c.CacheImage(image=larger.image))
+        rig.there.rig.twice(c.FetchDisks(server=larger, from_host=rig.source, disks=disks))
+        rig.here.rig.twice(c.WithdrawDisks(server_id=spec.server_id))
+        if spec.ports:
+            rig.there.rig.run(c.PlugPorts(server_id=spec.server_id, ports=spec.ports))
+        rig.there.rig.run(c.DefineServer(server=larger))
+        after = rig.content(rig.there, larger)
+        assert after[: len(before)] == before
+        rig.there.power(larger, "start")
+        rig.there.await_state(larger, 1)
+        rig.leave_both(spec)
+
+    def test_a_live_migration(self, rig: MoveRig) -> None:
+        spec = rig.here.spec()
+        rig.here.build(spec)
+        rig.here.power(spec, "start")
+        rig.here.await_state(spec, 1)
+        address = rig.receive(spec)
+        rig.here.rig.run(rig.migrate(spec, address))
+        rig.there.await_state(spec, 1)
+        assert rig.here.state(spec) in (None, 4)  # its disks at most
+        rig.here.rig.run(rig.migrate(spec, address))  # another life of the agent looks first
+        rig.there.rig.twice(rig.end(spec, discard=False))
+        assert rig.there.rig.fails(rig.end(spec, discard=True)) == "guest-running"
+        rig.there.power(spec, "stop")
+        rig.leave_both(spec)
+
+    def test_a_paused_server_stays_paused(self, rig: MoveRig) -> None:
+        spec = rig.here.spec()
+        rig.here.build(spec)
+        rig.here.power(spec, "start")
+        rig.here.power(spec, "pause")
+        rig.here.rig.run(rig.migrate(spec, rig.receive(spec)))
+        assert rig.there.state(spec) == 3
+        rig.leave_both(spec)
+
+    def test_a_door_that_was_closed(self, rig: MoveRig) -> None:
+        """The guest runs where it ran."""
+        spec = rig.here.spec()
+        rig.here.build(spec)
+        rig.here.power(spec, "start")
+        address = rig.receive(spec)
+        rig.there.rig.twice(rig.end(spec, discard=True))
+        rig.here.rig.fails(rig.migrate(spec, address))
+        rig.here.await_state(spec, 1)
+        if spec.ports:
+            rig.there.rig.run(c.UnplugPorts(server_id=spec.server_id, port_ids=[port.id for port in spec.ports]))
+        rig.there.assert_gone(spec)
+        rig.leave_both(spec)
+
 
 @dataclasses.dataclass
 class StorageRig:

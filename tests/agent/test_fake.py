@@ -15,6 +15,8 @@ from tests.agent.conformance import (
     ComputeConformance,
     ComputeRig,
     DriverRig,
+    MoveConformance,
+    MoveRig,
     NetworkConformance,
     NetworkRig,
     StorageConformance,
@@ -23,6 +25,15 @@ from tests.agent.conformance import (
 )
 
 SEGMENT = c.Segment(network_type="vxlan", segmentation_id=7)
+
+
+def volume() -> c.VolumeAttachment:
+    return c.VolumeAttachment(
+        attachment_id=str(uuid.uuid4()),
+        volume_id=str(uuid.uuid4()),
+        device="/dev/vdb",
+        connection=c.DiskConnection(driver="nbd", uri="nbd://h1/x"),
+    )
 
 
 def port() -> c.PortDoc:
@@ -61,15 +72,61 @@ def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FakeHost]:
 class TestFakeCompute(ComputeConformance):
     @pytest.fixture
     def rig(self, host: FakeHost, tmp_path: Path) -> ComputeRig:
-        def volume() -> c.VolumeAttachment:
-            return c.VolumeAttachment(
-                attachment_id=str(uuid.uuid4()),
-                volume_id=str(uuid.uuid4()),
-                device="/dev/vdb",
-                connection=c.DiskConnection(driver="nbd", uri="nbd://h1/x"),
-            )
-
         return ComputeRig(DriverRig(host.compute, tmp_path), image_file(tmp_path), port, volume, boot_seconds=1)
+
+
+class TestFakeMove(MoveConformance):
+    @pytest.fixture
+    def rig(self, host: FakeHost, tmp_path: Path) -> Iterator[MoveRig]:
+        other, image = FakeHost("h2"), image_file(tmp_path)
+        here, there = (
+            ComputeRig(DriverRig(one.compute, tmp_path), image, port, volume, boot_seconds=1) for one in (host, other)
+        )
+        yield MoveRig(here, there, host.name, other.name)
+        there.rig.close()
+        assert other.empty(), other.world.leftovers()
+
+    def test_it_takes_time_and_is_steered(self, host: FakeHost, rig: MoveRig) -> None:
+        host.compute.moving.seconds = 60
+        for action, code in (("abort", "aborted"), ("force_complete", None)):
+            spec = rig.here.spec()
+            names = {"server_id": spec.server_id, "instance_name": spec.instance_name}
+            rig.here.build(spec)
+            rig.here.power(spec, "start")
+            ended: list[str | None] = []
+
+            def work(spec: c.ServerSpec = spec, ended: list[str | None] = ended) -> None:
+                try:
+                    rig.here.rig.run(rig.migrate(spec, rig.receive(spec)))
+                    ended.append(None)
+                except DriverError as error:
+                    ended.append(error.code)
+
+            thread = threading.Thread(target=work)
+            thread.start()
+            while not (data := rig.here.rig.ask(c.MigrationProgress(**names))):
+                assert thread.is_alive()
+            assert 0 < data["memory_remaining_bytes"] <= data["memory_total_bytes"] == spec.memory_mb << 20
+            assert rig.here.state(spec) == 1
+            rig.here.rig.run(c.SteerMigration(action=action, **names))
+            thread.join(10)
+            assert ended == [code]
+            assert (rig.here if code else rig.there).state(spec) == 1
+            rig.there.rig.run(rig.end(spec, discard=code is not None))
+            rig.leave_both(spec)
+
+    def test_what_is_not_over_in_time_is_given_up(self, host: FakeHost, rig: MoveRig) -> None:
+        host.compute.moving.seconds = 60
+        spec = rig.here.spec()
+        rig.here.build(spec)
+        rig.here.power(spec, "start")
+        address = rig.receive(spec)
+        with pytest.raises(DriverError) as raised:
+            rig.here.rig.run(rig.migrate(spec, address, timeout_seconds=1))
+        assert raised.value.code == "timeout"
+        rig.here.rig.run(rig.migrate(spec, address, timeout_seconds=1, on_timeout="force_complete"))
+        assert rig.there.state(spec) == 1
+        rig.leave_both(spec)
 
 
 class TestFakeStorage(StorageConformance):

@@ -482,9 +482,9 @@ class EndReceive(Operation, tag="compute.end_receive"):
 
 
 class MigrateServer(Operation, tag="compute.migrate"):
-    """Source of a live migration. Done: the guest runs on the target and is no more here. Failed: it runs here.
-    Repeated by another life of the agent, it looks first. ``server`` as in PrepareReceive. ``on_timeout``: what
-    happens when it is not over after ``timeout_seconds`` (0: never)."""
+    """Source of a live migration. Done: the guest runs on the target and is no more here. Failed: it runs here
+    (``aborted``: somebody wanted that; ``timeout``). Repeated by another life of the agent, it looks first. ``server``
+    as in PrepareReceive. ``on_timeout``: what happens when it is not over after ``timeout_seconds`` (0: never)."""
 
     stall_seconds: ClassVar[float] = 300
     server: ServerSpec

@@ -13,7 +13,9 @@ from cumulet.agent.fake import wires
 from cumulet.agent.fake.base import FakeDriver
 from cumulet.agent.fake.bytes import check_image, write_upload
 from cumulet.agent.fake.faults import Faults
-from cumulet.agent.fake.world import Disks, Domain, State, World
+from cumulet.agent.fake.moving import Moving, disks_of, forget_disks
+from cumulet.agent.fake.world import Domain, State, World
+from cumulet.kernel.ids import new_uuid
 
 RUNNING, PAUSED, SHUTDOWN, CRASHED = 1, 3, 4, 6
 
@@ -22,15 +24,27 @@ class FakeCompute(FakeDriver):
     role = "compute"
 
     def __init__(
-        self, world: World, faults: Faults, *, boot_seconds: float, vcpus: int, memory_mb: int, local_gb: int
+        self,
+        world: World,
+        faults: Faults,
+        name: str = "fake-1",
+        *,
+        boot_seconds: float,
+        vcpus: int,
+        memory_mb: int,
+        local_gb: int,
     ) -> None:
         super().__init__(world, faults)
+        self.moving = Moving(world, faults, name, self._report)
         self.boot_seconds = boot_seconds
         self.vcpus, self.memory_mb, self.local_gb = vcpus, memory_mb, local_gb
         self._hooks: Hooks | None = None
 
     def start(self, hooks: Hooks) -> None:
         self._hooks = hooks
+
+    def stop(self) -> None:
+        self.moving.close()
 
     def bodies(self) -> dict[type[c.Operation], Callable[[Any, Progress], c.Result | None]]:
         return {
@@ -49,6 +63,7 @@ class FakeCompute(FakeDriver):
             c.DetachPort: self._detach_port,
             c.SnapshotServer: self._snapshot,
             c.SetAdminPassword: self._set_admin_password,
+            **self.moving.bodies(),
         }
 
     def answers(self) -> dict[type[c.Query], Callable[[Any], str | dict[str, Any]]]:
@@ -57,6 +72,7 @@ class FakeCompute(FakeDriver):
             c.DomainXml: self._xml,
             c.Diagnostics: self._diagnostics,
             c.ConsoleEndpoint: self._console_endpoint,
+            c.MigrationProgress: self.moving.progress_of,
         }
 
     # -- disks and ports ----------------------------------------------------------------------
@@ -82,17 +98,12 @@ class FakeCompute(FakeDriver):
         with self.world.change() as state:
             if spec.image is not None and spec.root_gb and state.images[spec.image.image_id] > spec.root_gb << 30:
                 raise DriverError("image-too-large", f"The image does not fit into {spec.root_gb} GiB.")
-            state.disks[spec.server_id] = Disks(
-                root_gb=spec.root_gb,
-                image_id=spec.image.image_id if spec.image else None,
-                ephemeral_gb=spec.ephemeral_gb,
-                swap_mb=spec.swap_mb,
-                config_drive=spec.config_drive,
-            )
+            before = state.disks.get(spec.server_id)
+            state.disks[spec.server_id] = disks_of(spec, before.content if before is not None else new_uuid())
 
     def _delete_disks(self, op: c.DeleteDisks, progress: Progress) -> None:
         with self.world.change() as state:
-            state.disks.pop(op.server_id, None)
+            forget_disks(state, op.server_id)
 
     def _plug_ports(self, op: c.PlugPorts, progress: Progress) -> None:
         with self.world.change() as state:
@@ -223,8 +234,8 @@ class FakeCompute(FakeDriver):
         with self.world.look() as state:
             if op.server_id not in state.disks:
                 raise DriverError("no-disk", "The server has no root disk here.")
-            size_gb = state.disks[op.server_id].root_gb
-        return write_upload(op.upload, f"server {op.server_id}", size_gb)
+            disks = state.disks[op.server_id]
+        return write_upload(op.upload, f"disk {disks.content} of server {op.server_id}", disks.root_gb)
 
     def _set_admin_password(self, op: c.SetAdminPassword, progress: Progress) -> None:
         with self.world.change() as state:
@@ -285,7 +296,8 @@ class FakeCompute(FakeDriver):
         with self.world.change() as state:
             for server_id in absent.servers:
                 state.domains.pop(server_id, None)
-                state.disks.pop(server_id, None)
+                state.doors.pop(server_id, None)
+                forget_disks(state, server_id)
             for port_id in absent.ports:
                 state.taps.pop(port_id, None)
                 state.wires.pop(f"port/{port_id}", None)

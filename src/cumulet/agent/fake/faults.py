@@ -145,11 +145,12 @@ class Faults:
         if progress is not None and life != self._life:  # an operation: it has a thread of the dead agent's
             raise SystemExit
 
-    def sleep(self, seconds: float, progress: Progress | None = None) -> None:
-        """Take so long on the host's clock, saying now and then that we are alive. `clear` ends it."""
+    def sleep(self, seconds: float, progress: Progress | None = None, until: Signal | None = None) -> None:
+        """Take so long on the host's clock, saying now and then that we are alive. `clear` ends it, or ``until``. An
+        operation whose agent is killed ends where it is."""
         if seconds <= 0:
             return
-        clock, go_on = self._clock, self._go_on
+        clock, go_on, life = self._clock, until or self._go_on, self._life
         end = clock.monotonic() + seconds
         self._count(asleep=1)
         while (left := end - clock.monotonic()) > 0 and not clock.wait(go_on, min(left, _SAID_EVERY_S)):
@@ -157,7 +158,15 @@ class Faults:
                 self._count(asleep=-1)
                 progress(max(0.0, 1 - left / seconds))
                 self._count(asleep=1)
+            if until is not None and life != self._life:
+                break
         self._count(asleep=-1)
+        if until is not None:
+            self._live_on(life, progress)
+
+    def monotonic(self) -> float:
+        """Seconds of the host's clock."""
+        return self._clock.monotonic()
 
     def _count(self, *, asleep: int = 0, hung: int = 0) -> None:
         with self._lock:

@@ -32,7 +32,13 @@ class FakeHost:
         self.world = World(path)
         self.faults = Faults(clock)
         self.compute = FakeCompute(
-            self.world, self.faults, boot_seconds=boot_seconds, vcpus=vcpus, memory_mb=memory_mb, local_gb=local_gb
+            self.world,
+            self.faults,
+            name,
+            boot_seconds=boot_seconds,
+            vcpus=vcpus,
+            memory_mb=memory_mb,
+            local_gb=local_gb,
         )
         self.network = FakeNetwork(self.world, self.faults, bridge_mappings or {"public": "br-ex"})
         self.storage = FakeStorage(self.world, self.faults, name, volume_gb=volume_gb)

@@ -23,12 +23,21 @@ class Disks(msgspec.Struct):
     ephemeral_gb: int = 0
     swap_mb: int = 0
     config_drive: bool = False
+    content: str = ""  # stands for the bytes of the root disk: goes where they go
+
+
+class Incoming(msgspec.Struct):
+    """A server that may come from another host by live migration: the door is open."""
+
+    from_host: str
+    spec: ServerSpec
 
 
 class Domain(msgspec.Struct):
     instance_name: str
     spec: ServerSpec
     power_state: int = 4
+    leaving: int = 0  # while it is handed over to another host: the power state it had
     managed_save: bool = False
     volumes: dict[str, VolumeAttachment] = {}
     ports: dict[str, str] = {}  # port id -> MAC address
@@ -82,6 +91,9 @@ class _Noted(dict[str, Any]):
 _KINDS: dict[str, Any] = {
     "images": int,  # image id -> bytes of the cached file
     "disks": Disks,  # by server id
+    "aside": Disks,  # those kept while a resize is not confirmed, by server id
+    "offers": str,  # server id -> the host that may read its disks
+    "doors": Incoming,  # by server id
     "taps": str,  # port id -> server id
     "domains": Domain,  # by server id
     "volumes": Volume,
@@ -98,6 +110,9 @@ class State:
         self.tables = {kind: _Noted(partial(note, kind)) for kind in _KINDS}
         self.images: dict[str, int] = self.tables["images"]
         self.disks: dict[str, Disks] = self.tables["disks"]
+        self.aside: dict[str, Disks] = self.tables["aside"]
+        self.offers: dict[str, str] = self.tables["offers"]
+        self.doors: dict[str, Incoming] = self.tables["doors"]
         self.taps: dict[str, str] = self.tables["taps"]
         self.domains: dict[str, Domain] = self.tables["domains"]
         self.volumes: dict[str, Volume] = self.tables["volumes"]
@@ -182,6 +197,9 @@ class World:
             found = {
                 "domains": list(state.domains),
                 "disks": list(state.disks),
+                "aside": list(state.aside),
+                "offers": list(state.offers),
+                "doors": list(state.doors),
                 "taps": list(state.taps),
                 "volumes": list(state.volumes),
                 "snapshots": [one for volume in state.volumes.values() for one in volume.snapshots],
