@@ -4,6 +4,7 @@
 """
 
 import logging
+import os
 import sys
 import threading
 import time
@@ -50,6 +51,14 @@ class JsonFormatter(logging.Formatter):
         return _encode(line).decode()
 
 
+class JournalFormatter(logging.Formatter):
+    """Lines that systemd's journal knows the priority of."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = 3 if record.levelno >= logging.ERROR else 4 if record.levelno >= logging.WARNING else 6
+        return "\n".join(f"<{level}>{line}" for line in super().format(record).splitlines())
+
+
 def _stamp(record: logging.LogRecord) -> bool:
     record.request_id = getattr(record, "request_id", None) or current_request()
     return True
@@ -62,7 +71,8 @@ def configure(file: Path | None, *, level: str = "INFO") -> None:
     for handler in list(root.handlers):
         root.removeHandler(handler)
     stderr = logging.StreamHandler(sys.stderr)
-    stderr.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    form = JournalFormatter if "JOURNAL_STREAM" in os.environ else logging.Formatter
+    stderr.setFormatter(form("%(levelname)s %(name)s: %(message)s"))
     stderr.setLevel(level if file is None else logging.WARNING)
     root.addHandler(stderr)
     if file is not None:

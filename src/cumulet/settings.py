@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlencode
@@ -188,11 +189,16 @@ class Settings(_Section):
         return Path(self.identity.admin_password_file or self.state_dir / "admin-password")
 
 
+def default_file(environ: Mapping[str, str] = os.environ) -> Path:
+    """The settings file where none is named."""
+    return Path(environ.get("CUMULET_CONFIG", DEFAULT_FILE))
+
+
 def load(path: Path | None = None, environ: dict[str, str] | None = None) -> Settings:
     """Read ``path`` (default /etc/cumulet/cumulet.toml, if it is there), then the environment. SettingsError."""
     environ = dict(os.environ) if environ is None else environ
     if path is None:
-        path = Path(environ.get("CUMULET_CONFIG", DEFAULT_FILE))
+        path = default_file(environ)
         raw: dict[str, Any] = tomllib.loads(path.read_text()) if path.is_file() else {}
     else:
         try:

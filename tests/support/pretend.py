@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _SCRIPT = Path(__file__).parent.parent / "hostnetwork" / "testhosts.sh"
+_SYSTEMD = Path(__file__).parent / "systemd-init.sh"
 _CLONE_NEWNET = 0x40000000
 
 
@@ -35,11 +36,14 @@ _held: list[object] = []  # open for good
 
 
 class PretendHosts:
-    """``name``: at most 3 characters, the tests' own. Hosts are h1, h2, …"""
+    """``name``: at most 3 characters, the tests' own. Hosts are h1, h2, … ``systemd``: it is process 1 of each, and
+    /usr and /opt are theirs, too."""
 
-    def __init__(self, name: str, number: int = 1) -> None:
+    def __init__(self, name: str, number: int = 1, *, systemd: bool = False) -> None:
         self._prefix = prefix = claim(name)
         self._environment = {**os.environ, "TH_PREFIX": prefix}
+        if systemd:
+            self._environment |= {"TH_OVERLAY": "/etc /var /usr /opt", "TH_INIT": str(_SYSTEMD)}
         self.number = number
 
     def _run(self, *arguments: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from cumulet.cli import process
+from cumulet.cli import process, units
 from cumulet.cli.output import Problem
 from cumulet.settings import Settings, SettingsError, load
 
@@ -46,7 +46,7 @@ def up(config: Path | None, role: str) -> None:
 @config_option
 def down(config: Path | None) -> None:
     settings = read_settings(config)
-    stopped = [role for role in ROLES if process.stop(settings.run_dir, role)]
+    stopped = [role for role in ROLES if units.stop(role) or process.stop(settings.run_dir, role)]
     click.echo(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
 
 
@@ -76,9 +76,10 @@ def destroy(config: Path | None, yes: bool, purge: bool) -> None:
     if not yes:
         click.confirm("This deletes every server, volume, image and network of the cloud. Go on?", abort=True)
     for role in ROLES:
-        if process.stop(settings.run_dir, role):
+        if units.stop(role) or process.stop(settings.run_dir, role):
             click.echo(f"  stopped role {role}")
-    left = removal.remove_everything(settings, click.echo, purge=purge)
+        units.remove(role)
+    left = removal.remove_everything(settings, click.echo, config=config, purge=purge)
     if left:
         raise Problem(f"could not remove: {'; '.join(left)}", "cumulet doctor, then run this again")
     click.echo("nothing of the cloud is left on this machine")

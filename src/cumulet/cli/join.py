@@ -24,13 +24,13 @@ from urllib.parse import urlsplit
 
 import click
 
-from cumulet.cli import daemon, process
+from cumulet.cli import daemon, process, units
 from cumulet.cli.clouds import write_private
 from cumulet.cli.output import Phases, Problem
+from cumulet.cli.removal import PKI, QEMU_PKI
 from cumulet.settings import DEFAULT_FILE, Settings, SettingsError, load, to_toml
 
 _ROLES = ("compute", "network", "storage")
-_UNIT = "cumulet-agent.service"
 
 
 @click.command(help="Make this machine a host of a cloud.")
@@ -72,11 +72,14 @@ def join(
     cloud = Cloud(url, token, ca=ca, insecure=insecure)
     with phases(f"joining {cloud.url}"):
         authority = cloud.authority()
-        pki = config.parent / "pki"
+        pki = config.parent / PKI
         key = _key(pki)
         given = cloud.join(name, wanted, ip or cloud.own_address(), tunnel_ip, key)
     phases.say(f"  host {name}, {', '.join(given['roles'])}; the cloud runs version {given['version']}")
     _keep(pki, authority, given)
+    if config == DEFAULT_FILE and not os.path.lexists(QEMU_PKI):
+        QEMU_PKI.parent.mkdir(parents=True, exist_ok=True)
+        QEMU_PKI.symlink_to(pki)
     host = {"name": name, "roles": given["roles"], "ip": given["ip"], **({"tunnel_ip": tunnel_ip} if tunnel_ip else {})}
     new = _merged(old, config, pki, host, given["bus_url"])
     write_private(config, "# Written by `cumulet join`, which keeps what else stands here.\n" + to_toml(new))
@@ -252,15 +255,9 @@ def _merged(old: dict[str, Any], config: Path, pki: Path, host: dict[str, Any], 
 
 def _start(settings: Settings, config: Path) -> str:
     """By systemd where it runs, else as a process; one that runs starts again with the new settings."""
-    if Path("/run/systemd/system").is_dir():
-        units = Path(__file__).parents[3] / "setup" / "systemd"
-        if not Path("/etc/systemd/system", _UNIT).exists() and (units / _UNIT).exists():
-            shutil.copy(units / _UNIT, "/etc/systemd/system")
-        for words in (["daemon-reload"], ["enable", "--quiet", _UNIT], ["restart", _UNIT]):
-            done = subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise Problem(f"systemctl {' '.join(words)}: {done.stderr.strip()}", f"journalctl -u {_UNIT}")
-        return f"systemd runs {_UNIT}"
+    if units.systemd():
+        units.install("agent", config)
+        return f"systemd runs {units.name('agent')}"
     process.stop(settings.run_dir, "agent")
     seconds = daemon.start(settings, config, "agent")
     return f"it works after {seconds:.1f} s ({sys.executable} -m cumulet serve --role agent)"

@@ -57,7 +57,16 @@ def main() -> None:
     from cumulet.cli.output import Problem
 
     try:
-        cli(standalone_mode=True)
+        status = cli(standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort as abort:
+        if isinstance(abort.__context__, KeyboardInterrupt):
+            sys.exit(130)
+        click.echo("Aborted!", err=True)
+        sys.exit(1)
     except Problem as problem:
         click.echo(f"cumulet: {problem}", err=True)
         sys.exit(1)
@@ -82,6 +91,11 @@ def _known(error: Exception) -> Any:
         return f"{error}.  Cure: is the cloud up? (cumulet status, cumulet up)"
     if isinstance(error, ApiError):
         return error
+    from sqlalchemy.exc import OperationalError
+
+    if isinstance(error, OperationalError):
+        said = str(error.orig).splitlines()[0]
+        return f"the database does not answer: {said}.  Cure: is it up, and [database] url right?"
     if isinstance(error, TimeoutError):
         return f"{error}.  Cure: cumulet doctor"
     if isinstance(error, KeyError) and error.__traceback__ is not None:

@@ -7,13 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cumulet.cli import clouds
-from cumulet.settings import DEFAULT_FILE, Settings
+from cumulet.settings import DEFAULT_FILE, Settings, default_file
 
+PKI = "pki"  # beside the settings file: certificate and key of a host that joined
+QEMU_PKI = Path("/etc/pki/qemu")  # where the QEMU of the distribution's libvirtd looks for them
 CACHE = Path("/var/cache/cumulet")
 
 
-def remove_everything(settings: Settings, say: Callable[[str], None], *, purge: bool) -> list[str]:
-    """Remove servers, networks, volumes, files and client entries; what could not be removed, for the user."""
+def remove_everything(settings: Settings, say: Callable[[str], None], *, config: Path | None, purge: bool) -> list[str]:
+    """Remove servers, networks, volumes, files and client entries; what could not be removed, for the user.
+    ``config``: the settings file, if one was named."""
     left: list[str] = []
     if settings.state_dir.exists():
         from cumulet.compose import build_drivers
@@ -43,9 +46,13 @@ def remove_everything(settings: Settings, say: Callable[[str], None], *, purge: 
         if link.is_symlink() and Path(os.readlink(link)) == here / name:
             link.unlink()
             say(f"  {link}")
+    file = config or default_file()
     paths = [settings.run_dir, settings.state_dir, settings.log_dir]
-    if DEFAULT_FILE.exists():
-        paths.append(DEFAULT_FILE.parent)
+    # what `cumulet join` made lies beside the settings
+    paths.append(file.parent if file == DEFAULT_FILE else file.parent / PKI)
+    if QEMU_PKI.is_symlink() and Path(os.readlink(QEMU_PKI)) == file.parent / PKI:
+        QEMU_PKI.unlink()
+        say(f"  {QEMU_PKI}")
     if purge:
         paths.append(CACHE)
     for path in paths:

@@ -41,6 +41,7 @@ _SLOW_LIBVIRT = {
     "message": "libvirt probes QEMU anew at every call (seconds each): QEMU's own user cannot open /dev/kvm",
     "cure": "chgrp kvm /dev/kvm && chmod 660 /dev/kvm, then restart libvirtd",
 }
+_QEMU_PKI = Path("/etc/pki/qemu")  # where the system's libvirtd has its QEMU look
 _AGENT_MISSING = {
     libvirt.VIR_ERR_AGENT_UNRESPONSIVE,
     libvirt.VIR_ERR_AGENT_UNSYNCED,
@@ -141,6 +142,8 @@ class ComputeDriver(Driver):
         if not private.running() and _system_answers():
             if kvm_for_root_only():
                 self._warnings.append(_SLOW_LIBVIRT)
+            if self.config.tls is not None and _QEMU_PKI.resolve() != self.config.tls.resolve():
+                self._warnings.append(_no_identity(self.config.tls))
             return "qemu:///system", _nothing
         self._warnings += private.warnings()
         return private.uri, private.start
@@ -411,6 +414,14 @@ class ComputeDriver(Driver):
 
 def _nothing() -> None:
     """To prepare, where the daemon is not ours."""
+
+
+def _no_identity(tls: Path) -> dict[str, str]:
+    return {
+        "code": "qemu-without-certificate",
+        "message": f"guests may not reach volumes: {_QEMU_PKI} is not this host's certificate",
+        "cure": f"ln -sfn {tls} {_QEMU_PKI}, or nbd_tls_x509_cert_dir in /etc/libvirt/qemu.conf",
+    }
 
 
 def _system_answers() -> bool:
