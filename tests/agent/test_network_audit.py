@@ -1,6 +1,7 @@
 """What the network driver finds on its host that is not as documents say: from files, /proc and stand-ins for the
 kernel; no root, no namespaces. Against a real kernel: tests/hostnetwork."""
 
+import json
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from cumulet.agent.contract import (
@@ -23,7 +25,7 @@ from cumulet.agent.contract import (
     Segment,
     SubnetDoc,
 )
-from cumulet.agent.network import dhcp_files, links, linuxbridge, names, rules
+from cumulet.agent.network import dhcp_files, inside, links, linuxbridge, names, openvswitch, ovs_flows, scratch
 from cumulet.agent.network.audit import NetworkAudit
 from cumulet.agent.network.config import NetworkConfig
 from cumulet.agent.network.dhcp import DhcpServers
@@ -91,18 +93,32 @@ class Kernel:
 
     def __init__(self) -> None:
         self.namespaces: list[str] = []
-        self.filters: dict[str, str] = {}  # device -> digest
+        self.filters = scratch.Table()
         self.words: dict[str, str] = {}  # port -> what is wrong with its wire
+        self.around: dict[str, str] = {}
+        self.strange: list[Drift] = []
         self.removed: list[str] = []
 
     def ours(self, prefix: str) -> list[str]:
         return [name for name in self.namespaces if name.startswith(prefix)]
 
-    def held_digest(self, device: str) -> str | None:
-        return self.filters.get(device)
+    def serving(self) -> list[str]:
+        return self.namespaces
+
+    def held(self) -> scratch.Table:
+        return self.filters
+
+    def wanted(self, ports: list[PortDoc], members: Any) -> scratch.Table:
+        return filters(*(names.tap(port.id) for port in ports))
+
+    def around_astray(self) -> dict[str, str]:
+        return self.around
 
     def filtered_devices(self) -> list[str]:
-        return sorted(self.filters)
+        return sorted(name[2:] for name in self.filters.chains if name.startswith("o-"))
+
+    def drop(self, chain: str) -> None:
+        self.removed.append(chain)
 
     def remove(self, device: str) -> bool:
         self.removed.append(device)
@@ -110,6 +126,19 @@ class Kernel:
 
     def astray(self, port: PortDoc) -> str | None:
         return self.words.get(port.id)
+
+    def audit(self, ports: list[PortDoc]) -> list[Drift]:
+        return self.strange
+
+    def mend(self, item: MendItem) -> str | None:
+        return None
+
+
+def filters(*devices: str) -> scratch.Table:
+    """As the kernel has them for these devices."""
+    chains = {name: [f"a rule of {name}"] for device in devices for name in (f"o-{device}", f"i-{device}")}
+    leads = {name: [f'"{device}" {name}' for device in devices] for name in ("from_port", "to_port")}
+    return scratch.Table(chains={"forward": ["leads"], **chains}, sets=leads, hooks={"forward": "hook"})
 
 
 @pytest.fixture
@@ -126,8 +155,11 @@ def audit(tmp_path: Path, kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> Ne
         namespaces=kernel,
         firewall=kernel,
         mechanism=kernel,
+        metadata=kernel,
     )
     monkeypatch.setattr(links, "exists", lambda device: device != "tapgone")
+    monkeypatch.setattr(links, "ours", dict)
+    monkeypatch.setattr(inside, "astray", lambda namespace, wanted: list(kernel.words.get(namespace, "").split()))
     return NetworkAudit(wiring, DhcpServers(wiring), Routers(wiring))
 
 
@@ -156,10 +188,15 @@ def told(found: list[Drift]) -> list[tuple[str, str, str]]:
 
 
 def test_dhcp_as_its_document_says_and_not(
-    audit: NetworkAudit, kernel: Kernel, running: "subprocess.Popen[bytes]", tmp_path: Path
+    audit: NetworkAudit,
+    kernel: Kernel,
+    running: "subprocess.Popen[bytes]",
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     doc = served()
     documents = {"network": {NETWORK: doc}}
+    monkeypatch.setattr(audit._networks, "otherwise_started", lambda doc: False)
     directory = tmp_path / "dhcp" / NETWORK
     kernel.namespaces = [f"qdhcp-{NETWORK}"]
     write_files(directory, doc)
@@ -170,6 +207,13 @@ def test_dhcp_as_its_document_says_and_not(
     assert found.document == ("network", NETWORK)
     assert found.message.startswith("host of network")
     write_files(directory, doc)
+    monkeypatch.setattr(audit._networks, "otherwise_started", lambda doc: True)
+    kernel.words[f"qdhcp-{NETWORK}"] = "strange"
+    assert told(audit.look(documents)) == [
+        ("namespace", "different", f"qdhcp-{NETWORK}"), ("dnsmasq", "different", NETWORK)
+    ]  # fmt: skip
+    monkeypatch.setattr(audit._networks, "otherwise_started", lambda doc: False)
+    kernel.words.clear()
     now = int(time.time())
     (directory / "leases").write_text(
         f"{now + 500} {MAC} 10.0.0.7 web *\n"  # as reserved
@@ -232,51 +276,91 @@ def guest_port(**more: Any) -> PortDoc:
 
 
 def test_filters(audit: NetworkAudit, kernel: Kernel) -> None:
-    port = guest_port()
+    port, device = guest_port(), names.tap(PORT)
     documents = {"port": {PORT: port}}
-    device = names.tap(PORT)
+    kernel.filters = filters()
     (found,) = audit.look(documents)
     assert (*told([found])[0], found.document) == ("chain", "missing", PORT, ("port", PORT))
-    kernel.filters[device] = "another"
-    assert told(audit.look(documents)) == [("chain", "different", PORT)]
-    kernel.filters[device] = rules.port_digest(port, device)
+    kernel.filters = filters(device)
     assert audit.look(documents) == []
-    kernel.filters["tapgone"] = "x"
+    kernel.filters.chains[f"i-{device}"].insert(0, "let everybody in")
     (found,) = audit.look(documents)
-    assert told([found]) == [("chain", "unknown", "tapgone")]
-    assert audit.rid(MendItem(kind="chain", id="tapgone", problem="unknown", generation=1)) == "the filter is removed"
-    assert kernel.removed == ["tapgone"]
-    kernel.filters = {}
-    assert audit.look({"port": {PORT: guest_port(port_security_enabled=False)}}) == []
+    assert told([found]) == [("chain", "different", PORT)]
+    assert found.message.endswith(f"rules of i-{device} are 1 unknown")
+    kernel.filters = filters(device)
+    kernel.filters.sets["to_port"].clear()
+    assert told(audit.look(documents)) == [("chain", "different", PORT)]
+    kernel.filters = filters(device, "tapgone")
+    kernel.filters.chains["evil"] = []
+    found_two = audit.look(documents)
+    assert told(found_two) == [("chain", "unknown", "tapgone"), ("chain", "unknown", "evil")]
+    said = [audit.rid(MendItem(kind="chain", id=one.id, problem="unknown", generation=1)) for one in found_two]
+    assert said == ["the filter is removed", "the chain is removed"]
+    assert kernel.removed == ["tapgone", "evil"]
+    kernel.filters = filters(device)
+    kernel.filters.chains["forward"].clear()
+    kernel.around = {"brq1": "blind"}
+    assert told(audit.look(documents)) == [
+        ("filter-table", "different", "cumulet_sg"), ("filter-table", "different", "brq1")
+    ]  # fmt: skip
+
+
+def test_differences_in_words() -> None:
+    assert scratch.differs(["a", "b"], ["a", "b"]) is None
+    assert scratch.differs(["a", "b"], ["b", "a"]) == "in another order"
+    assert scratch.differs(["a", "b"], ["a", "c", "d"]) == "1 missing and 2 unknown"
 
 
 def test_wires(audit: NetworkAudit, kernel: Kernel) -> None:
-    kernel.filters[names.tap(PORT)] = rules.port_digest(guest_port(), names.tap(PORT))
+    kernel.filters = filters(names.tap(PORT))
     kernel.words[PORT] = "its tap is on no bridge"
     (found,) = audit.look({"port": {PORT: guest_port()}})
     assert (*told([found])[0], found.document) == ("forwarding", "different", PORT, ("port", PORT))
 
 
+def test_devices_of_nobody(audit: NetworkAudit, kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel.filters = filters(names.tap(PORT))
+    ours = {
+        "brq1": ("network", NETWORK),
+        "brq2": ("network", "gone"),
+        "tap3": ("port", "gone"),
+        "br-ex": ("external", ""),
+    }
+    monkeypatch.setattr(links, "ours", lambda: ours)
+    monkeypatch.setattr(links, "is_tap", lambda device: False)
+    monkeypatch.setattr(links, "members", lambda bridge: ["evil", "tap3"] if bridge == "brq1" else [])
+    documents = {"port": {PORT: guest_port()}}
+    assert told(audit.look(documents)) == [("device", "unknown", name) for name in ("brq2", "tap3", "evil")]
+    monkeypatch.setattr(links, "is_tap", lambda device: True)  # who plugs guests tells of theirs
+    assert told(audit.look(documents)) == [("device", "unknown", "evil")]
+
+
 def test_forwarding_of_linux_bridges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = NetworkConfig(state_dir=tmp_path, run_dir=tmp_path, tunnel_ip="192.0.2.1")
     bridge = LinuxBridge(config, DocumentStore(tmp_path / "d"))
-    port = guest_port()
-    port = PortDoc(**{**{f: getattr(port, f) for f in port.__struct_fields__}, "segment": Segment(
-        network_type="vxlan", segmentation_id=7, peers=["192.0.2.1", "192.0.2.2", "192.0.2.3"]
-    )})  # fmt: skip
+    peers = ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
+    segment = Segment(network_type="vxlan", segmentation_id=7, peers=peers, mtu=1450)
+    port = msgspec.structs.replace(guest_port(), segment=segment)
     master = names.bridge(NETWORK)
+    marks = {master: f"cumulet:network:{NETWORK}", "vxlan-7": f"cumulet:network:{NETWORK}"}
     monkeypatch.setattr(links, "master", lambda device: master)
     monkeypatch.setattr(links, "exists", lambda device: True)
-    entries = '[{"mac": "00:00:00:00:00:00", "dst": "192.0.2.2"}, {"mac": "00:00:00:00:00:00", "dst": "192.0.2.66"}]'
-    monkeypatch.setattr(linuxbridge, "run", lambda argv, **more: entries)
-    bridge._peers["vxlan-7"] = frozenset({"192.0.2.2", "192.0.2.3"})
-    words = bridge.astray(port)
-    assert words == "vxlan-7 forwards to ['192.0.2.2', '192.0.2.66'], not to ['192.0.2.2', '192.0.2.3']"
-    assert "vxlan-7" not in bridge._peers  # so that applying the document looks again
-    monkeypatch.setattr(linuxbridge, "run", lambda argv, **more: entries.replace("66", "3"))
+    monkeypatch.setattr(links, "is_up", lambda device: True)
+    monkeypatch.setattr(links, "mtu", lambda device: 1450)
+    monkeypatch.setattr(links, "alias", lambda device: marks.get(device, f"cumulet:port:{PORT}"))
+    flood, learned = "00:00:00:00:00:00", {"mac": MAC, "dst": "192.0.2.2", "state": ""}
+    entries = [{"mac": flood, "dst": "192.0.2.2"}, {"mac": flood, "dst": "192.0.2.66", "state": "permanent"}, learned]
+    monkeypatch.setattr(linuxbridge, "run", lambda argv, **more: json.dumps(entries))
     assert bridge.astray(port) is None
+    assert told(list(bridge.audit([port]))) == [
+        ("forwarding", "missing", f"vxlan-7 {flood} 192.0.2.3"),
+        ("forwarding", "unknown", f"vxlan-7 {flood} 192.0.2.66"),
+    ]
+    entries[1]["dst"] = "192.0.2.3"
+    assert list(bridge.audit([port])) == []
     monkeypatch.setattr(links, "master", lambda device: None)
-    assert bridge.astray(port) == f"its tap is on no bridge, not on {master}"
+    assert bridge.astray(port) == f"`ip link set dev {names.tap(PORT)} master {master}` is to be done"
+    assert told(list(bridge.audit([port]))) == [("tunnel", "different", "vxlan-7")]
 
 
 def test_tags_of_open_vswitch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,11 +368,33 @@ def test_tags_of_open_vswitch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     switch._tags = {NETWORK: 5}
     held: dict[str, tuple[int, str]] = {}
     monkeypatch.setattr(switch, "_tag_of", held.get)
+    monkeypatch.setattr(links.Plan, "words", lambda plan: None)
     assert switch.astray(guest_port()) == f"qvo{PORT[:11]} is not in br-int"
     held[f"qvo{PORT[:11]}"] = (9, NETWORK)
-    assert switch.astray(guest_port()) == f"qvo{PORT[:11]} has tag 9, not 5"
+    assert switch.astray(guest_port()) == f"qvo{PORT[:11]} has tag 9 of network {NETWORK}, not 5"
     held[f"qvo{PORT[:11]}"] = (5, NETWORK)
     assert switch.astray(guest_port()) is None
+
+
+def test_tags_that_somebody_changed_never_join_networks() -> None:
+    assert openvswitch._tags([(1, "a"), (2, "b"), (2, "b"), (0, "c")]) == {"a": 1, "b": 2}
+    assert openvswitch._tags([(1, "a"), (9, "a"), (1, "a")]) == {"a": 1}
+    assert openvswitch._tags([(2, "a"), (2, "b"), (2, "b")]) == {"b": 2}, "a gets a tag of its own"
+
+
+def test_flows_compared() -> None:
+    printed = """\
+-priority=3,in_port="int-br-ex",vlan_tci=0x0000/0x1fff actions=drop
++priority=3,in_port="int-br-ex",vlan_tci=0x0000/0x1fff actions=push_vlan:0x8100,NORMAL
++table=4 priority=1,tun_id=0x1389 actions=resubmit(,10)
+-table=20 priority=1,vlan_tci=0x0003/0x0fff,dl_dst=fa:16:3e:00:00:01 hard_timeout=300 actions=output:1
+-table=20 cookie=0x5 priority=9 actions=drop
+"""
+    assert ovs_flows.compared(printed) == {
+        'priority=3,in_port="int-br-ex",vlan_tci=0x0000/0x1fff': "different",
+        "table=4 priority=1,tun_id=0x1389": "missing",
+        "table=20 priority=9": "unknown",
+    }
 
 
 def test_forgetting_a_lease_leaves_the_others(

@@ -355,14 +355,20 @@ def test_flows_of_tunnelled_and_physical_networks() -> None:
     found = ovs_flows.flows(networks, {"wire": "br-w", "public": "br-ex"}, {"vxlan": {"10.0.0.2"}, "gre": set()})
     assert sorted(found) == ["br-ex", "br-int", "br-tun", "br-w"]
     # only to peers that have a tunnel by now
-    assert "table=22,priority=1,dl_vlan=1,actions=strip_vlan,set_tunnel:5001,output:vxlan-0a000002" in found["br-tun"]
-    assert "table=4,priority=1,tun_id=5001,actions=mod_vlan_vid:1,resubmit(,10)" in found["br-tun"]
-    assert "table=0,priority=4,in_port=phy-br-w,dl_vlan=2,actions=mod_vlan_vid:101,NORMAL" in found["br-w"]
-    assert "table=0,priority=4,in_port=phy-br-ex,dl_vlan=3,actions=strip_vlan,NORMAL" in found["br-ex"]
-    assert "table=0,priority=3,in_port=int-br-w,dl_vlan=101,actions=mod_vlan_vid:2,NORMAL" in found["br-int"]
+    assert (
+        "table=22,priority=1,dl_vlan=1,actions=pop_vlan,set_field:0x1389->tun_id,output:vxlan-0a000002"
+        in found["br-tun"]
+    )
+    assert (
+        "table=4,priority=1,tun_id=5001,actions=push_vlan:0x8100,set_field:4097->vlan_vid,resubmit(,10)"
+        in found["br-tun"]
+    )
+    assert "table=0,priority=4,in_port=phy-br-w,dl_vlan=2,actions=set_field:4197->vlan_vid,NORMAL" in found["br-w"]
+    assert "table=0,priority=4,in_port=phy-br-ex,dl_vlan=3,actions=pop_vlan,NORMAL" in found["br-ex"]
+    assert "table=0,priority=3,in_port=int-br-w,dl_vlan=101,actions=set_field:4098->vlan_vid,NORMAL" in found["br-int"]
     # what has no rule of its own stays where it is
     assert "table=0,priority=2,in_port=int-br-ex,actions=drop" in found["br-int"]
-    assert not [line for lines in found.values() for line in lines if "vlan_vid:4" in line or "dl_vlan=4" in line]
+    assert not [line for lines in found.values() for line in lines if "4100->vlan_vid" in line or "dl_vlan=4" in line]
 
 
 def test_flow_differences() -> None:

@@ -69,6 +69,8 @@ def main() -> None:
             return msgspec.to_builtins(driver.audit(documents))
         if name == "mend":
             return driver.mend(msgspec.convert(args[0], MendItem))
+        if name == "distrust":
+            return driver.distrust(msgspec.convert(args[0], MendItem))
         if name == "facts":
             return msgspec.to_builtins(driver.facts())
         if name == "why":

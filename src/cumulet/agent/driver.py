@@ -124,6 +124,9 @@ class Driver:
         driver's kind. What holds data is moved aside. Done twice, nothing more happens."""
         return None
 
+    def distrust(self, item: MendItem) -> None:
+        """The item's document is about to be applied again: whatever is remembered of it as done, look."""
+
     def cleanup_all(self) -> None:
         """``cumulet destroy``: remove from the host all that this driver ever made, guests and data included. Called
         without ``start``; done twice, nothing more happens."""

@@ -10,15 +10,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cumulet.agent.contract import Drift, MendItem, NetworkDoc, PortDoc, RouterDoc
+from cumulet.agent.contract import Drift, GroupDoc, MendItem, NetworkDoc, PortDoc, RouterDoc
 from cumulet.agent.errors import DriverError
-from cumulet.agent.network import daemons, dhcp_files, links, names, rules
+from cumulet.agent.network import daemons, dhcp_files, links, names, rules, scratch
 from cumulet.agent.network.dhcp import DhcpServers
 from cumulet.agent.network.router import Routers
+from cumulet.agent.network.shell import ip_batch
+from cumulet.agent.network.wanted import all_ports, legs
 from cumulet.agent.network.wiring import Wiring
 
 _log = logging.getLogger(__name__)
 Documents = Mapping[str, Mapping[str, Any]]
+Plugged = tuple[PortDoc, tuple[str, str]]
 _LEASE_GRACE_S = 600  # dnsmasq forgets an expired lease when it has something else to do
 
 
@@ -35,12 +38,15 @@ class NetworkAudit:
         networks: dict[str, NetworkDoc] = dict(documents.get("network", {}))
         ports: dict[str, PortDoc] = dict(documents.get("port", {}))
         routers: dict[str, RouterDoc] = dict(documents.get("router", {}))
+        plugged = _plugged(networks, ports, routers)
         with self._w.lock:
             return [
                 *self._namespaces(networks, routers),
                 *self._dhcp(networks),
+                *self._routing(routers),
                 *self._filters(ports),
-                *self._forwarding(ports),
+                *self._forwarding(plugged),
+                *self._devices(plugged),
             ]
 
     def _namespaces(self, networks: dict[str, NetworkDoc], routers: dict[str, RouterDoc]) -> Iterator[Drift]:
@@ -55,6 +61,13 @@ class NetworkAudit:
             yield _drift("namespace", name, "missing", f"namespace {name} is not there", wanted[name])
         for name in sorted(present - wanted.keys()):
             yield _drift("namespace", name, "unknown", f"namespace {name} is there and no document asks for it")
+        for name in sorted(wanted.keys() & present):
+            kind, id = wanted[name]
+            words = self._networks.astray(networks[id]) if kind == "network" else self._routers.astray(routers[id])
+            if words:
+                yield _drift("namespace", name, "different", f"in {name}: {', '.join(words)}", wanted[name])
+            if name not in self._w.metadata.serving():
+                yield _drift("metadata", name, "missing", f"nobody serves metadata in {name}", wanted[name])
 
     def _dhcp(self, networks: dict[str, NetworkDoc]) -> Iterator[Drift]:
         for doc in networks.values():
@@ -65,6 +78,11 @@ class NetworkAudit:
             if not daemons.runs("dnsmasq", directory / "pid"):
                 yield _drift("dnsmasq", doc.id, "missing", f"dnsmasq of network {doc.id} does not run", document)
                 continue
+            if self._networks.otherwise_started(doc):
+                message = (
+                    f"dnsmasq of network {doc.id} was started with other words than its document says, or elsewhere"
+                )
+                yield _drift("dnsmasq", doc.id, "different", message, document)
             wrong = self._networks.files_that_differ(doc)
             if wrong:
                 message = f"{', '.join(wrong)} of network {doc.id}'s dnsmasq is not as its document says"
@@ -86,26 +104,52 @@ class NetworkAudit:
                 message = f"network {doc.id}'s dnsmasq holds a lease of {address} for {mac}, and {why}"
                 yield _drift("lease", f"{doc.id}/{mac}", "expired", message)
 
-    def _filters(self, ports: dict[str, PortDoc]) -> Iterator[Drift]:
-        wanted = set()
-        for port in ports.values():
-            device = names.tap(port.id)
-            if not rules.filtered(port) or not links.exists(device):
+    def _routing(self, routers: dict[str, RouterDoc]) -> Iterator[Drift]:
+        for doc in routers.values():
+            if not doc.admin_state_up or not self._w.namespaces.ours(names.router_namespace(doc.id)):
                 continue
-            wanted.add(device)
-            held = self._w.firewall.held_digest(device)
-            if held == rules.port_digest(port, device):
-                continue
-            problem = "missing" if held is None else "different"
-            message = f"port {port.id} has {'no filter' if held is None else 'another filter than its document says'}"
-            yield _drift("chain", port.id, problem, message, ("port", port.id))
-        for device in self._w.firewall.filtered_devices():
-            if device not in wanted and not links.exists(device):
-                yield _drift("chain", device, "unknown", f"there is a filter for {device}, which is not there")
+            if words := self._routers.translation_astray(doc):
+                message = f"router {doc.id} translates addresses otherwise than its document says: {words}"
+                yield _drift("translation", doc.id, "different", message, ("router", doc.id))
+            if not self._routers.advertises(doc):
+                message = f"router {doc.id} does not advertise its IPv6 subnets as its document says"
+                yield _drift("radvd", doc.id, "different", message, ("router", doc.id))
 
-    def _forwarding(self, ports: dict[str, PortDoc]) -> Iterator[Drift]:
-        for port in ports.values():
-            if port.device_owner.startswith("network:") or not links.exists(names.tap(port.id)):
+    def _filters(self, ports: dict[str, PortDoc]) -> Iterator[Drift]:
+        firewall = self._w.firewall
+        filtered = [p for p in ports.values() if rules.filtered(p) and links.exists(names.tap(p.id))]
+        held = firewall.held()
+        wanted = firewall.wanted(filtered, self._members) if filtered else scratch.Table()
+        for port in filtered:
+            if words := _port_differs(names.tap(port.id), wanted, held):
+                problem = "missing" if not held.chains.get(f"o-{names.tap(port.id)}") else "different"
+                yield _drift("chain", port.id, problem, f"filter of port {port.id}: {words}", ("port", port.id))
+        groups = {rule.remote_group_id for port in filtered for rule in port.rules if rule.remote_group_id}
+        for group_id in sorted(groups):
+            own = [names.group_set(group_id, version) for version in (4, 6)]
+            if any(wanted.sets.get(name, []) != held.sets.get(name, []) for name in own):
+                message = f"members of security group {group_id} are not those its document says"
+                yield _drift("group", group_id, "different", message, ("group", group_id))
+        base = [name for name in wanted.chains if not _is_ports(name)]
+        if any(wanted.chains[n] != held.chains.get(n) or wanted.hooks[n] != held.hooks.get(n) for n in base):
+            message = f"chains of {names.FILTER_TABLE}, which lead to ports' filters, are not as they should be"
+            yield _drift("filter-table", names.FILTER_TABLE, "different", message)
+        known = {names.tap(port.id) for port in [*ports.values(), *self._w.store.all(PortDoc)]}
+        for device in sorted({name[2:] for name in held.chains if _is_ports(name)} - known):
+            yield _drift("chain", device, "unknown", f"there is a filter for {device}, which is no port's device")
+        for name in sorted(held.chains.keys() - {"forward", "input", "output"}):
+            if not _is_ports(name):
+                yield _drift("chain", name, "unknown", f"{names.FILTER_TABLE} has a chain {name}, which nobody made")
+        for name, words in firewall.around_astray().items():
+            yield _drift("filter-table", name, "different", words)
+
+    def _members(self, group_id: str) -> list[str]:
+        held = self._w.store.get(GroupDoc, group_id)
+        return [] if held is None else held.members
+
+    def _forwarding(self, plugged: list[Plugged]) -> Iterator[Drift]:
+        for port, document in plugged:
+            if not links.exists(names.tap(port.id)):
                 continue
             try:
                 words = self._w.mechanism.astray(port)
@@ -113,7 +157,30 @@ class NetworkAudit:
                 _log.info("the wire of port %s cannot be looked at: %s", port.id, error.message)
                 continue
             if words is not None:
-                yield _drift("forwarding", port.id, "different", f"port {port.id}: {words}", ("port", port.id))
+                yield _drift("forwarding", port.id, "different", f"port {port.id}: {words}", document)
+        try:
+            yield from self._w.mechanism.audit([port for port, _ in plugged])
+        except DriverError as error:
+            _log.info("the wiring cannot be looked at: %s", error.message)
+
+    def _devices(self, plugged: list[Plugged]) -> Iterator[Drift]:
+        """Devices of ours that belong to nothing, and strangers on bridges that are only ours. Guests' taps are told
+        by who plugs them."""
+        ports = [port for port, _ in plugged] + list(all_ports(self._w.store))
+        known = {
+            "port": {p.id for p in ports},
+            "hybrid": {p.id for p in ports},
+            "network": {p.network_id for p in ports},
+        }
+        ours = links.ours()
+        for device, (noun, id) in ours.items():
+            if id not in known.get(noun, {id}) and not links.is_tap(device):
+                yield _drift("device", device, "unknown", f"{device} was made for {noun} {id}, which nobody asks for")
+        may = set(self._w.config.bridge_mappings.values())
+        for bridge, (noun, _) in ours.items():
+            for member in links.members(bridge) if noun in ("network", "hybrid") else ():
+                if member not in ours and member not in may:
+                    yield _drift("device", member, "unknown", f"{member} is on {bridge}, and is nothing of ours")
 
     # -- being rid of what nobody is to have --------------------------------------------------------------------------
 
@@ -134,10 +201,72 @@ class NetworkAudit:
                     network_id, _, mac = item.id.partition("/")
                     self._networks.forget_lease(network_id, mac)
                     return "the lease is forgotten"
-                case "chain":
+                case "chain" if item.id in self._w.firewall.filtered_devices():
                     self._w.firewall.remove(item.id)
                     return "the filter is removed"
-        return None
+                case "chain":
+                    self._w.firewall.drop(item.id)
+                    return "the chain is removed"
+                case "filter-table":
+                    self._w.firewall.set_right(self._w.mechanism.guarded())
+                    return "what filters rest on is written again"
+                case "device" if item.id in links.ours():
+                    links.delete(item.id)
+                    self._w.sync_guard()
+                    return f"{item.id} is deleted"
+                case "device":
+                    ip_batch([f"link set dev {item.id} nomaster"] if links.master(item.id) else [])
+                    return f"{item.id} is taken off its bridge"
+            return self._w.mechanism.mend(item)
+
+    def distrust(self, item: MendItem) -> None:
+        """What is remembered of the item's document as done is not believed when that is applied next."""
+        assert item.document is not None
+        kind, id = item.document
+        with self._w.lock:
+            self._w.mechanism.distrust()
+            match kind:
+                case "port":
+                    self._w.firewall.distrust(names.tap(id))
+                case "group":
+                    self._w.firewall.distrust_group(id)
+                case "router":
+                    self._routers.distrust(id)
+
+
+def _plugged(
+    networks: dict[str, NetworkDoc], ports: dict[str, PortDoc], routers: dict[str, RouterDoc]
+) -> list[Plugged]:
+    """Every port of the host, with the document whose application plugs it."""
+    found: dict[str, Plugged] = {
+        port.id: (port, ("port", port.id)) for port in ports.values() if not port.device_owner.startswith("network:")
+    }
+    for network in networks.values():
+        if network.dhcp_port is not None and network.subnets:
+            found[network.dhcp_port.id] = (network.dhcp_port, ("network", network.id))
+    for router in routers.values():
+        for leg in legs(router) if router.admin_state_up else ():
+            found[leg.port.id] = (leg.port, ("router", router.id))
+    return list(found.values())
+
+
+def _is_ports(chain: str) -> bool:
+    return chain.startswith(("o-", "i-"))
+
+
+def _port_differs(device: str, wanted: scratch.Table, held: scratch.Table) -> str | None:
+    """How the filter of a device is not as wanted, in words."""
+    words = []
+    for chain in (f"o-{device}", f"i-{device}"):
+        if chain not in held.chains:
+            words.append(f"there is no chain {chain}")
+        elif said := scratch.differs(wanted.chains[chain], held.chains[chain]):
+            words.append(f"rules of {chain} are {said}")
+    for name in ("from_port", "to_port"):
+        own = {element for element in wanted.sets.get(name, []) if f'"{device}"' in element}
+        if not own <= set(held.sets.get(name, [])):
+            words.append(f"{name} does not lead to it")
+    return ", ".join(words) or None
 
 
 def leases(path: Path) -> Iterator[tuple[str, str, int]]:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from cumulet.agent.errors import DriverError
-from cumulet.agent.network.shell import in_namespace, run
+from cumulet.agent.network.shell import in_namespace, run, write_atomically
 
 
 def pid_of(argv: list[str], pid_file: Path) -> int | None:
@@ -30,7 +30,9 @@ def ensure(namespace: str, argv: list[str], pid_file: Path) -> bool:
     ``pid_file``, and the program must go to the background by itself once it serves."""
     pid = pid_of(argv, pid_file) if pid_file.exists() else None
     if pid is not None:
-        if command_line(pid)[1:] == argv[1:] and _same_namespace(pid, namespace):
+        if as_wanted(pid, argv, namespace):
+            if _read_pid(pid_file) != pid:
+                write_atomically(pid_file, f"{pid}\n")  # it was somebody's that is dead
             return False
         _end(pid)
     pid_file.parent.mkdir(parents=True, exist_ok=True)
@@ -43,6 +45,11 @@ def ensure(namespace: str, argv: list[str], pid_file: Path) -> bool:
         _end(pid)
         in_namespace(namespace, lambda: run(argv, timeout=20))
     return True
+
+
+def as_wanted(pid: int, argv: list[str], namespace: str) -> bool:
+    """Is it started so, and there?"""
+    return command_line(pid)[1:] == argv[1:] and _same_namespace(pid, namespace)
 
 
 def runs(program: str, pid_file: Path) -> bool:

@@ -54,10 +54,19 @@ class DhcpServers:
 
     def files_that_differ(self, doc: NetworkDoc) -> Sequence[str]:
         """Which of dnsmasq's files are not as the document says."""
-        assert doc.dhcp_port is not None
-        wanted = self._files(doc, names.dhcp_device(doc.dhcp_port.id))
         directory = self._dir / doc.id
-        return [name for name, text in _named(wanted) if _content(directory / name) != text]
+        return [name for name, text in _named(self._files(doc)) if _content(directory / name) != text]
+
+    def otherwise_started(self, doc: NetworkDoc) -> bool:
+        """True if the network's dnsmasq runs with other words than its document says, or elsewhere."""
+        argv = self._files(doc).argv
+        pid = daemons.pid_of(argv, self._dir / doc.id / "pid")
+        return pid is not None and not daemons.as_wanted(pid, argv, names.dhcp_namespace(doc.id))
+
+    def astray(self, doc: NetworkDoc) -> Sequence[str]:
+        """What in the network's namespace is not as its document says, in words."""
+        assert doc.dhcp_port is not None
+        return inside.astray(names.dhcp_namespace(doc.id), self._wanted(doc, doc.dhcp_port))
 
     def take_down(self, network_id: str) -> None:
         """The namespace and what is in it, whether or not a document is known."""
@@ -97,6 +106,17 @@ class DhcpServers:
         self._w.plug_veth(port, device, namespace)
         # some DHCP clients check the checksum that the kernel leaves to the device
         in_namespace(namespace, lambda: offloads_off(device))
+        inside.converge(namespace, self._wanted(doc, port), fresh)
+        for stale in self._stale_taps(doc.id, port.id):
+            self._w.mechanism.unplug(stale, names.tap(stale))
+        if dhcp_files.served(doc):
+            self._dnsmasq(doc, namespace)
+        else:
+            daemons.stop("dnsmasq", self._dir / doc.id / "pid")
+
+    @staticmethod
+    def _wanted(doc: NetworkDoc, port: PortDoc) -> inside.Wanted:
+        device = names.dhcp_device(port.id)
         by_id = {s.id: s for s in doc.subnets}
         addresses = [
             f"{f.ip_address}/{ipaddress.ip_network(by_id[f.subnet_id].cidr).prefixlen}"
@@ -107,36 +127,17 @@ class DhcpServers:
         for subnet in doc.subnets:  # the resolver asks the world through the first gateway
             if subnet.ip_version == 4 and subnet.gateway_ip and subnet.dhcp_ip and not routes:
                 routes.add(("default", subnet.gateway_ip, device))
-        inside.converge(
-            namespace,
-            inside.Wanted(
-                devices=(
-                    inside.Device(
-                        device,
-                        doc.segment.mtu,
-                        port.mac_address.lower(),
-                        (*addresses, f"{names.METADATA_IP}/32"),
-                    ),
-                ),
-                prefixes=("ns-",),
-                routes=frozenset(routes),
-            ),
-            fresh,
-        )
-        for stale in self._stale_taps(doc.id, port.id):
-            self._w.mechanism.unplug(stale, names.tap(stale))
-        if dhcp_files.served(doc):
-            self._dnsmasq(doc, device, namespace)
-        else:
-            daemons.stop("dnsmasq", self._dir / doc.id / "pid")
+        all_addresses = (*addresses, f"{names.METADATA_IP}/32")
+        served = inside.Device(device, doc.segment.mtu, port.mac_address.lower(), all_addresses)
+        return inside.Wanted(devices=(served,), prefixes=("ns-",), routes=frozenset(routes), sysctls=_SYSCTLS)
 
-    def _dnsmasq(self, doc: NetworkDoc, device: str, namespace: str) -> None:
+    def _dnsmasq(self, doc: NetworkDoc, namespace: str) -> None:
         directory = self._dir / doc.id
         if not directory.is_dir():
             directory.mkdir(parents=True)
             for path in (self._dir, directory):
                 path.chmod(0o755)  # dnsmasq reads its files as its own user
-        wanted = self._files(doc, device)
+        wanted = self._files(doc)
         pid_file = directory / "pid"
         changed = [write_atomically(directory / name, text) for name, text in _named(wanted)]
         if self._leases_in_the_way(directory / "leases", dhcp_files.reservations(doc)):
@@ -145,8 +146,9 @@ class DhcpServers:
         if not daemons.ensure(namespace, wanted.argv, pid_file) and any(changed):
             daemons.reload(wanted.argv, pid_file)
 
-    def _files(self, doc: NetworkDoc, device: str) -> dhcp_files.Files:
-        config = self._w.config
+    def _files(self, doc: NetworkDoc) -> dhcp_files.Files:
+        assert doc.dhcp_port is not None
+        config, device = self._w.config, names.dhcp_device(doc.dhcp_port.id)
         return dhcp_files.build(doc, device, self._dir / doc.id, config.resolvers(), config.dhcp_lease_seconds)
 
     @staticmethod

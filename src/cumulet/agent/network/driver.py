@@ -108,6 +108,9 @@ class NetworkDriver(Driver):
     def mend(self, item: MendItem) -> str | None:
         return self._audit.rid(item)
 
+    def distrust(self, item: MendItem) -> None:
+        self._audit.distrust(item)
+
     def remove_absent(self, absent: Absent) -> None:
         for port_id in absent.ports:
             self.ports.unplug(port_id)

@@ -12,19 +12,22 @@ with policy drop stops them. `foreign_forward_drops` names such chains; the driv
 """
 
 import json
+import re
 import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from cumulet.agent.contract import FirewallRule, PortDoc
 from cumulet.agent.errors import DriverError
-from cumulet.agent.network import links, names, rules
+from cumulet.agent.network import links, names, rules, scratch
 from cumulet.agent.network.names import FILTER_TABLE, GUARD_TABLE, HOST_TABLES, TRACK_TABLE
 from cumulet.agent.network.shell import CommandError, nft, nft_json, run, write_atomically
 
 Members = Callable[[str], Iterable[str]]
 _FIRST_ZONE = 20000
 _LAST_ZONE = 60000
+_DEVICES = re.compile(r"ingress devices? (?:= )?({[^}]*}|\S+)")
+_SWITCHES = ("nf_call_iptables", "nf_call_ip6tables")
 
 
 class Firewall:
@@ -34,8 +37,10 @@ class Firewall:
         self._zones_file = run_dir / "zones.json"
         self._zones: dict[str, int] = self._load()  # tracked bridge -> conntrack zone, 0 for shared ones
         self._written: tuple[str, str, str] | None = None  # tracking and guard as last given to nft, for which devices
+        self._guarded: list[str] = []
         self._groups: dict[str, list[str]] = {}  # set -> members as last given to nft
         self._base_known = False
+        self._distrusted: set[str] = set()  # devices whose filters are written again, whatever they say of themselves
 
     # -- bridges -----------------------------------------------------------------------------------------------------
 
@@ -44,7 +49,7 @@ class Firewall:
         if bridge not in self._zones:
             self._zones[bridge] = self._free_zone() if private else 0
             self._save()
-        for name in ("nf_call_iptables", "nf_call_ip6tables"):
+        for name in _SWITCHES:
             switch = links.SYS / bridge / "bridge" / name
             try:
                 if switch.read_text().strip() != "1":
@@ -68,7 +73,7 @@ class Firewall:
         wanted = (rules.tracking(self._zones), rules.guard(devices), " ".join(map(links.index, devices)))
         if wanted != self._written:
             nft(wanted[0] + wanted[1])
-            self._written = wanted
+            self._written, self._guarded = wanted, devices
 
     def zone(self, bridge: str) -> int:
         return self._zones.get(bridge, 0)
@@ -103,7 +108,7 @@ class Firewall:
         sets = {name: found for id in remote for name, found in rules.group_sets(id, members(id)).items()}
         changed_sets = {name: members for name, members in sets.items() if self._groups.get(name) != members}
         chains = ""
-        if self.held_digest(device) != rules.port_digest(port, device):
+        if device in self._distrusted or self.held_digest(device) != rules.port_digest(port, device):
             chains = rules.port_chains(port, device)
         script = self._with_sets(changed_sets, chains)
         if script:
@@ -115,6 +120,7 @@ class Firewall:
                 changed_sets = sets
                 nft(self._with_sets(sets, chains))
             self._groups.update(changed_sets)
+        self._distrusted.discard(device)
         if before is not None and before != port:
             self._cut(before, port, self.zone(bridge))
         return bool(script)
@@ -179,9 +185,59 @@ class Firewall:
         chains = (e["chain"]["name"] for e in entries if "chain" in e)
         return sorted(c[2:] for c in chains if c.startswith("o-"))
 
+    # -- what an operator looks for -----------------------------------------------------------------------------------
+
+    def held(self) -> scratch.Table:
+        """The filters as the kernel has them."""
+        return scratch.parsed(nft_json("list", "table", "bridge", FILTER_TABLE) or [])
+
+    def wanted(self, ports: Iterable[PortDoc], members: Members) -> scratch.Table:
+        """The filters as the kernel would have them, were it told of these ports now."""
+        found = list(ports)
+        remote = sorted({rule.remote_group_id for port in found for rule in port.rules if rule.remote_group_id})
+        sets = {name: some for id in remote for name, some in rules.group_sets(id, members(id)).items()}
+        chains = "".join(rules.port_chains(port, names.tap(port.id)) for port in found)
+        return scratch.table(rules.base() + self._with_sets(sets, chains), "bridge", FILTER_TABLE)
+
+    def around_astray(self) -> dict[str, str]:
+        """Which of the tables and switches that all filters rest on are not as they should be -> in words."""
+        found = {}
+        present = {bridge: zone for bridge, zone in self._zones.items() if links.exists(bridge)}
+        held = scratch.parsed(nft_json("list", "table", "inet", TRACK_TABLE) or [])
+        if present and held != scratch.table(rules.tracking(present), "inet", TRACK_TABLE):
+            found[TRACK_TABLE] = "connections of bridges are not tracked as they should be"
+        if open_to := sorted({device for device in self._guarded if links.exists(device)} - _kept_out()):
+            found[GUARD_TABLE] = f"what arrives on {', '.join(open_to)} reaches the host's own stack"
+        for bridge in sorted(present):
+            switches = [links.SYS / bridge / "bridge" / name for name in _SWITCHES]
+            if any(switch.exists() and switch.read_text().strip() != "1" for switch in switches):
+                found[bridge] = f"filters of {bridge} do not see connections: {' or '.join(_SWITCHES)} is off"
+        return found
+
+    def set_right(self, guarded: Iterable[str]) -> None:
+        """All tables and switches that filters rest on, written again."""
+        self.ensure_base()
+        self._written = None
+        self.sync_bridges(guarded)
+        for bridge, zone in self._zones.items():
+            self.track(bridge, bool(zone))
+
+    def distrust(self, device: str) -> None:
+        self._distrusted.add(device)
+
+    def distrust_group(self, group_id: str) -> None:
+        for version in (4, 6):
+            name = names.group_set(group_id, version)
+            if name in self._groups:
+                self._groups[name] = ["unknown"]
+
+    def drop(self, chain: str) -> None:
+        """A chain in our table that nobody made for a port."""
+        nft(f"flush chain bridge {FILTER_TABLE} {chain}\ndelete chain bridge {FILTER_TABLE} {chain}\n")
+
     def cleanup(self) -> None:
         for bridge in self._zones:
-            for name in ("nf_call_iptables", "nf_call_ip6tables"):
+            for name in _SWITCHES:
                 switch = links.SYS / bridge / "bridge" / name
                 if switch.exists():
                     switch.write_text("0")
@@ -189,6 +245,7 @@ class Firewall:
         self._zones.clear()
         self._zones_file.unlink(missing_ok=True)
         self._groups.clear()
+        self._guarded.clear()
         self._written, self._base_known = None, False
 
     # -- inside -----------------------------------------------------------------------------------------------------
@@ -281,3 +338,13 @@ def forward_cure(chain: str, *devices: str) -> str:
     return "; ".join(
         f"{program} -I FORWARD {side} {d.replace('*', '+')} -j ACCEPT" for d in devices for side in ("-i", "-o")
     )
+
+
+def _kept_out() -> set[str]:
+    """Devices that the guard stands before. As text: nft's JSON names no devices of a chain (1.0)."""
+    try:
+        text = run(["nft", "list", "table", "netdev", GUARD_TABLE])
+    except CommandError:
+        return set()
+    hooks = [line for line in text.splitlines() if "hook ingress" in line and "policy drop" in line]
+    return {name.strip('" ') for hook in hooks for name in _DEVICES.findall(hook)[0].strip("{ }").split(",")}

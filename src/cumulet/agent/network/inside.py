@@ -6,9 +6,11 @@ reading. Namespaces are marked by a file in the run directory, so that a clean-u
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from cumulet.agent.network import links
 from cumulet.agent.network.shell import (
     has_ipv6,
     in_namespace,
@@ -16,6 +18,7 @@ from cumulet.agent.network.shell import (
     ip_json,
     namespaces,
     run,
+    sysctls_astray,
     write_sysctls,
 )
 
@@ -86,9 +89,39 @@ class Namespaces:
 def converge(namespace: str, wanted: Wanted, fresh: bool) -> Changed:
     """Addresses and routes to what is wanted; one ``ip`` process to read links, one per family to read routes, one to
     write if anything differs."""
-    if wanted.sysctls:
+    if wanted.sysctls and not fresh:
         in_namespace(namespace, lambda: write_sysctls(wanted.sysctls))
-    held = {} if fresh else {link["ifname"]: link for link in ip_json("addr", "show", namespace=namespace)}
+    held = {} if fresh else _held(namespace)
+    lines, changed = _devices(held, wanted)
+    # an address that goes takes routes with it, so routes are read after the addresses are right
+    if not fresh:
+        ip_batch(lines, namespace)
+        lines = []
+    lines += _routing(set() if fresh else _routes(namespace), wanted)
+    ip_batch(lines, namespace)
+    return changed
+
+
+def astray(namespace: str, wanted: Wanted) -> list[str]:
+    """What is not so, in words; looks only."""
+    held = _held(namespace)
+    missing = [device.name for device in wanted.devices if device.name not in held]
+    words = [f"{name} is not there" for name in missing]
+    sysctls = in_namespace(namespace, lambda: sysctls_astray(wanted.sysctls))
+    words += [f"{name} is not {wanted.sysctls[name]}" for name in sysctls]
+    present = msgspec.structs.replace(wanted, devices=tuple(d for d in wanted.devices if d.name in held))
+    lines, _ = _devices(held, present)
+    lines += _routing(_routes(namespace), wanted)
+    todo = links.to_do(lines, namespace)
+    return words + ([todo] if todo else [])
+
+
+def _held(namespace: str) -> dict[str, dict[str, Any]]:
+    return {link["ifname"]: link for link in ip_json("addr", "show", namespace=namespace)}
+
+
+def _devices(held: dict[str, dict[str, Any]], wanted: Wanted) -> tuple[list[str], Changed]:
+    """Lines for ``ip`` that bring what is held to what is wanted."""
     lo_is_up = "UP" in held.get("lo", {}).get("flags", [])
     lines: list[str] = [] if lo_is_up else ["link set dev lo up"]
     changed = Changed(added={}, removed=[])
@@ -118,15 +151,12 @@ def converge(namespace: str, wanted: Wanted, fresh: bool) -> Changed:
                 changed.added.setdefault(device.name, []).append(address.split("/")[0])
         if not loopback and "UP" not in link.get("flags", []):
             lines.append(f"link set dev {device.name} up")
-    # an address that goes takes routes with it, so routes are read after the addresses are right
-    if not fresh:
-        ip_batch(lines, namespace)
-        lines = []
-    present_routes = set() if fresh else _routes(namespace)
-    lines += [f"route del {_route(r)}" for r in sorted(present_routes - wanted.routes)]
-    lines += [f"route replace {_route(r)} proto static" for r in _ordered(wanted.routes - present_routes)]
-    ip_batch(lines, namespace)
-    return changed
+    return lines, changed
+
+
+def _routing(present: set[tuple[str, str, str]], wanted: Wanted) -> list[str]:
+    lines = [f"route del {_route(r)}" for r in sorted(present - wanted.routes)]
+    return lines + [f"route replace {_route(r)} proto static" for r in _ordered(wanted.routes - present)]
 
 
 def _ordered(routes: Iterable[tuple[str, str, str]]) -> list[tuple[str, str, str]]:

@@ -6,6 +6,7 @@ differs, so that applying twice runs no command the second time.
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from cumulet.agent.network.shell import CommandError, has_ipv6, ip_batch
@@ -86,9 +87,11 @@ def _read(device: str, name: str) -> str | None:
 
 
 class Plan:
-    """Lines for one ``ip -batch``. Devices the plan creates count as existing for later helpers."""
+    """Lines for one ``ip -batch``. Devices the plan creates count as existing for later helpers. ``look``: it is never
+    to be run; its lines say what is not as it should be."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, look: bool = False) -> None:
+        self.look = look
         self.lines: list[str] = []
         self._new: set[str] = set()
 
@@ -97,6 +100,10 @@ class Plan:
 
     def add(self, line: str) -> None:
         self.lines.append(line)
+
+    def words(self) -> str | None:
+        """What would be done, for people; None: nothing."""
+        return to_do(self.lines)
 
     def run(self) -> bool:
         """Do it; True if there was anything to do."""
@@ -160,6 +167,12 @@ class Plan:
         """The host has no business of its own on tenants' networks: no link-local address there."""
         if has_ipv6():
             self.add(f"link set dev {device} addrgenmode none")
+
+
+def to_do(lines: Sequence[str], namespace: str | None = None) -> str | None:
+    """Lines for ``ip -batch`` as commands that are still to be given; None: there are none."""
+    where = f"ip -n {namespace}" if namespace else "ip"
+    return ", ".join(f"`{where} {line}`" for line in lines) + " is to be done" if lines else None
 
 
 def delete(device: str) -> None:

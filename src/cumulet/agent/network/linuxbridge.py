@@ -11,8 +11,9 @@ Fails with DriverError ``no-physical-network``, ``physical-network-in-use``, ``n
 """
 
 import json
+from collections.abc import Iterable, Iterator
 
-from cumulet.agent.contract import PortDoc, Segment
+from cumulet.agent.contract import Drift, MendItem, PortDoc, Segment
 from cumulet.agent.errors import DriverError
 from cumulet.agent.network import links, names
 from cumulet.agent.network.config import NetworkConfig
@@ -44,13 +45,16 @@ class LinuxBridge:
         return bridge
 
     def plug(self, port: PortDoc, device: str) -> None:
-        bridge = self._bridge_of(port.network_id, port.segment)
         plan = links.Plan()
+        self._plug(plan, port, device, self._bridge_of(port.network_id, port.segment))
+        plan.run()
+
+    @staticmethod
+    def _plug(plan: links.Plan, port: PortDoc, device: str, bridge: str) -> None:
         plan.tap(device)
         plan.mark(device, "port", port.id)
         plan.enslave(device, bridge)
         plan.up(device, port.segment.mtu, up=port.admin_state_up)
-        plan.run()
 
     def unplug(self, port_id: str, device: str) -> None:
         bridge = links.master(device)
@@ -78,19 +82,46 @@ class LinuxBridge:
         return bridge.startswith("brq")
 
     def astray(self, port: PortDoc) -> str | None:
-        bridge = self._bridge_of(port.network_id, port.segment)
-        on = links.master(names.tap(port.id))
-        if on != bridge:
-            return f"its tap is on {on or 'no bridge'}, not on {bridge}"
-        if port.segment.network_type != "vxlan":
+        plan = links.Plan(look=True)
+        bridge = self._wire(plan, port.network_id, port.segment)
+        self._plug(plan, port, names.tap(port.id), bridge)
+        return plan.words()
+
+    def audit(self, ports: Iterable[PortDoc]) -> Iterator[Drift]:
+        """Of each network that spans hosts: its tunnel, and to whom that forwards."""
+        of = {port.network_id: port for port in ports if port.segment.network_type == "vxlan"}
+        for network_id, port in sorted(of.items()):
+            device = names.vxlan(port.segment.segmentation_id or 0)
+            wanted = {(_ANY_MAC, peer) for peer in self._wanted_peers(network_id, port.segment)}
+            if wanted and not links.exists(device):
+                yield Drift(kind="tunnel", id=device, problem="missing", message=f"{device} is not there")
+                continue
+            plan = links.Plan(look=True)
+            if wanted:
+                self._tunnel(plan, network_id, port.segment, names.bridge(network_id))
+            if words := plan.words():
+                yield Drift(kind="tunnel", id=device, problem="different", message=words)
+            present = _entries(device) if links.exists(device) else set()
+            for entries, problem in ((wanted - present, "missing"), (present - wanted, "unknown")):
+                for mac, peer in sorted(entries):
+                    message = f"{device}: the entry that sends {_whom(mac)} to {peer} is {problem}"
+                    yield Drift(kind="forwarding", id=f"{device} {mac} {peer}", problem=problem, message=message)  # type: ignore[arg-type]
+
+    def distrust(self) -> None:
+        self._peers.clear()
+
+    def mend(self, item: MendItem) -> str | None:
+        device = item.id.partition(" ")[0]
+        if item.kind not in ("forwarding", "tunnel") or not device.startswith("vxlan-"):
             return None
-        device = names.vxlan(port.segment.segmentation_id or 0)
-        wanted = self._wanted_peers(port.network_id, port.segment)
-        present = _peers(device) if links.exists(device) else set()
-        if wanted == present:
-            return None
-        self._peers.pop(device, None)  # what was known to be set is not
-        return f"{device} forwards to {sorted(present)}, not to {sorted(wanted)}"
+        self.distrust()
+        for bridge, (noun, network_id) in links.ours().items():
+            if noun == "network" and links.is_bridge(bridge):
+                for segment in segments_of(self._store, network_id):
+                    if segment.network_type == "vxlan" and names.vxlan(segment.segmentation_id or 0) == device:
+                        self._set_peers(network_id, segment, bridge)
+                        return f"{device} is as documents say"
+        return "it was over"
 
     def lost(self) -> bool:
         return False  # the kernel forgets only with a reboot
@@ -170,7 +201,9 @@ class LinuxBridge:
 
     def _vlan(self, plan: links.Plan, network_id: str, parent: str, segment: Segment, bridge: str) -> None:
         device = f"{parent[:10]}.{segment.segmentation_id}"
-        if not links.exists(device):
+        if plan.look and not links.exists(device):
+            plan.add(f"link add link {parent} name {device} type vlan id {segment.segmentation_id}")
+        elif not links.exists(device):
             made = links.Plan()
             made.add(f"link add link {parent} name {device} type vlan id {segment.segmentation_id}")
             made.add(f"link set dev {device} alias {links.MARK}:network:{network_id}")
@@ -198,9 +231,9 @@ class LinuxBridge:
             self._peers.pop(device, None)
         if not wanted or self._peers.get(device) == wanted:
             return
-        present = _peers(device)
-        script = [f"fdb append {_ANY_MAC} dev {device} dst {peer}" for peer in sorted(wanted - present)]
-        script += [f"fdb del {_ANY_MAC} dev {device} dst {peer}" for peer in sorted(present - wanted)]
+        present, entries = _entries(device), {(_ANY_MAC, peer) for peer in wanted}
+        script = [f"fdb append {mac} dev {device} dst {peer}" for mac, peer in sorted(entries - present)]
+        script += [f"fdb del {mac} dev {device} dst {peer}" for mac, peer in sorted(present - entries)]
         if script:
             run(["bridge", "-batch", "-"], script="\n".join(script) + "\n")
         self._peers[device] = frozenset(wanted)
@@ -241,7 +274,13 @@ class LinuxBridge:
         return True
 
 
-def _peers(device: str) -> set[str]:
-    """To whom a tunnel sends what it knows no better address for."""
+def _entries(device: str) -> set[tuple[str, str]]:
+    """MAC and peer of what somebody wrote into a tunnel's forwarding table; what packets taught it is left out."""
     entries = json.loads(run(["bridge", "-j", "fdb", "show", "dev", device]) or "[]")
-    return {e["dst"] for e in entries if e.get("mac") == _ANY_MAC and "dst" in e}
+    return {
+        (e["mac"], e["dst"]) for e in entries if "dst" in e and (e["mac"] == _ANY_MAC or e.get("state") == "permanent")
+    }
+
+
+def _whom(mac: str) -> str:
+    return "all that it knows no better way for" if mac == _ANY_MAC else mac

@@ -4,9 +4,10 @@ A mechanism gives every network a place to plug devices into. `plug` and `unplug
 before a device goes up. Everything is idempotent and compares with the kernel first.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from cumulet.agent.contract import PortDoc
+from cumulet.agent.contract import Drift, MendItem, PortDoc
 
 
 class Mechanism(Protocol):
@@ -46,6 +47,18 @@ class Mechanism(Protocol):
     def astray(self, port: PortDoc) -> str | None:
         """How the wire of a plugged port is not as documents say, in words; None: it is. The next `prepare` and `plug`
         of the port set it right."""
+        ...
+
+    def audit(self, ports: Iterable[PortDoc]) -> Iterator[Drift]:
+        """What else of the wiring differs; ``ports``: all that this host is to have. Looks only."""
+        ...
+
+    def distrust(self) -> None:
+        """What is remembered as done is not believed: `prepare` and `plug` look again."""
+        ...
+
+    def mend(self, item: MendItem) -> str | None:
+        """Set right or be rid of what `audit` told without a document; what was done, None: not of this kind."""
         ...
 
     def lost(self) -> bool:

@@ -16,10 +16,14 @@ Fails with DriverError ``openvswitch-not-running``, ``no-physical-network``, ``n
 """
 
 import json
+import logging
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from cumulet.agent.contract import PortDoc, Segment
+from cumulet.agent.contract import Drift, MendItem, PortDoc, Segment
 from cumulet.agent.errors import DriverError
 from cumulet.agent.network import links, names, ovs_flows
 from cumulet.agent.network.config import NetworkConfig
@@ -29,9 +33,12 @@ from cumulet.agent.network.shell import CommandError, ip_batch, ip_json, run
 from cumulet.agent.network.store import DocumentStore
 from cumulet.agent.network.wanted import all_ports, segments_of
 
+_log = logging.getLogger(__name__)
 UNDERLAY = "br-phy"
 _NETWORK_KEY = "cumulet-network"
 _LAST_TAG = 4094
+_TUNNELS = ("vxlan", "gre")
+_OFCTL = ("ovs-ofctl", "-O", "OpenFlow14")
 
 
 class OpenVSwitch:
@@ -46,7 +53,7 @@ class OpenVSwitch:
         self._seen: dict[str, Segment] = {}  # of networks whose documents are being applied
         self._tags: dict[str, int] | None = None  # network -> local VLAN; None: not read yet
         self._installed: dict[str, list[str]] = {}
-        self._tunnels: dict[str, set[str]] = {"vxlan": set(), "gre": set()}
+        self._tunnels: dict[str, set[str]] = {kind: set() for kind in _TUNNELS}
         self._patched: set[str] = set()  # bridges of physical networks with patch ports
         self._nics: set[str] = set()  # NICs in bridges of ours that a user space datapath reads
         self._daemon = _vswitchd(config)
@@ -65,32 +72,39 @@ class OpenVSwitch:
         self._wire(port.segment)
         if not _hybrid(port):
             return INTEGRATION
-        bridge, inner, outer = _hybrid_names(port.id)
+        bridge, inner, _ = _hybrid_names(port.id)
         plan = links.Plan()
+        self._join(plan, port)
+        plan.run()
+        if self._netdev:
+            offloads_off(inner)
+        return bridge
+
+    @staticmethod
+    def _join(plan: links.Plan, port: PortDoc) -> None:
+        """What stands between a guest's tap and br-int."""
+        bridge, inner, outer = _hybrid_names(port.id)
         plan.bridge(bridge, port.segment.mtu)
         plan.mark(bridge, "hybrid", port.id)
         plan.veth(inner, port.segment.mtu, outer, None, None)
         plan.mark(inner, "hybrid", port.id)
         plan.enslave(inner, bridge)
         plan.up(inner, port.segment.mtu)
-        plan.run()
-        if self._netdev:
-            offloads_off(inner)
         plan.up(outer, port.segment.mtu)
-        plan.run()
-        return bridge
+
+    @staticmethod
+    def _plug(plan: links.Plan, port: PortDoc, device: str) -> None:
+        if _hybrid(port):
+            plan.tap(device)
+            plan.enslave(device, names.hybrid_bridge(port.id))
+        plan.mark(device, "port", port.id)
+        plan.up(device, port.segment.mtu, up=port.admin_state_up)
 
     def plug(self, port: PortDoc, device: str) -> None:
         plan = links.Plan()
-        if _hybrid(port):
-            bridge, _, outer = _hybrid_names(port.id)
-            plan.tap(device)
-            plan.enslave(device, bridge)
-        else:
-            outer = device
-        plan.mark(device, "port", port.id)
-        plan.up(device, port.segment.mtu, up=port.admin_state_up)
+        self._plug(plan, port, device)
         plan.run()
+        outer = _outer(port)
         tag = self._ready()[port.network_id]
         if self._tag_of(outer) != (tag, port.network_id):
             self._vsctl(
@@ -145,22 +159,119 @@ class OpenVSwitch:
             )
             if home.get("cumulet-nic") and UNDERLAY in ours:
                 ip_batch([f"addr replace {home['cumulet-address']} dev {home['cumulet-nic']}"])
-        self._tags, self._patched = None, set()
+        self.distrust()
         self._seen.clear()
-        self._installed.clear()
-        self._tunnels = {"vxlan": set(), "gre": set()}
         self._nics.clear()
 
-    # -- a restart of ovs-vswitchd ------------------------------------------------------------------------------------
+    # -- what an operator looks for -----------------------------------------------------------------------------------
 
     def astray(self, port: PortDoc) -> str | None:
-        """Tags alone: flows come back with `recover`, whatever became of them."""
-        tag = self._ready().get(port.network_id)
-        outer = _hybrid_names(port.id)[2] if _hybrid(port) else names.tap(port.id)
+        """Its devices, and its tag in br-int."""
+        plan = links.Plan(look=True)
+        if _hybrid(port):
+            self._join(plan, port)
+        self._plug(plan, port, names.tap(port.id))
+        if words := plan.words():
+            return words
+        tag, outer = self._ready().get(port.network_id), _outer(port)
         found = self._tag_of(outer)
         if found == (tag, port.network_id):
             return None
-        return f"{outer} is not in {INTEGRATION}" if found is None else f"{outer} has tag {found[0]}, not {tag}"
+        if found is None:
+            return f"{outer} is not in {INTEGRATION}"
+        return f"{outer} has tag {found[0]} of network {found[1] or 'none'}, not {tag}"
+
+    def audit(self, ports: Iterable[PortDoc]) -> Iterator[Drift]:
+        """Bridges and what joins them, tunnels, strange ports, and every flow."""
+        wanted = list(ports)
+        if self._tags is None and not wanted:
+            return  # nothing of ours was ever needed here
+        tags = self._ready()
+        present = self._rows("Bridge", "name", "fail_mode", "external_ids")
+        standing = {row["name"]: row for row in present}
+        interfaces = {row["name"]: row for row in self._rows("Interface", "name", "type", "options")}
+        yield from self._standing(standing, interfaces)
+        yield from self._tunnelling(interfaces)
+        outers = {_outer(port) for port in [*wanted, *all_ports(self._store)]}
+        joints = {PATCH_TUN, *(ovs_flows.patch_names(bridge)[0] for bridge in self._patched)}
+        inside = run(["ovs-vsctl", "list-ports", INTEGRATION]).split() if INTEGRATION in standing else []
+        for name in sorted(set(inside) - outers - joints):
+            message = f"{INTEGRATION} has port {name}, which no document asks for"
+            yield Drift(kind="switch-port", id=name, problem="unknown", message=message)
+        for bridge, lines in self._flows(self._networks(tags, None)).items():
+            if bridge in standing:
+                yield from self._flow_differences(bridge, lines)
+
+    def _standing(self, bridges: dict[str, Any], interfaces: dict[str, Any]) -> Iterator[Drift]:
+        joined = [(INTEGRATION, PATCH_TUN, PATCH_INT), (TUNNEL, PATCH_INT, PATCH_TUN)]
+        for bridge in self._patched:
+            inner, outer = ovs_flows.patch_names(bridge)
+            joined += [(INTEGRATION, inner, outer), (bridge, outer, inner)]
+        for bridge in dict.fromkeys(bridge for bridge, _, _ in joined):
+            if bridge not in bridges:
+                yield _switch(bridge, "missing", f"there is no bridge {bridge}")
+            elif bridges[bridge]["fail_mode"] != "secure":
+                yield _switch(bridge, "different", f"{bridge} forwards as it likes while it has no flows")
+        for bridge, name, peer in joined:
+            row = interfaces.get(name)
+            if bridge in bridges and row is None:
+                yield _switch(name, "missing", f"{bridge} has no port {name}, which joins it to others")
+            elif row is not None and (row["type"], row["options"].get("peer")) != ("patch", peer):
+                yield _switch(name, "different", f"{name} of {bridge} does not lead to {peer}")
+
+    def _tunnelling(self, interfaces: dict[str, Any]) -> Iterator[Drift]:
+        wanted = {
+            tunnel_port(kind, peer): (kind, self._tunnel_options(kind, peer))
+            for kind, peers in self._wanted_tunnels(self._networks(self._ready(), None)).items()
+            for peer in peers
+        }
+        present = {name: (row["type"], row["options"]) for name, row in interfaces.items() if row["type"] in _TUNNELS}
+        inside = set(run(["ovs-vsctl", "list-ports", TUNNEL]).split()) if TUNNEL in self._bridges() else set()
+        for name in sorted(wanted.keys() | (inside & present.keys())):
+            if name not in inside:
+                yield Drift(kind="tunnel", id=name, problem="missing", message=f"{TUNNEL} has no tunnel {name}")
+            elif name not in wanted:
+                message = f"{TUNNEL} has tunnel {name}, which no document asks for"
+                yield Drift(kind="tunnel", id=name, problem="unknown", message=message)
+            elif present.get(name) != wanted[name]:
+                message = f"tunnel {name} of {TUNNEL} does not lead as its documents say"
+                yield Drift(kind="tunnel", id=name, problem="different", message=message)
+
+    def _flow_differences(self, bridge: str, lines: list[str]) -> Iterator[Drift]:
+        with tempfile.NamedTemporaryFile("w", prefix="flows-") as wanted:
+            wanted.write("\n".join(lines) + "\n")
+            wanted.flush()
+            try:
+                printed = run([*_OFCTL, "--names", "diff-flows", bridge, wanted.name], ok=(0, 2))
+            except CommandError as error:  # they name a port that is missing, which is told
+                _log.info("flows of %s cannot be compared: %s", bridge, error.message)
+                return
+        for match, problem in ovs_flows.compared(printed).items():
+            message = f"{bridge}: the flow for {match} is {problem}"
+            yield Drift(kind="flow", id=f"{bridge} {match}", problem=problem, message=message)  # type: ignore[arg-type]
+
+    def distrust(self) -> None:
+        self._tags = None
+        self._patched.clear()
+        self._installed.clear()
+        self._tunnels = {kind: set() for kind in _TUNNELS}
+
+    def mend(self, item: MendItem) -> str | None:
+        if item.kind not in ("flow", "switch", "tunnel", "switch-port"):
+            return None
+        if item.kind == "switch-port":
+            self._vsctl(["--if-exists", "del-port", INTEGRATION, item.id])
+            return f"{item.id} is taken off {INTEGRATION}"
+        if item.kind == "tunnel" and item.problem != "missing":
+            self._vsctl(["--if-exists", "del-port", TUNNEL, item.id])
+        self.distrust()
+        self._ready()
+        for segment in {port.network_id: port.segment for port in all_ports(self._store)}.values():
+            self._wire(segment)
+        self._sync(None)
+        return "bridges, tunnels and flows are as documents say"
+
+    # -- a restart of ovs-vswitchd ------------------------------------------------------------------------------------
 
     def lost(self) -> bool:
         """True after ovs-vswitchd started anew, until `recover` succeeded."""
@@ -187,11 +298,12 @@ class OpenVSwitch:
             if bridge not in self._bridges():
                 commands += [
                     ["add-br", bridge],
-                    ["set", "Bridge", bridge, f"datapath_type={kind}", "fail_mode=secure", "external_ids:cumulet=made"],
+                    ["set", "Bridge", bridge, f"datapath_type={kind}", "external_ids:cumulet=made"],
                 ]
+            commands.append(["set", "Bridge", bridge, "fail_mode=secure"])
         commands += _patch(INTEGRATION, PATCH_TUN, PATCH_INT) + _patch(TUNNEL, PATCH_INT, PATCH_TUN)
         self._vsctl(*commands)
-        self._tags = {network: tag for tag, network in self._ports().values() if network}
+        self._tags = _tags(self._ports().values())
         for row in self._rows("Interface", "name", "type", "options"):
             if row["type"] in self._tunnels:
                 self._tunnels[row["type"]].add(row["options"].get("remote_ip", ""))
@@ -269,26 +381,9 @@ class OpenVSwitch:
 
     def _sync(self, port: PortDoc | None) -> None:
         """Tunnels and flows to what ports and documents say."""
-        networks: dict[str, LocalNetwork] = {}
-        segments: dict[str, list[Segment]] = {}
-        for doc in all_ports(self._store):
-            segments.setdefault(doc.network_id, []).append(doc.segment)
-        if port is not None:
-            segments.setdefault(port.network_id, []).append(port.segment)
-        for network_id, tag in self._ready().items():
-            found = segments.get(network_id) or list(segments_of(self._store, network_id))
-            if not found and network_id in self._seen:
-                found = [self._seen[network_id]]
-            if found:
-                peers = {p for s in found for p in s.peers} - {self._config.tunnel_ip}
-                networks[network_id] = LocalNetwork(tag, found[-1], frozenset(p for p in peers if p))
-        wanted: dict[str, set[str]] = {"vxlan": set(), "gre": set()}
-        for network in networks.values():
-            if network.segment.network_type in wanted:
-                wanted[network.segment.network_type] |= network.peers
-        self._set_tunnels(wanted)
-        mappings = {p: b for p, b in self._config.bridge_mappings.items() if b in self._patched}
-        for bridge, lines in ovs_flows.flows(networks, mappings, self._tunnels).items():
+        networks = self._networks(self._ready(), port)
+        self._set_tunnels(self._wanted_tunnels(networks))
+        for bridge, lines in self._flows(networks).items():
             before = self._installed.get(bridge)
             if before == lines:
                 continue
@@ -297,20 +392,51 @@ class OpenVSwitch:
             else:
                 script, verb = ovs_flows.difference(before, lines), "add-flows"
             self._installed.pop(bridge, None)
-            run(["ovs-ofctl", "-O", "OpenFlow14", "--bundle", verb, bridge, "-"], script="\n".join(script) + "\n")
+            run([*_OFCTL, "--bundle", verb, bridge, "-"], script="\n".join(script) + "\n")
             self._installed[bridge] = lines
+
+    def _networks(self, tags: dict[str, int], port: PortDoc | None) -> dict[str, LocalNetwork]:
+        networks: dict[str, LocalNetwork] = {}
+        segments: dict[str, list[Segment]] = {}
+        for doc in all_ports(self._store):
+            segments.setdefault(doc.network_id, []).append(doc.segment)
+        if port is not None:
+            segments.setdefault(port.network_id, []).append(port.segment)
+        for network_id, tag in tags.items():
+            found = segments.get(network_id) or list(segments_of(self._store, network_id))
+            if not found and network_id in self._seen:
+                found = [self._seen[network_id]]
+            if found:
+                peers = {p for s in found for p in s.peers} - {self._config.tunnel_ip}
+                networks[network_id] = LocalNetwork(tag, found[-1], frozenset(p for p in peers if p))
+        return networks
+
+    @staticmethod
+    def _wanted_tunnels(networks: dict[str, LocalNetwork]) -> dict[str, set[str]]:
+        wanted: dict[str, set[str]] = {kind: set() for kind in _TUNNELS}
+        for network in networks.values():
+            if network.segment.network_type in wanted:
+                wanted[network.segment.network_type] |= network.peers
+        return wanted
+
+    def _flows(self, networks: dict[str, LocalNetwork]) -> dict[str, list[str]]:
+        mappings = {p: b for p, b in self._config.bridge_mappings.items() if b in self._patched}
+        return ovs_flows.flows(networks, mappings, self._tunnels)
+
+    def _tunnel_options(self, kind: str, peer: str) -> dict[str, str]:
+        options = {"remote_ip": peer, "local_ip": self._config.tunnel_ip or "", "key": "flow", "df_default": "true"}
+        return options | ({"dst_port": str(self._config.vxlan_port)} if kind == "vxlan" else {})
 
     def _set_tunnels(self, wanted: dict[str, set[str]]) -> None:
         commands: list[list[str]] = []
         for kind, peers in wanted.items():
             for peer in sorted(peers - self._tunnels[kind]):
                 name = tunnel_port(kind, peer)
+                options = [f"options:{key}={value}" for key, value in self._tunnel_options(kind, peer).items()]
                 commands += [
                     ["--may-exist", "add-port", TUNNEL, name],
-                    ["set", "Interface", name, f"type={kind}", f"options:remote_ip={peer}",
-                     f"options:local_ip={self._config.tunnel_ip}", "options:key=flow", "options:df_default=true",
-                     *([f"options:dst_port={self._config.vxlan_port}"] if kind == "vxlan" else [])],
-                ]  # fmt: skip
+                    ["set", "Interface", name, f"type={kind}", *options],
+                ]
             commands += [
                 ["--if-exists", "del-port", TUNNEL, tunnel_port(kind, peer)]
                 for peer in sorted(self._tunnels[kind] - peers)
@@ -378,6 +504,30 @@ def kernel_datapath() -> bool:
 
 def _hybrid(port: PortDoc) -> bool:
     return not port.device_owner.startswith("network:")
+
+
+def _outer(port: PortDoc) -> str:
+    """The device in br-int."""
+    return names.hybrid_outer(port.id) if _hybrid(port) else names.tap(port.id)
+
+
+def _switch(id: str, problem: Literal["missing", "different"], message: str) -> Drift:
+    return Drift(kind="switch", id=id, problem=problem, message=message)
+
+
+def _tags(ports: Iterable[tuple[int, str]]) -> dict[str, int]:
+    """Network -> local VLAN, as ports have them. Where somebody changed tags, a network is what most of its ports say,
+    and never what another network is."""
+    votes: dict[str, Counter[int]] = {}
+    for tag, network in ports:
+        if network and tag:
+            votes.setdefault(network, Counter())[tag] += 1
+    found: dict[str, int] = {}
+    for network, tags in sorted(votes.items(), key=lambda vote: -max(vote[1].values())):
+        tag = tags.most_common(1)[0][0]
+        if tag not in found.values():
+            found[network] = tag
+    return found
 
 
 def _hybrid_names(port_id: str) -> tuple[str, str, str]:

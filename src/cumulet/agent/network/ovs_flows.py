@@ -3,6 +3,8 @@
 Every network has a local VLAN in br-int. br-tun maps it to a tunnel id and back: packets that come in by a tunnel teach
 (`learn`) where their sender is, unknown ones go to all peers of the network. Bridges of physical networks map it to the
 wire's VLAN, or none. Everything else on these crossings is dropped.
+
+Actions are spelled as OpenFlow 1.4 has them: what a switch holds is compared with these lines word for word.
 """
 
 from collections.abc import Mapping
@@ -16,6 +18,7 @@ PATCH_TUN, PATCH_INT = "patch-tun", "patch-int"  # in br-int and in br-tun
 _TABLE = {"gre": 3, "vxlan": 4}  # where packets of a kind of tunnel are told apart by id
 _LEARN, _UNICAST, _FLOOD = 10, 20, 22
 _UNTAGGED = "vlan_tci=0x0000/0x1fff"
+_PUSH, _PRESENT = "push_vlan:0x8100", 0x1000
 
 
 class LocalNetwork(msgspec.Struct, frozen=True):
@@ -64,13 +67,17 @@ def flows(
 
 def _physical(out: dict[str, list[str]], network: LocalNetwork, bridge: str) -> None:
     inner, outer = patch_names(bridge)
-    tag = network.tag
-    wire = _UNTAGGED if network.segment.network_type == "flat" else f"dl_vlan={network.segment.segmentation_id}"
-    leave = (
-        "strip_vlan" if network.segment.network_type == "flat" else f"mod_vlan_vid:{network.segment.segmentation_id}"
-    )
-    out[INTEGRATION].append(f"table=0,priority=3,in_port={inner},{wire},actions=mod_vlan_vid:{tag},NORMAL")
+    tag, vlan = network.tag, network.segment.segmentation_id
+    if network.segment.network_type == "flat":
+        wire, enter, leave = _UNTAGGED, f"{_PUSH},{_vlan(tag)}", "pop_vlan"
+    else:
+        wire, enter, leave = f"dl_vlan={vlan}", _vlan(tag), _vlan(vlan or 0)
+    out[INTEGRATION].append(f"table=0,priority=3,in_port={inner},{wire},actions={enter},NORMAL")
     out[bridge].append(f"table=0,priority=4,in_port={outer},dl_vlan={tag},actions={leave},NORMAL")
+
+
+def _vlan(tag: int) -> str:
+    return f"set_field:{_PRESENT | tag}->vlan_vid"
 
 
 def _tunnel_base(tunnels: Mapping[str, set[str]]) -> list[str]:
@@ -95,11 +102,12 @@ def _tunnel_base(tunnels: Mapping[str, set[str]]) -> list[str]:
 def _tunnelled(network: LocalNetwork, kind: str, tunnels: Mapping[str, set[str]]) -> list[str]:
     vni, tag = network.segment.segmentation_id, network.tag
     lines = [
-        f"table={_TABLE[kind]},priority=1,tun_id={vni},actions=mod_vlan_vid:{tag},resubmit(,{_LEARN})",
+        f"table={_TABLE[kind]},priority=1,tun_id={vni},actions={_PUSH},{_vlan(tag)},resubmit(,{_LEARN})",
     ]
     outputs = [f"output:{tunnel_port(kind, p)}" for p in sorted(network.peers & tunnels.get(kind, set()))]
     if outputs:
-        lines.append(f"table={_FLOOD},priority=1,dl_vlan={tag},actions=strip_vlan,set_tunnel:{vni},{','.join(outputs)}")
+        leave = f"pop_vlan,set_field:{vni or 0:#x}->tun_id"
+        lines.append(f"table={_FLOOD},priority=1,dl_vlan={tag},actions={leave},{','.join(outputs)}")
     return lines
 
 
@@ -112,3 +120,16 @@ def difference(before: list[str], now: list[str]) -> list[str]:
 
 def _match(line: str) -> str:
     return line[: line.index(",actions=")]
+
+
+def compared(printed: str) -> dict[str, str]:
+    """What ``ovs-ofctl diff-flows`` of a switch and a file printed: match of a flow -> how it differs, ``missing``,
+    ``unknown`` or ``different``. What packets taught the switch is nobody's difference."""
+    sides: dict[str, set[str]] = {}
+    for line in printed.splitlines():
+        flow, _, _ = line[1:].strip().partition(" actions=")
+        match = " ".join(word for word in flow.split() if not word.startswith(("cookie=", "idle_timeout=")))
+        if line[:1] in "+-" and not (match.startswith(f"table={_UNICAST} ") and "hard_timeout=" in match):
+            sides.setdefault(match, set()).add(line[0])
+    words = {"+": "missing", "-": "unknown"}
+    return {match: words[min(found)] if len(found) == 1 else "different" for match, found in sorted(sides.items())}

@@ -11,8 +11,9 @@ import shutil
 from collections.abc import Sequence
 
 from cumulet.agent.contract import RouterDoc, RouterPort
-from cumulet.agent.network import announce, daemons, inside, names, nat
-from cumulet.agent.network.shell import CommandError, in_namespace, nft, run, write_atomically
+from cumulet.agent.network import announce, daemons, inside, names, nat, scratch
+from cumulet.agent.network.shell import CommandError, in_namespace, nft, nft_json, run, write_atomically
+from cumulet.agent.network.wanted import legs
 from cumulet.agent.network.wiring import Wiring
 
 _SYSCTLS = {
@@ -32,6 +33,7 @@ class Routers:
     def __init__(self, wiring: Wiring) -> None:
         self._w = wiring
         self._dir = wiring.config.run_dir / "router"
+        self._distrusted: set[str] = set()  # routers whose rules are written again, whatever they say of themselves
 
     def apply(self, doc: RouterDoc) -> None:
         with self._w.lock:
@@ -44,7 +46,7 @@ class Routers:
                 return
             self._route(doc, held)
             self._w.store.put(doc)
-            for network_id in {leg.port.network_id for leg in _legs(doc)}:
+            for network_id in {leg.port.network_id for leg in legs(doc)}:
                 self._w.mechanism.refresh(network_id)
         self._w.metadata.serve_router(doc)
 
@@ -55,7 +57,7 @@ class Routers:
                 return
             self._take_down(object_id, held)
             self._w.store.drop(RouterDoc, object_id)
-            for network_id in {leg.port.network_id for leg in _legs(held)} if held else ():
+            for network_id in {leg.port.network_id for leg in legs(held)} if held else ():
                 self._w.mechanism.refresh(network_id)
 
     def list(self) -> Sequence[str]:
@@ -65,23 +67,58 @@ class Routers:
         """The namespace and what is in it, whether or not a document is known."""
         self._take_down(router_id, self._w.store.get(RouterDoc, router_id))
 
+    # -- what an operator looks for ----------------------------------------------------------------------------------
+
+    def astray(self, doc: RouterDoc) -> Sequence[str]:
+        """What in the router's namespace is not as its document says, in words."""
+        return inside.astray(names.router_namespace(doc.id), self._wanted(doc))
+
+    def translation_astray(self, doc: RouterDoc) -> str | None:
+        """How the kernel's rules differ from the document's; None: not at all."""
+
+        def listing() -> scratch.Table:
+            return scratch.parsed(nft_json("list", "table", "ip", names.ROUTER_TABLE) or [])
+
+        held = in_namespace(names.router_namespace(doc.id), listing)
+        wanted = scratch.table(nat.ruleset(doc), "ip", names.ROUTER_TABLE)
+        words = [
+            f"{kind} {name} has entries {differs}"
+            for kind, ours, theirs in (("chain", wanted.chains, held.chains), ("map", wanted.sets, held.sets))
+            for name in sorted(ours.keys() | theirs.keys())
+            if (differs := scratch.differs(ours.get(name, []), theirs.get(name, [])))
+        ]
+        return ", ".join(words) or (None if wanted.hooks == held.hooks else "chains hook elsewhere")
+
+    def advertises(self, doc: RouterDoc) -> bool:
+        """False if the router is to have a radvd, and it does not run or is told something else."""
+        text, directory = nat.radvd(doc), self._dir / doc.id
+        if not text:
+            return True
+        config = directory / "radvd.conf"
+        return daemons.runs("radvd", directory / "radvd.pid") and config.exists() and config.read_text() == text
+
+    def distrust(self, router_id: str) -> None:
+        self._distrusted.add(router_id)
+
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _route(self, doc: RouterDoc, held: RouterDoc | None) -> None:
         namespace = names.router_namespace(doc.id)
         fresh = self._w.namespaces.ensure(namespace, _SYSCTLS)
         if fresh:
-            self._w.made_anew(namespace, [leg.port.id for leg in _legs(doc)])
-        for leg in _legs(doc):
+            self._w.made_anew(namespace, [leg.port.id for leg in legs(doc)])
+        for leg in legs(doc):
             self._w.mechanism.prepare(leg.port)
             self._w.plug_veth(leg.port, _device(doc, leg), namespace)
         if held is not None:
-            wanted = {leg.port.id for leg in _legs(doc)}
-            for leg in _legs(held):
+            wanted = {leg.port.id for leg in legs(doc)}
+            for leg in legs(held):
                 if leg.port.id not in wanted:
                     self._w.mechanism.unplug(leg.port.id, names.tap(leg.port.id))
-        if fresh or self._held_ruleset(namespace) != nat.ruleset_digest(doc):
+        distrusted = fresh or doc.id in self._distrusted
+        if distrusted or self._held_ruleset(namespace) != nat.ruleset_digest(doc):
             in_namespace(namespace, lambda: nft(nat.ruleset(doc)))
+            self._distrusted.discard(doc.id)
         changed = inside.converge(namespace, self._wanted(doc), fresh)
         for device, addresses in changed.added.items():
             announce.announce(namespace, device, [a for a in addresses if a != names.METADATA_IP])
@@ -92,7 +129,7 @@ class Routers:
     def _wanted(self, doc: RouterDoc) -> inside.Wanted:
         devices: list[inside.Device] = []
         routes: set[tuple[str, str, str]] = set()
-        for leg in _legs(doc):
+        for leg in legs(doc):
             device = _device(doc, leg)
             addresses = list(_addresses(leg))
             if doc.gateway is not None and leg is doc.gateway:
@@ -122,7 +159,9 @@ class Routers:
                 routes = {r for r in routes if r[0] != kind}
                 routes.add((kind, route.nexthop, towards))
         devices.append(inside.Device("lo", 65536, "00:00:00:00:00:00", (f"{names.METADATA_IP}/32",)))
-        return inside.Wanted(devices=tuple(devices), prefixes=("qr-", "qg-"), routes=frozenset(routes))
+        return inside.Wanted(
+            devices=tuple(devices), prefixes=("qr-", "qg-"), routes=frozenset(routes), sysctls=_SYSCTLS
+        )
 
     @staticmethod
     def _held_ruleset(namespace: str) -> str | None:
@@ -173,16 +212,12 @@ class Routers:
         namespace = names.router_namespace(router_id)
         self._w.metadata.stop(namespace)
         daemons.stop("radvd", self._dir / router_id / "radvd.pid")
-        for leg in _legs(held) if held else ():
+        for leg in legs(held) if held else ():
             self._w.mechanism.unplug(leg.port.id, names.tap(leg.port.id))
         self._w.unplug_all_of(namespace, "qr-", "qg-")
         self._w.namespaces.delete(namespace)
         shutil.rmtree(self._dir / router_id, ignore_errors=True)
         self._w.sync_guard()
-
-
-def _legs(doc: RouterDoc) -> list[RouterPort]:
-    return [*doc.interfaces, *([doc.gateway] if doc.gateway else [])]
 
 
 def _device(doc: RouterDoc, leg: RouterPort) -> str:
@@ -197,7 +232,7 @@ def _addresses(leg: RouterPort) -> list[str]:
 def _on_link(doc: RouterDoc, nexthop: str) -> str | None:
     """The leg whose subnet the next hop is in."""
     address = ipaddress.ip_address(nexthop)
-    for leg in _legs(doc):
+    for leg in legs(doc):
         if any(address in ipaddress.ip_network(s.cidr) for s in leg.subnets):
             return _device(doc, leg)
     return None

@@ -92,23 +92,32 @@ def namespaces() -> set[str]:
 def in_namespace(namespace: str, function: Callable[[], T]) -> T:
     """``function()`` in a thread of its own inside ``namespace``; FileNotFoundError if there is no such namespace."""
     descriptor = os.open(NETNS_DIR / namespace, os.O_RDONLY | os.O_CLOEXEC)
+
+    def job() -> T:
+        if _libc.setns(descriptor, CLONE_NEWNET):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), namespace)
+        return function()
+
+    try:
+        return in_thread(job, f"netns-{namespace[:20]}")
+    finally:
+        os.close(descriptor)
+
+
+def in_thread(function: Callable[[], T], name: str) -> T:
+    """``function()`` in a thread made for it, whose namespaces it may change."""
     outcome: list[tuple[bool, Any]] = []
 
     def job() -> None:
         try:
-            if _libc.setns(descriptor, CLONE_NEWNET):
-                number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number), namespace)
             outcome.append((True, function()))
         except BaseException as error:  # noqa: BLE001  handed to the caller
             outcome.append((False, error))
 
-    try:
-        thread = threading.Thread(target=job, name=f"netns-{namespace[:20]}", daemon=True)
-        thread.start()
-        thread.join()
-    finally:
-        os.close(descriptor)
+    thread = threading.Thread(target=job, name=name, daemon=True)
+    thread.start()
+    thread.join()
     good, value = outcome[0]
     if not good:
         raise value
@@ -116,16 +125,27 @@ def in_namespace(namespace: str, function: Callable[[], T]) -> T:
     return result
 
 
+def sysctls_astray(values: dict[str, str]) -> list[str]:
+    """Which of them are not so, in the namespace of the calling thread."""
+    found = []
+    for name, value in values.items():
+        path = Path("/proc/sys") / name
+        if path.exists() and path.read_text().strip() != value:
+            found.append(name)
+    return found
+
+
+def devices() -> list[str]:
+    """In the namespace of the calling thread, whatever /sys was mounted in."""
+    lines = Path("/proc/thread-self/net/dev").read_text().splitlines()[2:]
+    return [line.partition(":")[0].strip() for line in lines]
+
+
 def write_sysctls(values: dict[str, str]) -> None:
     """``net/ipv4/ip_forward`` -> value, in the namespace of the calling thread; written only if it differs. Names that
     this kernel does not have (no IPv6) are passed over."""
-    for name, value in values.items():
-        path = Path("/proc/sys") / name
-        try:
-            if path.read_text().strip() != value:
-                path.write_text(value)
-        except FileNotFoundError:
-            continue
+    for name in sysctls_astray(values):
+        (Path("/proc/sys") / name).write_text(values[name])
 
 
 def has_ipv6() -> bool:

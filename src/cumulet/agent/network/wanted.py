@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from cumulet.agent.contract import NetworkDoc, PortDoc, RouterDoc, Segment
+from cumulet.agent.contract import NetworkDoc, PortDoc, RouterDoc, RouterPort, Segment
 from cumulet.agent.network.store import DocumentStore
 
 
@@ -23,5 +23,9 @@ def all_ports(store: DocumentStore) -> Iterator[PortDoc]:
         if network.dhcp_port:
             yield network.dhcp_port
     for router in store.all(RouterDoc):
-        for leg in [*router.interfaces, *([router.gateway] if router.gateway else [])]:
+        for leg in legs(router):
             yield leg.port
+
+
+def legs(router: RouterDoc) -> list[RouterPort]:
+    return [*router.interfaces, *([router.gateway] if router.gateway else [])]

@@ -11,7 +11,7 @@ from cumulet.agent.network.inside import Namespaces
 from cumulet.agent.network.mechanism import Mechanism
 from cumulet.agent.network.metadata_server import MetadataServer
 from cumulet.agent.network.offload import offloads_off
-from cumulet.agent.network.shell import in_namespace, ip_json
+from cumulet.agent.network.shell import devices, in_namespace, ip_json
 from cumulet.agent.network.store import DocumentStore
 
 
@@ -43,6 +43,8 @@ class Wiring:
     def plug_veth(self, port: PortDoc, inner: str, namespace: str) -> None:
         """``tap<port>`` on the port's network, ``inner`` in the namespace. The network must be prepared."""
         outer = names.tap(port.id)
+        if links.exists(outer) and inner not in in_namespace(namespace, devices):
+            links.delete(outer)  # it leads elsewhere: somebody made the namespace anew
         plan = links.Plan()
         plan.veth(outer, port.segment.mtu, inner, namespace, port.mac_address.lower())
         plan.mark(outer, "port", port.id)

@@ -205,6 +205,8 @@ class Agent:
 
     def _mend_one(self, item: MendItem) -> str:
         if item.document is not None:
+            for driver in self._drivers:
+                driver.distrust(item)
             try:
                 error = self.documents.apply_now(*item.document)
             except KeyError:

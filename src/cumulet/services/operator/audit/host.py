@@ -123,7 +123,10 @@ CODES: dict[str, tuple[Severity, str, str | None]] = {
     "quarantined": ("info", "what was moved aside", None),
     "host-not-audited": ("warning", "hosts' answers", None),
 }
-PLUMBING = ("namespace", "dnsmasq", "dhcp-host", "lease", "chain", "forwarding", "router-device", "device", "metadata")
+PLUMBING = (
+    "namespace", "dnsmasq", "dhcp-host", "lease", "chain", "group", "filter-table", "translation", "radvd", "metadata",
+    "forwarding", "tunnel", "flow", "switch", "switch-port", "device", "export",
+)  # fmt: skip
 _CURES = {
     "stopped-server-without-domain": "openstack server start: it is defined again",
     "server-without-disk": "its data is gone: openstack server rebuild, or restore the disk where it was",
