@@ -267,8 +267,10 @@ def test_an_audit_lists_all_and_what_holds_data_is_moved_aside(host):
     for _ in range(2):
         assert host.provider.mend(item("export", f"{volume}/aaaaaaaa")) == "the export is removed"
     assert things(host, "export") == []
-    with pytest.raises(DriverError, match="others may share"):
-        host.provider.mend(item("backup", "b" * 8))
+    for _ in range(2):
+        assert "aside" in host.provider.mend(item("backup", "b" * 8))
+    assert things(host, "backup") == []
+    assert sorted(things(host, "quarantine")) == sorted([f"backup/{'b' * 8}", f"volume/{stranger}"])
     assert host.provider.mend(item("tap", "t")) is None
 
 
@@ -278,3 +280,43 @@ def test_aside_never_overwrites(host):
     host.do(c.CreateVolume(volume_id=volume, size_gb=2))
     host.provider.mend(item("volume", volume))
     assert things(host, "quarantine") == [f"volume/{volume}", f"volume/{volume}.2"]
+
+
+def test_a_backup_set_aside_takes_nothing_from_others(host):
+    volume = host.create()
+    io(host.path(volume), "write -P 4 0 1M")
+    host.do(c.BackupVolume(volume_id=volume, backup_id="b" * 8))
+    host.do(c.BackupVolume(volume_id=volume, backup_id="c" * 8, parent_backup_id="b" * 8))
+    host.provider.mend(item("backup", "b" * 8))
+    io(host.path(volume), "write -P 5 0 1M")
+    host.do(c.RestoreBackup(volume_id=volume, backup_id="c" * 8))
+    io(host.path(volume), "read -P 4 0 1M")
+
+
+def astray(host) -> list[str]:
+    return [f"{one.kind}-{one.problem} {one.id}" for one in host.provider.audit().drift]
+
+
+def test_what_the_daemon_serves_is_what_is_recorded(host):
+    volume, other = host.create(), host.create()
+    uri = host.export(volume)
+    io(uri, "write -P 6 0 64k")
+    assert astray(host) == []
+    record = f"e{'a' * 8}.1"
+    with host.provider.daemon.qmp() as qmp:
+        file = {"driver": "file", "filename": host.path(other)}
+        qmp.execute("blockdev-add", driver="qcow2", file=file, **{"node-name": "evil"})
+        qmp.execute("block-export-add", type="nbd", id="thief", name="thief", **{"node-name": "evil"})
+        node = {"node-name": f"v{volume.replace('-', '')[:30]}"}
+        qmp.execute("block-export-add", type="nbd", id=f"e{'a' * 8}.7", name="old", **node)  # of another generation
+        qmp.execute("block-export-del", id=record, mode="hard")
+    assert astray(host) == [f"export-missing {'a' * 8}.1", f"export-unknown e{'a' * 8}.7", "export-unknown thief"]
+    for found in host.provider.audit().drift:
+        one = c.MendItem(kind=found.kind, id=found.id, problem=found.problem, generation=1)
+        for _ in range(2):
+            assert host.provider.mend(one)
+    assert astray(host) == []
+    io(uri, "read -P 6 0 64k")
+    io(host.path(other), "write -P 6 0 64k")  # nobody has it open
+    assert host.provider.mend(c.MendItem(kind="export", id=record, problem="unknown", generation=1))
+    io(uri, "read -P 6 0 64k")

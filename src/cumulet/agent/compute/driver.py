@@ -209,12 +209,40 @@ class ComputeDriver(Driver):
         things += [c.Thing(kind="disk", id=one, owner=one) for one in self.instances.ids()]
         things += [c.Thing(kind="tap", id=one) for one in self._plugger.plugged()]
         things += [c.Thing(kind="quarantine", id=f"disk/{one}") for one in self.instances.set_aside()]
-        return c.Audited(kinds=["domain", "disk", "tap"], things=things)
+        drift = self._hv.call("compare", self._astray)
+        return c.Audited(kinds=["domain", "disk", "tap"], things=things, drift=drift)
+
+    def _astray(self, connection: Any) -> list[c.Drift]:
+        """Of domains of ours: what libvirt forgets when the guest ends, and disks whose files are gone."""
+        found = []
+        for domain in connection.listAllDomains():
+            if not self._is_ours(domain):
+                continue
+            server_id = domain.UUIDString()
+            if not domain.isPersistent():
+                message = f"the domain of server {server_id} is defined no more: it ends with its guest"
+                found.append(c.Drift(kind="definition", id=server_id, problem="missing", message=message))
+            for path in self.instances.missing_files(domain.XMLDesc()):
+                message = f"a disk of server {server_id} needs {path}, which is not there"
+                drift = c.Drift(kind="server-file", id=f"{server_id}/{path.name}", problem="missing", message=message)
+                found.append(drift)
+        return found
+
+    def _define_again(self, server_id: str) -> None:
+        def define(connection: Any) -> None:
+            domain = self._hv.domain(connection, server_id)
+            if not domain.isPersistent():
+                connection.defineXML(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE))
+
+        self._hv.call("define", define, 60)
 
     def mend(self, item: c.MendItem) -> str | None:
         if item.kind == "domain":
             self._remove_domain(item.id)
             return "the domain is removed, its disks stay"
+        if item.kind == "definition":
+            self._define_again(item.id)
+            return "the domain is defined as it runs"
         if item.kind == "tap":
             self._plugger.unplug(item.id)
             return "the tap is removed"

@@ -11,7 +11,9 @@ import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
+from cumulet.agent import aside
 from cumulet.agent.compute.configdrive import contents, write_iso
 from cumulet.agent.compute.domain import ServerFiles
 from cumulet.agent.contract import ImageSource, ServerSpec
@@ -70,8 +72,8 @@ class Instances:
 
     def set_aside(self) -> list[str]:
         """Servers whose files an operator had moved aside."""
-        aside = self.directory / _ASIDE
-        return sorted(path.name for path in aside.iterdir()) if aside.is_dir() else []
+        folder = self.directory / _ASIDE
+        return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
     def bases_in_use(self) -> Iterator[Path]:
         """Files of the image cache that servers stand on, and what was moved aside."""
@@ -83,6 +85,13 @@ class Instances:
             backing = _backing_file(folder / "disk")
             if backing is not None:
                 yield backing
+
+    def missing_files(self, xml: str) -> list[Path]:
+        """Files that a domain's disks are, or stand on, and that are not there."""
+        named = [Path(source.get("file", "")) for source in ElementTree.fromstring(xml).iterfind("devices/disk/source")]
+        found = [path for path in named if path.is_absolute()]
+        found += [backing for path in found if (backing := _backing_file(path)) is not None]
+        return [path for path in found if not path.exists()]
 
     # -- making and removing ------------------------------------------------------------------------------
 
@@ -137,16 +146,7 @@ class Instances:
 
     def put_aside(self, server_id: str) -> Path:
         """Move a server's files where nobody uses them; nothing is deleted."""
-        folder, aside = self.folder(server_id), self.directory / _ASIDE
-        target = aside / server_id
-        if folder.exists():
-            aside.mkdir(mode=0o700, exist_ok=True)
-            number = 1
-            while target.exists():
-                number += 1
-                target = aside / f"{server_id}.{number}"
-            os.rename(folder, target)
-        return target
+        return aside.move(self.folder(server_id), self.directory / _ASIDE)
 
     # -- the console log ------------------------------------------------------------------------------------
 

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import msgspec
 
+from cumulet.agent import aside
 from cumulet.agent.errors import DriverError, not_found
 
 CHUNK = 4 << 20
+_ASIDE = "aside"
 
 
 class Chunk(msgspec.Struct, frozen=True):
@@ -101,6 +103,13 @@ class BackupStore:
         place = self.root / backup_id
         (place / "manifest.json").unlink(missing_ok=True)  # first: half a backup is none
         shutil.rmtree(place, ignore_errors=True)
+
+    def put_aside(self, backup_id: str) -> Path:
+        """Move a backup where nobody uses it. It stands for itself: what it shares with others are hard links."""
+        return aside.move(self.root / backup_id, self.root / _ASIDE)
+
+    def set_aside(self) -> list[str]:
+        return sorted(path.parent.name for path in (self.root / _ASIDE).glob("*/manifest.json"))
 
     def _known(self, parent_id: str | None) -> dict[str, Path]:
         if parent_id is None:

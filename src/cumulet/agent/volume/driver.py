@@ -274,9 +274,16 @@ class FileProvider:
         ]
         things += [c.Thing(kind="backup", id=one) for one in self.backups.ids()]
         things += [c.Thing(kind="quarantine", id=f"volume/{one}") for one in self.volumes.set_aside()]
-        return c.Audited(kinds=["volume", "export", "backup"], things=things)
+        things += [c.Thing(kind="quarantine", id=f"backup/{one}") for one in self.backups.set_aside()]
+        return c.Audited(kinds=["volume", "export", "backup"], things=things, drift=list(self.exports.astray()))
 
     def mend(self, item: c.MendItem) -> str | None:
+        if item.kind == "export" and item.problem == "missing":
+            self.exports.restore()
+            return "what is recorded is exported again"
+        if item.kind == "export" and "/" not in item.id:
+            self.exports.cut_off(item.id)
+            return "the storage daemon serves it no more"
         if item.kind == "export":
             volume_id, _, attachment_id = item.id.partition("/")
             self.exports.remove(volume_id, attachment_id)
@@ -286,7 +293,7 @@ class FileProvider:
                 self._refuse_exported(item.id)
                 return f"the volume is moved aside: {self.volumes.put_aside(item.id)}"
         if item.kind == "backup":
-            raise DriverError("unsupported", f"Backup {item.id} is left: others may share its chunks.")
+            return f"the backup is moved aside: {self.backups.put_aside(item.id)}"
         return None
 
     def remove_absent(self, absent: c.Absent) -> None:

@@ -7,12 +7,13 @@ died, `restore` serves everything recorded again.
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 import msgspec
 
-from cumulet.agent.contract import DiskConnection
+from cumulet.agent.contract import DiskConnection, Drift
 from cumulet.agent.errors import DriverError
 from cumulet.agent.volume.daemon import StorageDaemon
 from cumulet.agent.volume.files import FileVolumes
@@ -130,6 +131,31 @@ class Exports:
                 if record.attachment_id != skip and self._volumes.path(record.volume_id).exists():
                     self._serve(qmp, record)
 
+    def astray(self) -> Iterator[Drift]:
+        """What is recorded and the daemon does not serve, and what it serves of which there is no record."""
+        records = {_export_id(record): record for record in self.all()}
+        served: dict[str, str] = {}
+        if self._daemon.running():
+            with self._daemon.qmp() as qmp:
+                served = {one["id"]: one["node-name"] for one in qmp.execute("query-block-exports")}
+        for name in sorted(records.keys() - served.keys()):
+            message = f"the storage daemon does not serve volume {records[name].volume_id} for {records[name].name}"
+            yield Drift(kind="export", id=records[name].name, problem="missing", message=message)
+        for name in sorted(served.keys() - records.keys()):
+            message = f"the storage daemon serves {served[name]} as {name}, of which there is no record"
+            yield Drift(kind="export", id=name, problem="unknown", message=message)
+
+    def cut_off(self, name: str) -> None:
+        """End an export of the daemon's that nobody recorded, and its node if that serves no other."""
+        if not self._daemon.running():
+            return
+        with self._daemon.qmp() as qmp:
+            nodes = {one["id"]: one["node-name"] for one in qmp.execute("query-block-exports")}
+            if name in nodes and name not in map(_export_id, self.all()):
+                _end_export(qmp, name)
+                if list(nodes.values()).count(nodes[name]) == 1:
+                    qmp.execute("blockdev-del", **{"node-name": nodes[name]})
+
     def resize(self, volume_id: str, size: int) -> None:
         """Grow an open volume. The daemon lets nobody grow what it exports, and an export's size is fixed when it is
         made, so the exports go and come back: a client that connects again (``reconnect-delay``) sees the new size."""
@@ -194,14 +220,18 @@ def _export_ids(qmp: Qmp) -> set[str]:
 
 
 def _remove_export(qmp: Qmp, record: ExportRecord) -> None:
-    if _export_id(record) not in _export_ids(qmp):
+    _end_export(qmp, _export_id(record))
+
+
+def _end_export(qmp: Qmp, name: str) -> None:
+    if name not in _export_ids(qmp):
         return
-    qmp.execute("block-export-del", id=_export_id(record), mode="hard")
+    qmp.execute("block-export-del", id=name, mode="hard")
     # The export goes when its last client has been cut off: a moment later.
     end = time.monotonic() + 10
-    while _export_id(record) in _export_ids(qmp):
+    while name in _export_ids(qmp):
         if time.monotonic() > end:
-            raise DriverError("timeout", f"the export of attachment {record.attachment_id} does not end")
+            raise DriverError("timeout", f"export {name} does not end")
         time.sleep(0.005)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cumulet.agent import aside
 from cumulet.agent.errors import DriverError, not_found
 
 GIB = 1 << 30
@@ -74,16 +75,7 @@ class FileVolumes:
 
     def put_aside(self, volume_id: str) -> Path:
         """Move a volume where nobody uses it; nothing is deleted."""
-        aside = self.root / _ASIDE
-        target = aside / f"{volume_id}.qcow2"
-        if self.path(volume_id).exists():
-            aside.mkdir(mode=0o700, exist_ok=True)
-            number = 1
-            while target.exists():
-                number += 1
-                target = aside / f"{volume_id}.{number}.qcow2"
-            os.rename(self.path(volume_id), target)
-        return target
+        return aside.move(self.path(volume_id), self.root / _ASIDE)
 
     def set_aside(self) -> list[str]:
         return sorted(path.stem for path in (self.root / _ASIDE).glob("*.qcow2"))

@@ -1,5 +1,6 @@
 """A QMP connection: one command at a time, with a deadline."""
 
+import contextlib
 import json
 import socket
 from pathlib import Path
@@ -42,6 +43,8 @@ class Qmp:
                 return answer["return"]
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.close()  # first: while it is open, so is the socket, and the monitor has one client
         self._socket.close()
 
     def __enter__(self) -> "Qmp":

@@ -48,6 +48,7 @@ _ATTACHMENTS = select(_A.c.id, _A.c.volume_id, _A.c.status)
 _BACKUPS = select(_B.c.data_id, _B.c.host, _B.c.status).where(_B.c.deleted_at.is_(None))
 _OWNED = select(SAGA_OWNERS.c.object_kind, SAGA_OWNERS.c.object_id).where(SAGA_OWNERS.c.saga_id.is_not(None))
 RUNNING = "1"
+_FIX = "cumulet doctor --fix"
 
 
 class MendParams(msgspec.Struct, kw_only=True):
@@ -112,6 +113,7 @@ CODES: dict[str, tuple[Severity, str, str | None]] = {
     "stopped-server-without-domain": ("warning", "domains", None),
     "disk-without-server": ("error", "disks of servers", "they are moved aside on their host"),
     "server-without-disk": ("error", "disks of servers", None),
+    "server-file-missing": ("error", "disks of servers", None),
     "tap-without-port": ("error", "taps", "it is removed"),
     "port-without-tap": ("error", "taps", "its server is rebooted hard, which plugs its ports"),
     "volume-without-row": ("error", "volumes", "it is moved aside on its host"),
@@ -125,11 +127,13 @@ CODES: dict[str, tuple[Severity, str, str | None]] = {
 }
 PLUMBING = (
     "namespace", "dnsmasq", "dhcp-host", "lease", "chain", "group", "filter-table", "translation", "radvd", "metadata",
-    "forwarding", "tunnel", "flow", "switch", "switch-port", "device", "export",
+    "forwarding", "tunnel", "flow", "switch", "switch-port", "device", "definition", "export",
 )  # fmt: skip
 _CURES = {
     "stopped-server-without-domain": "openstack server start: it is defined again",
     "server-without-disk": "its data is gone: openstack server rebuild, or restore the disk where it was",
+    "server-file-missing": "restore the file where it was; of an image: create another server of it there, which "
+    "fetches it again; else openstack server rebuild",
     "volume-data-missing": "restore the file where it was, or delete the volume (cumulet explain shows its story)",
     "backup-data-missing": "delete the backup",
     "quarantined": "look at it on its host; delete it by hand when you are sure",
@@ -299,7 +303,7 @@ class HostAudit:
 
 def _finding(code: str, kind: str, object_id: str, host: str, message: str, **details: Any) -> Finding:
     severity = CODES[code][0]
-    cure = _CURES.get(code) or "cumulet doctor --fix"
+    cure = _CURES.get(code, _FIX)
     return Finding(
         code=code, severity=severity, object_kind=kind, object_id=object_id, host=host, message=message, cure=cure,
         details=details,
@@ -322,7 +326,8 @@ def _compare(host: str, audited: Audited, world: _World) -> Iterator[Finding]:
     for thing in things.get("quarantine", {}).values():
         yield _finding("quarantined", "quarantine", thing.id, host, f"{host} keeps {thing.id}, which was moved aside")
     for drift in audited.drift:
-        yield _plumbing(host, drift)
+        if not _at_work(drift, world):
+            yield _plumbing(host, drift)
 
 
 def _servers(host: str, things: dict[str, dict[str, Thing]], lists: set[str], world: _World) -> Iterator[Finding]:
@@ -414,6 +419,19 @@ def _volumes(host: str, things: dict[str, dict[str, Thing]], lists: set[str], wo
             yield _finding("backup-data-missing", "backup", row.data_id, host, message)
 
 
+def _at_work(drift: Drift, world: _World) -> bool:
+    """Does a saga own whose it is?"""
+    match drift.kind:
+        case "definition" | "server-file":
+            return world.busy(("server", drift.id.partition("/")[0]))
+        case "chain" | "forwarding" if drift.id in world.ports:
+            return world.busy(("server", world.ports[drift.id].device_id), ("interface", drift.id))
+        case "export":
+            row = world.attachments.get(drift.id.partition(".")[0])
+            return row is not None and world.attachment_busy(row.id, row.volume_id)
+    return False
+
+
 def _plumbing(host: str, drift: Drift) -> Finding:
     item = MendItem(kind=drift.kind, id=drift.id, problem=drift.problem, generation=0, document=drift.document)
     wrong = drift.problem in ("missing", "different")
@@ -424,7 +442,7 @@ def _plumbing(host: str, drift: Drift) -> Finding:
         object_id=drift.id,
         host=host,
         message=f"{host}: {drift.message}" + ("" if wrong or drift.problem == "expired" else "; it is left alone"),
-        cure="cumulet doctor --fix",
+        cure=_CURES.get(f"{drift.kind}-{drift.problem}", _FIX),
         details={"item": msgspec.to_builtins(item)},
     )
 
