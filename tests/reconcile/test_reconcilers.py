@@ -128,3 +128,38 @@ def test_a_process_that_runs_none_passes_the_signal_on(db: Database) -> None:
     until(lambda: len(runs) == 2)
     worker.stop()
     service.stop()
+
+
+def test_the_period_begins_when_a_run_ends(db: Database) -> None:
+    """A run that took a moment is no reason to miss the next by that moment, and wait another period."""
+    made = Reconcilers(db, LocalBus())
+    runs: list[int] = []
+
+    def run() -> None:
+        advance(db, 0.5)
+        runs.append(1)
+
+    made.register("slow", run, period_seconds=10)
+    made.start()
+    until(lambda: db.read(made.status)[0].runs == 1)
+    advance(db, 9.7)  # 10.2 since it began, 9.7 since it ended
+    time.sleep(0.1)
+    assert len(runs) == 1
+    advance(db, 0.4)
+    until(lambda: len(runs) == 2)
+    made.stop()
+
+
+def test_another_conductor_takes_its_turn_when_the_period_is_over(db: Database) -> None:
+    runs: list[str] = []
+    first, second = engine(db, runs), engine(db, runs, "c2")
+    first.start()
+    until(lambda: db.read(first.status)[0].runs == 1)
+    first.stop()
+    advance(db, 6)
+    second.start()
+    time.sleep(0.1)
+    assert runs == ["c1"]
+    advance(db, 5)
+    until(lambda: runs == ["c1", "c2"])
+    second.stop()

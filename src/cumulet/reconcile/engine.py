@@ -62,6 +62,7 @@ _CLAIM = (
         lease_owner=bindparam("owner"), lease_until=bindparam("until"), status="running", started_at=bindparam("now")
     )
 )
+_WHEN = select(R.c.next_at, R.c.lease_until).where(R.c.name == bindparam("the_name"))
 _DONE = (
     update(R)
     .where(R.c.name == bindparam("the_name"), R.c.lease_owner == bindparam("owner"))
@@ -180,11 +181,17 @@ class Reconcilers:
         }  # fmt: skip
         try:
             if self.db.write(lambda tx: tx.run(_CLAIM, claim)) != 1:
+                one.due = min(one.due, self._when(name, now))
                 return False
             self._run(one)
         except Exception:  # noqa: BLE001 - the database may be away; the next period will do
             _log.exception("reconciler %s could not run", name)
         return True
+
+    def _when(self, name: str, now: int) -> int:
+        """When it may be ours: at its time, or when the lease of another conductor that runs it has ended."""
+        next_at, lease_until = self.db.read(lambda tx: tx.first(_WHEN, {"the_name": name})) or (now, now)
+        return max(next_at, lease_until, now)
 
     def _run(self, one: _Reconciler) -> None:
         summary: str | None = None
@@ -195,6 +202,7 @@ class Reconcilers:
             _log.exception("reconciler %s failed", one.name)
             error = f"{type(failure).__name__}: {failure}"
         now = self.db.clock.now()
+        one.due = now + one.period_us
         values = {
             "the_name": one.name, "owner": self.name, "now": now, "next": now + one.period_us,
             "status": "ok" if error is None else "error", "summary": summary, "error": error,
