@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cumulet.agent.contract import PasswordPosted
+from cumulet.agent.contract import PasswordPosted, RenewCertificate
 from cumulet.agent.driver import Driver
 from cumulet.agent.runtime import Agent, AgentSettings
 from cumulet.agent.runtime.store import AgentStore
@@ -209,6 +209,7 @@ def build_control_plane(
     vitals = Vitals(tracer=tracer, bus=bus, sagas=sagas, clock=clock.now)
     joining = Joining(db, clock, settings, broker_accounts(settings))
     hosts.admits = joining.admits
+    conductor.on_message(RenewCertificate, joining.renew)
     machines = HostsService(
         db=db,
         hosts=hosts,
@@ -306,6 +307,7 @@ def build_agent(
         tunnel_ip=settings.host.tunnel_ip,
         bridge_mappings=settings.network.bridge_mappings,
         heartbeat_seconds=settings.host.heartbeat_seconds,
+        identity=host_identity(settings),
     )
     store = AgentStore(settings.state_dir / "agent" / f"{settings.host_name}.db")
     return Agent(

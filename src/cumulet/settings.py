@@ -60,6 +60,7 @@ class Tls(_Section):
     ca: str | None = None  # whom to believe; with it the database must use TLS, unless its url has an sslmode
     certificate: str | None = None
     key: str | None = None
+    host_certificate_days: float = 365  # of hosts that join; they renew theirs when two thirds are over
 
 
 class Identity(_Section):

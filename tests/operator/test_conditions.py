@@ -15,7 +15,7 @@ from cumulet.conductor.tables import DESIRED_DOCS, HOSTS
 from cumulet.kernel.clock import SECOND
 from cumulet.reconcile.tables import RECONCILERS
 from cumulet.saga.tables import SAGA_STEPS, SAGAS
-from cumulet.services.hosts.tables import HOST_CERTIFICATES
+from cumulet.services.hosts.tables import HOST_AUTHORITY, HOST_CERTIFICATES
 from cumulet.services.operator.tables import CONDITIONS, PROCESSES
 from tests.compute.helpers import Nova
 from tests.operator.test_operator import ask
@@ -55,7 +55,7 @@ def test_a_sound_cloud_has_none_and_writes_none(own: Any) -> None:
     assert conditions(own) == {}
     with own.db.counting() as count:
         assert own.control.operator.reconcile_conditions() is None
-    assert count[0] <= 9  # reads alone
+    assert count[0] <= 10  # reads alone
     rows = own.db.read(lambda tx: tx.rows(select(CONDITIONS.c.id)))
     assert list(rows) == []
 
@@ -164,9 +164,22 @@ def test_a_certificate_that_ends(own: Any) -> None:
     this = HOST_CERTIFICATES.c.serial == "1"
     change(own, update(HOST_CERTIFICATES).where(this).values(expires_at=now - day))
     assert [one["severity"] for one in of(own, "certificate-expired")] == ["error"]
+    short = update(HOST_CERTIFICATES).where(this).values(issued_at=now - 2 * day, expires_at=now + day)
+    change(own, short)
+    assert of(own, "certificate-near-expiry") == [], "of three days one is left: it has just been renewed"
     newer = {**row, "serial": "2", "expires_at": now + 300 * day}
     own.db.write(lambda tx: tx.insert(HOST_CERTIFICATES, newer))
     assert of(own, "certificate-expired") == of(own, "certificate-near-expiry") == []
+
+
+def test_the_authority_that_ends(own: Any) -> None:
+    own.control.operator.machines.joining.authority()
+    assert of(own, "authority-near-expiry") == []
+    change(own, update(HOST_AUTHORITY).values(created_at=own.db.clock.now() - 19 * 365 * 86_400 * SECOND))
+    (found,) = of(own, "authority-near-expiry")
+    assert found["severity"] == "warning"
+    change(own, update(HOST_AUTHORITY).values(created_at=own.db.clock.now()))
+    assert of(own, "authority-near-expiry") == []
 
 
 def test_a_saga_past_its_deadline(own: Any) -> None:

@@ -1,16 +1,21 @@
 """Hosts as a whole over HTTP: tokens, joining, draining, vouching that one is dead, removing."""
 
+import functools
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 from click.testing import CliRunner
 
+from cumulet.agent.contract import RenewCertificate
+from cumulet.agent.runtime import identity
 from cumulet.cli.client import Cloud as Client
 from cumulet.cli.host import host
 from cumulet.kernel import pki
+from cumulet.kernel.errors import BadInput, Forbidden
 from cumulet.settings import BusSettings, Settings
 from tests.compute.helpers import Nova
 from tests.support import leftovers
@@ -253,3 +258,56 @@ def test_the_command(operator: Operator, command: Callable[..., str]) -> None:
     operator.cloud.hosts.pop("cli-1").lose()
     assert "removed" in command("remove", "cli-1")
     assert "cli-1" not in command("list")
+
+
+def joined_folder(operator: Operator, folder: Path, host: str) -> str:
+    """Its key; the folder is as `cumulet join` leaves it."""
+    key = pki.new_key()
+    answer = operator.join(operator.token(), host, key)
+    assert answer.status_code == 200, answer.text
+    (folder / "server-key.pem").write_text(key)
+    (folder / "server-cert.pem").write_text(answer.json()["certificate"])
+    (folder / "server-cert.pem").chmod(0o640)
+    return key
+
+
+def test_a_certificate_is_renewed_with_its_own_key(operator: Operator, tmp_path: Path) -> None:
+    key = joined_folder(operator, tmp_path, "renews")
+    file = tmp_path / "server-cert.pem"
+    first = file.read_text()
+    begun, ends = pki.life(first)
+    renew = functools.partial(identity.renew, tmp_path, "renews", operator.joining.renew)
+    assert not renew(begun + 0.6 * (ends - begun))
+    assert file.read_text() == first
+    assert renew(begun + 0.7 * (ends - begun))
+    second = file.read_text()
+    assert second != first
+    assert (pki.certified_key_hash(second), file.stat().st_mode & 0o777) == (pki.key_hash(key), 0o640)
+    assert [one.name for one in tmp_path.iterdir() if one.name.startswith(".")] == []
+    file.write_text(first)  # as if the answer had been lost
+    assert renew(ends)
+    operator.joining.renew(
+        RenewCertificate(host="renews", certificate=file.read_text(), csr=pki.request(key, "renews"))
+    )
+    file.write_text(first)
+    with pytest.raises(Forbidden, match="revoked"):  # a newer one was in use
+        renew(ends)
+
+
+def test_nobody_else_gets_a_certificate_renewed(operator: Operator, tmp_path: Path) -> None:
+    joined_folder(operator, tmp_path, "alone")
+    certificate = (tmp_path / "server-cert.pem").read_text()
+
+    def ask(host: str, csr: str, certificate: str = certificate) -> None:
+        operator.joining.renew(RenewCertificate(host=host, certificate=certificate, csr=csr))
+
+    with pytest.raises(BadInput, match="not signed with the certificate's key"):
+        ask("alone", pki.request(pki.new_key(), "alone"))
+    own = pki.request((tmp_path / "server-key.pem").read_text(), "alone")
+    with pytest.raises(Forbidden):
+        ask("another", own)
+    with pytest.raises(BadInput):
+        ask("alone", own, "no certificate")
+    operator.cloud.db.write(lambda tx: operator.joining.leave(tx, "alone"))
+    with pytest.raises(Forbidden, match="joins again"):
+        ask("alone", own)

@@ -36,6 +36,8 @@ url = "postgresql://cumulet:secret@127.0.0.1:5432/cumulet"
 [bus]
 url = "amqp://cumulet:secret@{_CONTROL_IP}:5672/%2F"
 management_url = "http://cumulet:secret@{_CONTROL_IP}:15672"
+[tls]
+host_certificate_days = 0.02  # two thirds are over at once: it counts from an hour earlier
 """
 _HOST_SETTINGS = """
 [host]
@@ -182,6 +184,12 @@ def joined(control: Machines) -> Machines:
 
 def test_joining_enables_the_unit(joined: Machines) -> None:
     assert joined.sh(_HOST, "systemctl is-enabled cumulet-agent").strip() == "enabled"
+
+
+def test_the_agent_renews_its_certificate(joined: Machines) -> None:
+    eventually("renewed", lambda: "was renewed" in joined.sh(_HOST, "cat /var/log/cumulet/agent.json.log"))
+    about = joined.sh(_HOST, "stat -c '%a %U %G' /etc/cumulet/pki/server-cert.pem").split()
+    assert about == ["640", "root", "libvirt-qemu"], "QEMU reads it"
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,9 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,8 +16,10 @@ from cumulet.agent.errors import DriverError
 from cumulet.agent.image.cache import CachedImage, ImageCache
 from cumulet.agent.volume.driver import FileProvider
 from cumulet.agent.volume.qmp import Qmp
+from cumulet.kernel import pki
 from cumulet.kernel.ids import new_uuid
 from tests.support import leftovers
+from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.skipif(
     shutil.which("qemu-storage-daemon") is None or shutil.which("qemu-io") is None, reason="QEMU's tools are missing"
@@ -28,8 +32,8 @@ def alive(fraction: float | None = None) -> None:
 
 
 class Host:
-    def __init__(self, root: Path, run: Path) -> None:
-        self.provider = FileProvider(root / "storage", run, ImageCache(root / "cache"))
+    def __init__(self, root: Path, run: Path, **more: Any) -> None:
+        self.provider = FileProvider(root / "storage", run, ImageCache(root / "cache"), **more)
         self.provider.start()
         self.operations = self.provider.operations()
 
@@ -320,3 +324,54 @@ def test_what_the_daemon_serves_is_what_is_recorded(host):
     io(host.path(other), "write -P 6 0 64k")  # nobody has it open
     assert host.provider.mend(c.MendItem(kind="export", id=record, problem="unknown", generation=1))
     io(uri, "read -P 6 0 64k")
+
+
+def folder_with_certificate(folder: Path) -> Callable[[], None]:
+    """As `cumulet join` makes it; calling what is returned renews the certificate."""
+    authority, authority_key = pki.new_authority("test", time.time())
+    key = pki.new_key()
+    folder.mkdir()
+    (folder / "ca-cert.pem").write_text(authority)
+    (folder / "server-key.pem").write_text(key)
+    for kind in ("cert", "key"):
+        (folder / f"client-{kind}.pem").symlink_to(f"server-{kind}.pem")
+
+    def renew() -> None:
+        csr = pki.request(key, "here")
+        made = pki.sign(authority, authority_key, csr, name="here", addresses=["127.0.0.1"], days=2, now=time.time())
+        (folder / "server-cert.pem").write_text(made.certificate)
+
+    renew()
+    return renew
+
+
+def test_a_renewed_certificate_waits_until_nobody_is_served(tmp_path):
+    (port,) = free_ports(1)
+    folder = tmp_path / "pki"
+    renew = folder_with_certificate(folder)
+    run = leftovers.directory("vol-", "/tmp")
+    host = Host(tmp_path, run, listen=f"127.0.0.1:{port}", tls=folder)
+    daemon = host.provider.daemon
+    try:
+        volume = host.create()
+        host.export(volume)
+        pid = daemon.pid_file.read_text()
+        assert host.provider.facts().warnings == []
+        renew()
+        host.export(volume, "b" * 8)
+        assert daemon.pid_file.read_text() == pid, "it serves somebody"
+        (warning,) = host.provider.facts().warnings  # the one it shows ends in two days
+        assert warning["code"] == "volumes-old-certificate"
+        for attachment in ("a" * 8, "b" * 8):
+            host.do(c.UnexportVolume(volume_id=volume, attachment_id=attachment))
+        host.export(volume, "c" * 8)
+        assert daemon.pid_file.read_text() != pid
+        assert daemon.shown.read_text() == (folder / "server-cert.pem").read_text()
+        assert host.provider.facts().warnings == []
+        target = f"driver=nbd,host=127.0.0.1,port={port},export={'c' * 8}.1,tls-creds=t"
+        words = ["qemu-img", "info", "--object", f"tls-creds-x509,id=t,dir={folder},endpoint=client"]
+        done = subprocess.run([*words, "--image-opts", target], capture_output=True, text=True, check=False)
+        assert "1 GiB" in done.stdout, done.stderr
+    finally:
+        daemon.stop()
+        shutil.rmtree(run)

@@ -826,6 +826,19 @@ class PasswordTaken(_Wire):
     outcome: Literal["kept", "conflict", "gone", "unavailable"]  # conflict: it has one, which stays
 
 
+class RenewCertificate(_Wire):
+    """Agent -> conductor: this host's certificate nears its end. ``csr`` is signed with the key that ``certificate`` is
+    for, which proves that the host still has it. Answered by `Certified`."""
+
+    host: str
+    certificate: str  # PEM, as are all of them
+    csr: str
+
+
+class Certified(_Wire):
+    certificate: str
+
+
 class Inventory(_Wire):
     """Agent -> conductor at start and now and then: everything of ours on this host. The conductor answers with
     ``Absent``: what to remove for sure. What neither names is quarantined with a warning, never deleted."""

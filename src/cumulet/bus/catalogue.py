@@ -69,6 +69,8 @@ _QUICK: tuple[type[Any], ...] = (
     contract.ServerReport,
     contract.PasswordPosted,
     contract.PasswordTaken,
+    contract.RenewCertificate,
+    contract.Certified,
     contract.Absent,
     contract.Answer,
     Fault,

@@ -22,6 +22,7 @@ from cumulet.agent.contract import (
     Pull,
     PullIndex,
     Query,
+    RenewCertificate,
     ServerReport,
 )
 from cumulet.bus import Bus, speaker
@@ -36,7 +37,7 @@ from cumulet.saga import SagaEngine, WakeSagas
 _log = logging.getLogger(__name__)
 TOPIC = "conductor"
 FROM_HOSTS = frozenset(
-    {Outcome, Heartbeat, PullIndex, Pull, Applied, ServerReport, Inventory, PasswordPosted}
+    {Outcome, Heartbeat, PullIndex, Pull, Applied, ServerReport, Inventory, RenewCertificate, PasswordPosted}
 )  # each but the last names its host
 
 ReportListener = Callable[[Tx, ServerReport], object]

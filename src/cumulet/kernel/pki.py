@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-_AUTHORITY_DAYS = 20 * 365
+AUTHORITY_DAYS = 20 * 365
 _EARLIER = timedelta(hours=1)  # clocks differ
 
 
@@ -45,7 +45,7 @@ def new_authority(name: str, now: float) -> tuple[str, str]:
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(moment - _EARLIER)
-        .not_valid_after(moment + timedelta(days=_AUTHORITY_DAYS))
+        .not_valid_after(moment + timedelta(days=AUTHORITY_DAYS))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -70,33 +70,62 @@ def key_hash(key: str) -> str:
 
 
 def sign(
-    authority: str, authority_key: str, csr: str, *, name: str, addresses: Iterable[str], days: int, now: float
+    authority: str, authority_key: str, csr: str, *, name: str, addresses: Iterable[str], days: float, now: float
 ) -> Issued:
     """A certificate for client and server use; its subject is ``CN=name``. ``addresses``: IP addresses or DNS names
     under which the host is reached, beside its name."""
+    names = x509.SubjectAlternativeName([_alternative(one) for one in dict.fromkeys([name, *addresses])])
+    return _issue(authority, authority_key, _request(csr).public_key(), _name(name), names, days, now)
+
+
+def renew(authority: str, authority_key: str, certificate: str, *, days: float, now: float) -> Issued:
+    """One that says the same as ``certificate``, for longer. Whether its holder may have it, the caller knows."""
+    old = x509.load_pem_x509_certificate(certificate.encode())
+    try:
+        names = old.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        raise ValueError("the certificate names no host") from None
+    return _issue(authority, authority_key, old.public_key(), old.subject, names, days, now)
+
+
+def _issue(
+    authority: str,
+    authority_key: str,
+    public_key: object,
+    subject: x509.Name,
+    names: x509.SubjectAlternativeName,
+    days: float,
+    now: float,
+) -> Issued:
+    assert isinstance(public_key, ec.EllipticCurvePublicKey)
     issuer = x509.load_pem_x509_certificate(authority.encode())
     moment = datetime.fromtimestamp(now, UTC)
     until = min(moment + timedelta(days=days), issuer.not_valid_after_utc)
-    alternatives = [_alternative(one) for one in dict.fromkeys([name, *addresses])]
     usages = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
     signer = _key(authority_key)
     made = (
         x509.CertificateBuilder()
-        .subject_name(_name(name))
+        .subject_name(subject)
         .issuer_name(issuer.subject)
-        .public_key(_request(csr).public_key())
+        .public_key(public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(moment - _EARLIER)
         .not_valid_after(until)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs=False), critical=True)
         .add_extension(usages, critical=False)
-        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+        .add_extension(names, critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
         .sign(signer, hashes.SHA256())
     )
     text = _pem(made)
     return Issued(text, f"{made.serial_number:x}", fingerprint(text), int(until.timestamp()))
+
+
+def life(certificate: str) -> tuple[float, float]:
+    """From when until when a certificate is good: seconds since the epoch. ValueError if it is none."""
+    loaded = x509.load_pem_x509_certificate(certificate.encode())
+    return loaded.not_valid_before_utc.timestamp(), loaded.not_valid_after_utc.timestamp()
 
 
 def fingerprint(certificate: str) -> str:

@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -42,7 +43,7 @@ from cumulet.agent.runtime.operations import Operations, working_on
 from cumulet.agent.runtime.store import AgentStore
 from cumulet.bus import Bus, RemoteFault
 from cumulet.bus.model import Service
-from cumulet.kernel.clock import Clock, Signal, SystemClock
+from cumulet.kernel.clock import SECOND, Clock, Signal, SystemClock
 from cumulet.kernel.errors import Unavailable
 from cumulet.kernel.process import usage
 
@@ -57,6 +58,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_seconds: float = 5.0
     inventory_seconds: float = 300.0
     compare_seconds: float = 30.0
+    identity: Path | None = None  # the folder with this host's certificate
+    identity_seconds: float = 3600.0  # how often it is looked at
     operation_threads: int = 16
     document_threads: int = 4
 
@@ -112,7 +115,7 @@ class Agent:
         self._started = 0
         self._stopping = threading.Event()
         self._beat_now = Signal()
-        self._inventory_at = float("-inf")
+        self._inventory_at = self._identity_at = float("-inf")
         self._service: Service | None = None
         self._threads: list[threading.Thread] = []
 
@@ -323,6 +326,8 @@ class Agent:
                     self.documents.look_again(())
                 if sent and self._clock.monotonic() >= self._inventory_at:
                     self._take_stock()
+                if sent and self.settings.identity is not None and self._clock.monotonic() >= self._identity_at:
+                    self._renew_identity(self.settings.identity)
             except Exception:  # noqa: BLE001 - a defect in a driver must not make the host look dead
                 _log.exception("looking after the host failed")
                 sent = False
@@ -386,6 +391,16 @@ class Agent:
                     _log.warning("cannot remove leftovers: %s", error.message)
                 except Exception:  # noqa: BLE001 - the next inventory names them again
                     _log.exception("cannot remove leftovers")
+
+    def _renew_identity(self, folder: Path) -> None:
+        from cumulet.agent.runtime import identity  # what reads certificates is large, and few agents have one
+
+        self._identity_at = self._clock.monotonic() + self.settings.identity_seconds
+        try:
+            if identity.renew(folder, self.settings.host, self._link.call, self._clock.now() / SECOND):
+                _log.info("the certificate of this host was renewed")
+        except (Unavailable, RemoteFault, OSError, ValueError) as error:
+            _log.warning("the certificate of this host could not be renewed: %s", error)
 
     def _inventory(self) -> Inventory:
         found = [driver.inventory() for driver in self._drivers]

@@ -37,6 +37,7 @@ class StorageDaemon:
         self.monitor = run_dir / "qsd.qmp"
         self.socket = run_dir / "nbd.sock"
         self.pid_file = run_dir / "qsd.pid"
+        self.shown = run_dir / "qsd-cert.pem"  # the certificate it was started with: it reads no other
         self._lock = threading.RLock()
 
     def running(self) -> bool:
@@ -67,6 +68,7 @@ class StorageDaemon:
                 secured = f",tls-creds={_CREDENTIALS},tls-authz={_ADMITTED}"
                 credentials = f"tls-creds-x509,id={_CREDENTIALS},dir={self.tls},endpoint=server,verify-peer=on"
                 objects = ["--object", credentials, "--object", f"authz-list,id={_ADMITTED},policy=deny"]
+                shutil.copyfile(self._certificate(self.tls), self.shown)
             command = [
                 *(PROGRAM, "--daemonize", "--pidfile", str(self.pid_file)),
                 *("--chardev", f"socket,id=qmp,path={self.monitor},server=on,wait=off"),
@@ -103,6 +105,19 @@ class StorageDaemon:
         except (OSError, ValueError):
             return self.tls is not None
         return f"tls-creds={_CREDENTIALS}".encode() in command
+
+    def outdated(self) -> bool:
+        """Is it known to others by another certificate (or none) than this host has by now?"""
+        if self.speaks_tls() != (self.tls is not None):
+            return True
+        try:
+            return self.tls is not None and self.shown.read_bytes() != self._certificate(self.tls).read_bytes()
+        except OSError:  # never started, or by a release that kept no copy
+            return False
+
+    @staticmethod
+    def _certificate(folder: Path) -> Path:
+        return folder / "server-cert.pem"
 
     def admit(self, qmp: Qmp, hosts: Iterable[str]) -> None:
         """These hosts, and no others, may connect from now on. For a moment nobody may: clients try again."""

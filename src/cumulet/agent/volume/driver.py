@@ -6,6 +6,7 @@ goes through a snapshot made for it and removed after it.
 """
 
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ _SNAPSHOT = "blockdev-snapshot-internal-sync"
 _DELETE_SNAPSHOT = "blockdev-snapshot-delete-internal-sync"
 
 
+_SOON_SECONDS = 21 * 86_400
 _PLAIN = {
     "code": "volumes-in-the-clear",
     "message": "volumes are served to other hosts without encryption, to whoever reaches this host",
@@ -309,7 +311,25 @@ class FileProvider:
     def facts(self) -> Facts:
         total, free = self.volumes.space()
         warnings = [] if self.daemon.listen is None or self.daemon.speaks_tls() else [_PLAIN]
+        if self.daemon.tls is not None and self.daemon.speaks_tls() and self.daemon.outdated():
+            warnings += _old_certificate(self.daemon.shown)
         return Facts(resources={"volume_total_gb": total / GIB, "volume_free_gb": free / GIB}, warnings=warnings)
+
+
+def _old_certificate(shown: Path) -> list[dict[str, str]]:
+    from cumulet.kernel import pki
+
+    ends = pki.life(shown.read_text())[1]
+    if ends - time.time() > _SOON_SECONDS:
+        return []
+    day = time.strftime("%Y-%m-%d", time.gmtime(ends))
+    return [
+        {
+            "code": "volumes-old-certificate",
+            "message": f"volumes are served with a certificate that ends on {day}: then nobody can connect anew",
+            "cure": "detach the volumes of this host for a moment: the next attached is served with the renewed one",
+        }
+    ]
 
 
 PROVIDERS: dict[str, Callable[..., VolumeProvider]] = {"file": FileProvider}

@@ -53,8 +53,13 @@ class Exports:
         self._records.mkdir(parents=True, exist_ok=True)
         if self.all():
             self.restore()
-        elif self._daemon.speaks_tls() != (self._daemon.tls is not None):
-            self._daemon.stop()  # it serves nobody: the next one is as it should be
+        else:
+            self._end_outdated()
+
+    def _end_outdated(self) -> None:
+        """One that serves nobody: the next shows the certificate that this host has now."""
+        if self._daemon.outdated() and not self.all():
+            self._daemon.stop()
 
     def all(self) -> list[ExportRecord]:
         return [record for record in self._recorded() if record.served]
@@ -83,6 +88,7 @@ class Exports:
                     "fenced",
                     f"attachment {record.attachment_id} was fenced: generation {old.generation} is exported already",
                 )
+            self._end_outdated()
             if self._daemon.ensure():
                 self.restore(skip=record.attachment_id)
             with self._daemon.qmp() as qmp:

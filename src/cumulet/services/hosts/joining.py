@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from cumulet import __version__
+from cumulet.agent.contract import Certified, RenewCertificate
 from cumulet.db import Database, Tx
 from cumulet.kernel import pki
 from cumulet.kernel.clock import SECOND, Clock, iso
@@ -28,7 +29,6 @@ from cumulet.services.hosts.store import CertificateRow, TokenRow
 from cumulet.settings import Settings
 
 ROLES = ("compute", "network", "storage")
-_CERTIFICATE_DAYS = 5 * 365
 _TOKENS_KEPT_US = 30 * 86_400 * SECOND
 
 
@@ -110,7 +110,8 @@ class Joining:
         roles = _roles(wanted.roles)
         issued = pki.sign(
             authority, authority_key, wanted.csr,
-            name=wanted.host, addresses=addresses, days=_CERTIFICATE_DAYS, now=self.clock.now() / SECOND,
+            name=wanted.host, addresses=addresses, days=self.settings.tls.host_certificate_days,
+            now=self.clock.now() / SECOND,
         )  # fmt: skip
         self.db.write(lambda tx: self._admit(tx, wanted, key, roles, issued))
         password = secrets.token_urlsafe(24)
@@ -143,12 +144,33 @@ class Joining:
             raise Conflict(f"Another machine is host {wanted.host}. Remove that host, or make a token for this name.")
         store.use_token(tx, row.id, wanted.host, key)
         store.revoke(tx, wanted.host)
-        store.add_certificate(
-            tx,
-            CertificateRow(
-                issued.serial, wanted.host, issued.fingerprint, key, tx.now, issued.expires_at * SECOND, None
-            ),
-        )
+        store.add_certificate(tx, _row(tx, wanted.host, key, issued))
+
+    # -- renewing -----------------------------------------------------------------------------------------------------
+
+    def renew(self, asked: RenewCertificate) -> Certified:
+        """A host whose certificate nears its end gets one that says the same for longer. Only for one that is good, was
+        not revoked, and whose key the request is signed with. The answer may be lost: the one it was asked with stays
+        good until it ends or the next one is asked with."""
+        try:
+            fingerprint, key = pki.fingerprint(asked.certificate), pki.request_key_hash(asked.csr)
+            if key != pki.certified_key_hash(asked.certificate):
+                raise ValueError("the request is not signed with the certificate's key")
+        except ValueError as error:
+            raise BadInput(f"The certificate of host {asked.host} is not renewed: {error}.") from None
+        days, now = self.settings.tls.host_certificate_days, self.clock.now() / SECOND
+        issued = pki.renew(*self.authority(), asked.certificate, days=days, now=now)
+
+        def work(tx: Tx) -> None:
+            tx.lock("host-join", asked.host)
+            held = {row.fingerprint: row for row in store.valid_of(tx, asked.host)}
+            if fingerprint not in held or held[fingerprint].expires_at < tx.now:
+                raise Forbidden(f"The certificate of host {asked.host} has ended or was revoked: it joins again.")
+            store.revoke(tx, asked.host, but=fingerprint)
+            store.add_certificate(tx, _row(tx, asked.host, key, issued))
+
+        self.db.write(work)
+        return Certified(certificate=issued.certificate)
 
     def _trusted(self) -> str:
         """Whom this control plane itself believes (the broker's authority, as a rule)."""
@@ -182,6 +204,10 @@ class Joining:
             if not self.db.read(lambda tx, h=host: store.valid_of(tx, h)):  # type: ignore[misc]
                 self.accounts.remove(host)
         return f"{len(left)} accounts removed" if left else None
+
+
+def _row(tx: Tx, host: str, key: str, issued: pki.Issued) -> CertificateRow:
+    return CertificateRow(issued.serial, host, issued.fingerprint, key, tx.now, issued.expires_at * SECOND, None)
 
 
 def _hash(secret: str) -> str:

@@ -46,7 +46,9 @@ _VALID = select(*[_C.c[name] for name in CertificateRow.__struct_fields__]).wher
 _VALID_OF = _VALID.where(_C.c.host == bindparam("the_host"))
 _EVER = select(_C.c.serial).where(_C.c.host == bindparam("the_host")).limit(1)
 _REVOKE = (
-    update(_C).where(_C.c.host == bindparam("the_host"), _C.c.revoked_at.is_(None)).values(revoked_at=bindparam("now"))
+    update(_C)
+    .where(_C.c.host == bindparam("the_host"), _C.c.fingerprint != bindparam("but"), _C.c.revoked_at.is_(None))
+    .values(revoked_at=bindparam("now"))
 )
 
 
@@ -101,5 +103,6 @@ def add_certificate(tx: Tx, row: CertificateRow) -> None:
     tx.insert(HOST_CERTIFICATES, msgspec.structs.asdict(row))
 
 
-def revoke(tx: Tx, host: str) -> int:
-    return tx.run(_REVOKE, {"the_host": host, "now": tx.now})
+def revoke(tx: Tx, host: str, *, but: str = "") -> int:
+    """All that a host holds; ``but``: not the one with this fingerprint."""
+    return tx.run(_REVOKE, {"the_host": host, "but": but, "now": tx.now})

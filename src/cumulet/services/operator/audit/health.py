@@ -7,10 +7,11 @@ from sqlalchemy import bindparam, func, select, text
 
 from cumulet.conductor import Desired, HostRegistry, HostRow
 from cumulet.db import Tx
+from cumulet.kernel import pki
 from cumulet.kernel.clock import SECOND, iso
 from cumulet.reconcile import Reconcilers
 from cumulet.saga.tables import SAGA_STEPS, SAGAS
-from cumulet.services.hosts.tables import HOST_CERTIFICATES
+from cumulet.services.hosts.tables import HOST_AUTHORITY, HOST_CERTIFICATES
 from cumulet.services.operator.audit.model import Check, Finding, Severity
 from cumulet.services.operator.tables import PROCESSES
 
@@ -32,17 +33,19 @@ _UNDONE_BADLY = (
     .limit(200)
 )  # fmt: skip
 _CERTIFICATES = (  # the newest of each host that still may come
-    select(HOST_CERTIFICATES.c.host, func.max(HOST_CERTIFICATES.c.expires_at))
+    select(HOST_CERTIFICATES.c.host, func.max(HOST_CERTIFICATES.c.issued_at), func.max(HOST_CERTIFICATES.c.expires_at))
     .where(HOST_CERTIFICATES.c.revoked_at.is_(None))
     .group_by(HOST_CERTIFICATES.c.host)
     .having(func.max(HOST_CERTIFICATES.c.expires_at) < bindparam("before"))
 )
+_AUTHORITY = select(HOST_AUTHORITY.c.created_at).where(HOST_AUTHORITY.c.created_at < bindparam("before"))
 _WAITING = select(func.count()).where(SAGAS.c.status.in_(_ACTIVE), SAGAS.c.phase == "ready")
 _SILENT = select(PROCESSES.c.name, PROCESSES.c.seen_at).where(PROCESSES.c.seen_at < bindparam("before"))
 _LATE_SECONDS = 30
 _DISK_WARNING, _DISK_ERROR = 0.90, 0.97
 _CLOCK_MS = 2000
 _CERTIFICATE_DAYS = 21
+_AUTHORITY_DAYS = 2 * 365
 _SILENT_SECONDS = 30
 _RECONCILER_LATE_SECONDS = 600
 _REMEMBERED_DAYS = 7
@@ -70,6 +73,7 @@ class Health:
             check("clock-skew", "clocks of hosts", self.clocks),
             check("certificate-near-expiry", "certificates of hosts", self.certificates, "certificate-near-expiry",
                   "certificate-expired"),
+            check("authority-near-expiry", "the authority of hosts", self.authority),
             check("saga-overdue", "sagas past their deadline", self.overdue),
             check("undo-incomplete", "steps whose undo was skipped or failed", self.undone_badly),
             check("backlog-full", "sagas that wait for a thread", self.backlog),
@@ -148,16 +152,28 @@ class Health:
 
     def certificates(self, tx: Tx) -> Iterator[Finding]:
         known = {host.name: host for host in self._hosts(tx)}
-        for name, expires_at in tx.rows(_CERTIFICATES, {"before": tx.now + _CERTIFICATE_DAYS * 86_400 * SECOND}):
-            if name in known:
+        soon = tx.now + _CERTIFICATE_DAYS * 86_400 * SECOND
+        for name, issued_at, expires_at in tx.rows(_CERTIFICATES, {"before": soon}):
+            # where they are short-lived, a third of the life is less than that
+            if name in known and expires_at - tx.now < (expires_at - issued_at) / 6:
                 over = expires_at <= tx.now
                 yield self._of_host(
                     known[name],
                     "certificate-expired" if over else "certificate-near-expiry",
                     "error" if over else "warning",
-                    f"The certificate of {name} {'has ended' if over else 'ends'} at {iso(expires_at)}.",
-                    f"cumulet host token --host {name}; then cumulet join on {name} again",
+                    f"The certificate of {name} {'has ended' if over else 'ends'} at {iso(expires_at)}, and its agent"
+                    " did not renew it.",
+                    f"the agent's log on {name} says why; or cumulet host token --host {name}, then cumulet join again",
                 )
+
+    def authority(self, tx: Tx) -> Iterator[Finding]:
+        life = pki.AUTHORITY_DAYS * 86_400 * SECOND
+        for (created_at,) in tx.rows(_AUTHORITY, {"before": tx.now - life + _AUTHORITY_DAYS * 86_400 * SECOND}):
+            yield Finding(
+                code="authority-near-expiry", severity="warning", object_kind="authority", object_id="hosts",
+                message=f"The authority that signs the certificates of hosts ends at {iso(created_at + life)}.",
+                cure="plan for it: a new authority means that every host joins again",
+            )  # fmt: skip
 
     def _of_host(self, host: HostRow, code: str, severity: Severity, message: str, cure: str) -> Finding:
         return Finding(
