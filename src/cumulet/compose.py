@@ -225,6 +225,7 @@ def build_control_plane(
         hosts=hosts,
         desired=desired,
         find_server=compute_store.server,
+        history_of_server=compute.history,
         ask=conductor.ask,
         reconcilers=reconcilers.status,
         bus_kind="local" if settings.bus.url.startswith("local") else "rabbitmq",

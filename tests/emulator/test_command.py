@@ -112,6 +112,19 @@ def test_a_file_outlives_the_process(tmp_path: Path) -> None:
     assert python(find) == made
 
 
+def test_what_a_killed_one_left_is_swept_by_the_next() -> None:
+    with running("--port=0", "--hosts=1") as (process, _):
+        files = [os.readlink(one) for one in Path(f"/proc/{process.pid}/fd").iterdir()]
+        (lock,) = [Path(one) for one in files if Path(one).parent.name.startswith("cumulet-emulator-")]
+        assert run("--", "true").returncode == 0
+        assert lock.exists(), "it lives"
+        process.kill()
+        process.wait(10)
+    assert lock.exists()
+    assert run("--", "true").returncode == 0
+    assert not lock.parent.exists()
+
+
 @pytest.mark.slow
 def test_it_answers_within_seven_tenths_of_a_second() -> None:
     """From the start of the process to the first answer, which is of a seeded cloud whose hosts are up. Counted is the

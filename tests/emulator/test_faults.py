@@ -73,6 +73,30 @@ def test_a_fault_is_taken_back(emulated: Emulated) -> None:
     assert volume(emulated) == "available"
 
 
+def test_taking_one_back_leaves_the_others_holding(emulated: Emulated) -> None:
+    faults = emulated.emulator.faults
+    faults.hang("boot", times=None)
+    faults.delay("volume-delete", 3600, times=None)
+    another = faults.hang("volume", times=None)
+    server = emulated.boot()
+    made = emulated.api().post("volume", "/volumes", {"volume": {"size": 1}})["volume"]["id"]
+    assert faults.remove(another)
+
+    def status() -> str:
+        return str(emulated.api().get("volume", f"/volumes/{made}")["volume"]["status"])
+
+    emulated.emulator.wait(lambda: status() == "available")
+    assert emulated.status(server) == "BUILD"
+    more = faults.fail("backup")
+    assert emulated.api().delete("volume", f"/volumes/{made}").status == 202
+    emulated.emulator.wait(lambda: any(host.fake.faults.asleep for host in emulated.emulator.hosts.values()))
+    assert faults.remove(more)
+    time.sleep(0.2)
+    assert (status(), emulated.status(server)) == ("deleting", "BUILD")
+    faults.clear()
+    emulated.emulator.wait(lambda: emulated.status(server) == "ACTIVE")
+
+
 def test_a_host_that_comes_later_has_the_faults_too(emulated: Emulated) -> None:
     emulator = emulated.emulator
     emulator.faults.fail("boot", times=None)

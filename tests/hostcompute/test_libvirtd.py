@@ -2,12 +2,16 @@
 
 import os
 import pwd
+import shutil
+import time
 from pathlib import Path
 
 import pytest
 
 from cumulet.agent.compute import libvirtd
 from cumulet.agent.compute.libvirtd import PrivateLibvirtd, impassable, kvm_for_root_only
+from cumulet.agent.errors import DriverError
+from tests.support import leftovers
 
 ME = pwd.getpwuid(os.getuid()).pw_name
 NOBODY = "nobody"
@@ -74,3 +78,22 @@ def test_without_the_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     [warning] = PrivateLibvirtd(tmp_path, tmp_path, use_kvm=False).warnings()
     assert "apt-get" in warning["cure"]
     assert libvirtd.qemu_group() is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount")
+def test_a_daemon_that_ends_at_once_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = leftovers.directory("lv-", "/tmp")
+    program = folder / "bin" / "libvirtd"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho 'no such option: quick' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    daemon = PrivateLibvirtd(folder / "state", folder / "run", use_kvm=False)
+    began = time.monotonic()
+    try:
+        with pytest.raises(DriverError, match="no such option: quick"):
+            daemon.start()
+        assert time.monotonic() - began < 10
+    finally:
+        daemon.remove_mount_point()
+        shutil.rmtree(folder)

@@ -1,6 +1,7 @@
 """The operator API over HTTP: the state of the cloud, and the story of a server."""
 
 import os
+import time
 from typing import Any
 
 import requests
@@ -39,6 +40,33 @@ def test_what_the_process_spends(cloud: Any) -> None:
     assert second["started_at"] == first["started_at"]
     assert ask(cloud, "admin", "/process?memory=0").json()["pss_bytes"] is None
     assert ask(cloud, "manager", "/process").status_code == 403
+
+
+def test_the_story_has_what_was_attached(cloud: Any) -> None:
+    nova = Nova(cloud)
+    server = nova.boot()
+    demo = cloud.api("demo")
+    volume = demo.post("volume", "/volumes", {"volume": {"size": 1}})["volume"]["id"]
+
+    def becomes(status: str) -> None:
+        end = time.monotonic() + 20
+        while demo.get("volume", f"/volumes/{volume}")["volume"]["status"] != status:
+            assert time.monotonic() < end, f"the volume is not {status}"
+            time.sleep(0.02)
+
+    becomes("available")
+    path = f"/servers/{server}/os-volume_attachments"
+    assert demo.post("compute", path, {"volumeAttachment": {"volumeId": volume}}).status == 200
+    becomes("in-use")
+    assert demo.delete("compute", f"{path}/{volume}").status == 202
+    becomes("available")
+    story = ask(cloud, "admin", f"/explain/servers/{server}?xml=0").json()
+    assert [one["action"] for one in story["operations"]] == ["detach_volume", "attach_volume", "create"]
+    attach = story["operations"][1]
+    assert attach["status"] == "finished"
+    assert story["server"]["host"] in {step["host"] for step in attach["steps"]}
+    nova.remove(server)
+    assert demo.delete("volume", f"/volumes/{volume}").status == 202
 
 
 def test_story_of_a_server(cloud: Any) -> None:

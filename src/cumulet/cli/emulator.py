@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,24 +62,23 @@ def emulator(
     except OSError as error:
         raise Problem(f"cannot listen on {bind}:{port}: {error.strerror}", "--port 0, or another port") from error
     status = 0
-    with tempfile.TemporaryDirectory(prefix="cumulet-emulator-") as own:
-        entries = cloud.clouds_yaml(clouds_yaml or Path(own) / "clouds.yaml")
-        try:
-            cloud.start()
-            gc.freeze()
-            gc.enable()
-            if ready_file is not None:
-                ready_file.write_text(cloud.url + "\n")
-            if command:
-                status = _run(command, cloud, entries, stop)
-            else:
-                _tell(cloud, entries, quiet)
-                while not stop.wait(1.0) and cloud.server.alive():
-                    pass
-        finally:
-            if ready_file is not None:
-                ready_file.unlink(missing_ok=True)
-            cloud.stop()
+    entries = cloud.clouds_yaml(clouds_yaml or cloud.directory / "clouds.yaml")
+    try:
+        cloud.start()
+        gc.freeze()
+        gc.enable()
+        if ready_file is not None:
+            ready_file.write_text(cloud.url + "\n")
+        if command:
+            status = _run(command, cloud, entries, stop)
+        else:
+            _tell(cloud, entries, quiet)
+            while not stop.wait(1.0) and cloud.server.alive():
+                pass
+    finally:
+        if ready_file is not None:
+            ready_file.unlink(missing_ok=True)
+        cloud.stop()
     sys.exit(status)
 
 

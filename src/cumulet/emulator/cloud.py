@@ -7,6 +7,7 @@ Refuses: a file that another emulator has open (BlockingIOError); a reset on ano
 Fails: with TimeoutError when hosts do not come up.
 """
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -56,6 +57,7 @@ REALISTIC = {
 }  # fmt: skip
 _PROVIDERS = select(func.count()).select_from(METADATA.tables["resource_providers"])
 _SAGA_UNDER_WAY = select(SAGAS.c.id).where(SAGAS.c.status.in_(ACTIVE)).limit(1)
+_PREFIX = "cumulet-emulator-"
 _STEP_S, _FINE_S = 5.0, 600.0  # how time is let through work that takes time; progress is due at least once a minute
 
 
@@ -435,11 +437,35 @@ def _directory(file: Path | None, owner: Any) -> Path:
     if file is not None:
         beside = file.with_name(file.name + ".d")
         beside.mkdir(parents=True, exist_ok=True)
-        lock = os.open(beside / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        owner._finalizer = weakref.finalize(owner, os.close, lock)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        owner._finalizer = weakref.finalize(owner, os.close, _lock(beside))
         return beside
     memory = Path("/dev/shm")
-    made = Path(tempfile.mkdtemp(prefix="cumulet-emulator-", dir=memory if memory.is_dir() else None))
-    owner._finalizer = weakref.finalize(owner, shutil.rmtree, made, ignore_errors=True)
+    parent = memory if memory.is_dir() else Path(tempfile.gettempdir())
+    _sweep(parent)
+    made = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    lock = _lock(made)
+    owner._finalizer = weakref.finalize(owner, _remove, made, lock)
     return made
+
+
+def _lock(directory: Path) -> int:
+    """Held as long as the directory is in use. BlockingIOError: by another process."""
+    lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise
+    return lock
+
+
+def _remove(directory: Path, lock: int) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    os.close(lock)
+
+
+def _sweep(parent: Path) -> None:
+    """What emulators that were killed left: nobody has it locked. One without a lock is being made."""
+    for left in parent.glob(f"{_PREFIX}*/lock"):
+        with contextlib.suppress(OSError):  # in use, someone else's, or swept by another
+            _remove(left.parent, _lock(left.parent))

@@ -88,11 +88,11 @@ class HostFault:
         for kind in self.kinds:
             fits = self._fits(fake.name)
             if self.what == "fail":
-                fake.faults.fail(kind, times=None, code=self.code, message=self.message, only_if=fits)
+                fake.faults.fail(kind, times=None, code=self.code, message=self.message, only_if=fits, owner=self)
             elif self.what == "delay":
-                fake.faults.delay(kind, self.seconds, only_if=fits)
+                fake.faults.delay(kind, self.seconds, only_if=fits, owner=self)
             else:
-                fake.faults.hang(kind, times=None, only_if=fits, until=self._release)
+                fake.faults.hang(kind, times=None, only_if=fits, owner=self, until=self._release)
 
     def _fits(self, host: str) -> Callable[[Any], bool]:
         actions = _ACTIONS.get(self.operation)
@@ -245,12 +245,11 @@ class CloudFaults:
         with self._lock:
             if self._of_requests.pop(number, None) is not None:
                 return True
-            if self._of_hosts.pop(number, None) is None:
+            fault = self._of_hosts.pop(number, None)
+            if fault is None:
                 return False
-            for host in self._hosts():  # what else is asleep there goes on too
-                host.fake.faults.clear()
-                for fault in self._of_hosts.values():
-                    fault.put_on(host.fake)
+            for host in self._hosts():
+                host.fake.faults.remove(fault)
         return True
 
     def clear(self) -> None:

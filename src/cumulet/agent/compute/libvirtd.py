@@ -15,6 +15,7 @@ import fcntl
 import grp
 import os
 import pwd
+import select
 import shutil
 import signal
 import socket
@@ -162,8 +163,7 @@ class PrivateLibvirtd:
                 return
             if running:
                 self.stop()  # its guests go on
-            self._launch()
-            self._await_socket()
+            self._await_socket(self._launch())
 
     def stop(self) -> None:
         """End the daemon (its guests, if any, go on). Nothing to do if it does not run."""
@@ -205,7 +205,8 @@ class PrivateLibvirtd:
         with contextlib.suppress(OSError):
             Path(_BOUND["run"]).rmdir()
 
-    def _launch(self) -> None:
+    def _launch(self) -> int:
+        """The reading end of a pipe that the daemon holds: it ends with the daemon."""
         program = shutil.which("libvirtd", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
         if program is None:
             raise DriverError("hypervisor", "libvirtd is missing: apt-get install libvirt-daemon-system")
@@ -222,7 +223,8 @@ class PrivateLibvirtd:
         self._configure(as_root=as_root, hide=hide)
         pairs = [f"{self._directory(name)}:{place}" for name, place in _BOUND.items()]
         log = self._directory("log") / "start.log"
-        with log.open("ab") as output:
+        alive, held = os.pipe()
+        with log.open("ab") as output, os.fdopen(held):
             subprocess.run(
                 ["setsid", "--fork", "unshare", "--mount", "--propagation", "slave", "sh", "-c", _LAUNCH, "sh", *pairs],
                 env={
@@ -234,8 +236,10 @@ class PrivateLibvirtd:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                pass_fds=(held,),
                 check=True,
             )
+        return alive
 
     def _directory(self, name: str) -> Path:
         return {"run": self.run, "cache": self._cache}.get(name, self.state / name)
@@ -267,11 +271,12 @@ class PrivateLibvirtd:
             return True
         return self._identity() in text if self._tls is not None else "nbd_tls_x509_cert_dir" not in text
 
-    def _await_socket(self) -> None:
+    def _await_socket(self, alive: int) -> None:
         end = time.monotonic() + _START_SECONDS
-        while not self.running():
-            if time.monotonic() > end:
-                log = self._directory("log") / "start.log"
-                said = log.read_text(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
-                raise DriverError("hypervisor", f"the private libvirtd did not start: {said[0]} (see {log})")
-            time.sleep(0.05)
+        with os.fdopen(alive, "rb") as pipe:
+            while not self.running():
+                ended = bool(select.select([pipe], [], [], 0.05)[0])
+                if time.monotonic() > end or (ended and self.pid() is None):
+                    log = self._directory("log") / "start.log"
+                    said = log.read_text(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
+                    raise DriverError("hypervisor", f"the private libvirtd did not start: {said[0]} (see {log})")

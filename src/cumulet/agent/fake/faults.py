@@ -30,7 +30,10 @@ class _Rule:
         hang: threading.Event | None = None,
         after: bool = False,
         only_if: Callable[[Any], bool] | None = None,
+        owner: object = None,
     ) -> None:
+        self.owner = owner
+        self.awake = Signal()  # given to those who sleep by this rule now
         self.what = what
         self.left = times
         self.seconds = seconds
@@ -62,14 +65,21 @@ class Faults:
         message: str = "a fault was injected",
         after: bool = False,
         only_if: Callable[[Any], bool] | None = None,
+        owner: object = None,
     ) -> None:
-        """Fail the next ``times`` (None: all), before the effect or ``after`` it happened."""
-        self._add(_Rule(what, times, error=DriverError(code, message), after=after, only_if=only_if))
+        """Fail the next ``times`` (None: all), before the effect or ``after`` it happened. ``owner``: see `remove`."""
+        self._add(_Rule(what, times, error=DriverError(code, message), after=after, only_if=only_if, owner=owner))
 
     def delay(
-        self, what: str, seconds: float, *, times: int | None = None, only_if: Callable[[Any], bool] | None = None
+        self,
+        what: str,
+        seconds: float,
+        *,
+        times: int | None = None,
+        only_if: Callable[[Any], bool] | None = None,
+        owner: object = None,
     ) -> None:
-        self._add(_Rule(what, times, seconds=seconds, only_if=only_if))
+        self._add(_Rule(what, times, seconds=seconds, only_if=only_if, owner=owner))
 
     def hang(
         self,
@@ -78,11 +88,12 @@ class Faults:
         times: int | None = 1,
         after: bool = False,
         only_if: Callable[[Any], bool] | None = None,
+        owner: object = None,
         until: threading.Event | None = None,
     ) -> threading.Event:
         """Hang the next ``times``, silently, until the returned event is set."""
         event = until or threading.Event()
-        self._add(_Rule(what, times, hang=event, after=after, only_if=only_if))
+        self._add(_Rule(what, times, hang=event, after=after, only_if=only_if, owner=owner))
         return event
 
     def clear(self) -> None:
@@ -91,16 +102,25 @@ class Faults:
             rules, self._rules = self._rules, []
             sleepers, self._go_on = self._go_on, Signal()
         sleepers.set()
-        for rule in rules:
-            if rule.hang is not None:
-                rule.hang.set()
+        _end(rules)
+
+    def remove(self, owner: object) -> None:
+        """No more faults of this owner; what hangs or sleeps by one of them goes on, and nothing else."""
+        with self._lock:
+            rules = [rule for rule in self._rules if rule.owner is owner]
+            self._rules = [rule for rule in self._rules if rule.owner is not owner]
+        _end(rules)
 
     def die(self) -> None:
         """The agent is killed: operations that sleep or hang end where they are, without effect or a word."""
         with self._lock:
             self._life += 1
-            sleepers, self._go_on = self._go_on, Signal()
-        sleepers.set()
+            sleepers = [self._go_on, *(rule.awake for rule in self._rules)]
+            self._go_on = Signal()
+            for rule in self._rules:
+                rule.awake = Signal()
+        for signal in sleepers:
+            signal.set()
 
     def count(self, what: str) -> int:
         with self._lock:
@@ -130,7 +150,7 @@ class Faults:
             self.sleep(self.pace.get(type(body).__name__, 0.0), progress)
             self._live_on(life, progress)
         for rule in met:
-            self.sleep(rule.seconds, progress)
+            self.sleep(rule.seconds, progress, awake=rule.awake)
             if rule.hang is not None:
                 self._count(hung=1)
                 self.hanging.release()
@@ -145,12 +165,18 @@ class Faults:
         if progress is not None and life != self._life:  # an operation: it has a thread of the dead agent's
             raise SystemExit
 
-    def sleep(self, seconds: float, progress: Progress | None = None, until: Signal | None = None) -> None:
-        """Take so long on the host's clock, saying now and then that we are alive. `clear` ends it, or ``until``. An
-        operation whose agent is killed ends where it is."""
+    def sleep(
+        self,
+        seconds: float,
+        progress: Progress | None = None,
+        until: Signal | None = None,
+        awake: Signal | None = None,
+    ) -> None:
+        """Take so long on the host's clock, saying now and then that we are alive. `clear` ends it, or ``until``, or
+        ``awake``. An operation whose agent is killed ends where it is."""
         if seconds <= 0:
             return
-        clock, go_on, life = self._clock, until or self._go_on, self._life
+        clock, go_on, life = self._clock, until or awake or self._go_on, self._life
         end = clock.monotonic() + seconds
         self._count(asleep=1)
         while (left := end - clock.monotonic()) > 0 and not clock.wait(go_on, min(left, _SAID_EVERY_S)):
@@ -172,6 +198,13 @@ class Faults:
         with self._lock:
             self.asleep += asleep
             self.hung += hung
+
+
+def _end(rules: list[_Rule]) -> None:
+    for rule in rules:
+        rule.awake.set()
+        if rule.hang is not None:
+            rule.hang.set()
 
 
 def _names(body: Any) -> set[str]:

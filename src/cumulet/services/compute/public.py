@@ -16,6 +16,7 @@ from cumulet.kernel.clock import Clock
 from cumulet.kernel.context import RequestContext, system_context
 from cumulet.kernel.errors import Conflict, NotFound
 from cumulet.kernel.ids import new_uuid
+from cumulet.saga import SagaHistory
 from cumulet.saga.model import Saga
 from cumulet.services.compute import catalogue, rules, state, store
 from cumulet.services.compute.intake import Created, Intake, May
@@ -302,6 +303,22 @@ class ComputeService:
             object_id,
         )
         store.insert_actions(tx, [row])
+
+    def history(self, tx: Tx, server_id: str, actions: Sequence[ActionRow] | None = None) -> list[SagaHistory]:
+        """The sagas of a server, newest first, and of what was attached to it and detached. ``actions``: only of
+        these."""
+        actions = store.actions(tx, server_id) if actions is None else actions
+        sagas = self.parts.sagas
+        found = list(sagas.history(tx, "server", server_id))
+        ours = {row.saga_id for row in actions}
+        for kind, object_id in dict.fromkeys((row.object_kind, row.object_id) for row in actions):
+            if kind != "server":  # a port may have been another server's before
+                found += [
+                    one
+                    for one in sagas.history(tx, kind, object_id)
+                    if one.saga.id in ours or one.saga.parent_id in ours
+                ]
+        return sorted(found, key=lambda one: -one.saga.created_at)
 
     def power_action(self, tx: Tx, ctx: RequestContext, server: ServerRow, name: str) -> None:
         rules.check_state(server, name, {"soft_reboot": "reboot", "hard_reboot": "reboot"}.get(name))

@@ -19,7 +19,7 @@ from cumulet.kernel.clock import SECOND, iso
 from cumulet.kernel.errors import NotFound, Unavailable
 from cumulet.kernel.process import cpu_seconds, pss_kib, started_at
 from cumulet.reconcile import ReconcilerRow
-from cumulet.saga import SagaEngine
+from cumulet.saga import SagaEngine, SagaHistory
 from cumulet.saga.tables import SAGAS
 from cumulet.services.hosts.public import HostsService
 from cumulet.services.operator import conditions, explain, top, traces
@@ -38,7 +38,8 @@ _OVERDUE = (
 
 
 class OperatorService:
-    """``find_server(tx, id)`` answers a compute server row (deleted ones too) or None."""
+    """``find_server(tx, id)`` answers a compute server row (deleted ones too) or None, ``history_of_server(tx, id)``
+    the sagas that worked on it."""
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class OperatorService:
         hosts: HostRegistry,
         desired: Desired,
         find_server: Callable[[Tx, str], Any],
+        history_of_server: Callable[[Tx, str], list[SagaHistory]],
         ask: Callable[[str, Query], Answer],
         reconcilers: Callable[[Tx], list[ReconcilerRow]],
         bus_kind: str,
@@ -60,6 +62,7 @@ class OperatorService:
         self.hosts = hosts
         self.desired = desired
         self.find_server = find_server
+        self.history_of_server = history_of_server
         self.ask = ask
         self.reconcilers = reconcilers
         self.bus_kind = bus_kind
@@ -215,7 +218,7 @@ class OperatorService:
 
     def explain_server(self, row: Any, *, hosts: bool, xml: bool) -> dict[str, Any]:
         """``hosts``: the caller may know hosts and XML."""
-        history = self.db.read(lambda tx: self.sagas.history(tx, "server", row.id))
+        history = self.db.read(lambda tx: self.history_of_server(tx, row.id))
         story: dict[str, Any] = {
             "server": {
                 "id": row.id,

@@ -260,13 +260,8 @@ def _action_view(call: Call, row: ActionRow, history: dict[str, Any]) -> dict[st
 
 
 def _history(call: Call, tx: Tx, rows: list[ActionRow], server_id: str) -> dict[str, Any]:
-    """The sagas behind these actions, their children last."""
-    sagas = service_of(call).parts.sagas
-    found = {item.saga.id: item for item in sagas.history(tx, "server", server_id)}
-    for row in rows:
-        if row.object_kind != "server":
-            found.update({item.saga.id: item for item in sagas.history(tx, row.object_kind, row.object_id)})
-    return found
+    """The sagas behind these actions, by id."""
+    return {one.saga.id: one for one in service_of(call).history(tx, server_id, rows)}
 
 
 def actions_index(call: Call) -> dict[str, Any]:
