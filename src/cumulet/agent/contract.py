@@ -208,10 +208,11 @@ DOCUMENTS: dict[str, type[Any]] = {d.kind: d for d in (PortDoc, GroupDoc, Networ
 class DiskConnection(_Wire):
     """How a host reaches an exported volume."""
 
-    driver: Literal["file", "nbd", "iscsi", "rbd"]
+    driver: Literal["file", "nbd", "iscsi", "rbd", "door"]  # door: between compute hosts alone (DiskOffer)
     format: str = "raw"  # of the exported bytes (qemu's block driver above the protocol)
     path: str | None = None  # file: the path
-    uri: str | None = None  # nbd+unix:///NAME?socket=PATH, nbd://HOST:PORT/NAME, iscsi://…, rbd:…
+    # nbd+unix:///NAME?socket=PATH, nbd://HOST:PORT/NAME, iscsi://…, rbd:…, door://HOST:PORT/SERVER/NAME
+    uri: str | None = None
     secret: dict[str, str] = {}
     tls: bool = False  # nbd: with this host's certificate, and the storage host's checked
 
@@ -416,7 +417,7 @@ class DiskOffer(_Wire):
 
 class OfferDisks(Operation, tag="compute.offer_disks"):
     """Source of a cold move: let ``to_host`` alone read the disks of a server that does not run here. They go on being
-    offered by another life of the agent. Undo: WithdrawDisks."""
+    offered by another life of the agent; a running server's are not (``guest-running``). Undo: WithdrawDisks."""
 
     server_id: str
     to_host: str

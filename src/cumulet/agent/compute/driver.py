@@ -13,22 +13,29 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import libvirt
 import msgspec
 
 from cumulet.agent import contract as c
 from cumulet.agent.compute import host, kvm
+from cumulet.agent.compute.cold import Cold
 from cumulet.agent.compute.domain import MARK, HostProfile, build_domain
+from cumulet.agent.compute.door import Caller, Door, Hello, Identity, Loop, Reader, Writer
 from cumulet.agent.compute.hotplug import Hotplug
 from cumulet.agent.compute.hypervisor import Event, Hypervisor, ensure_event_loop
 from cumulet.agent.compute.instances import Instances
 from cumulet.agent.compute.libvirtd import PrivateLibvirtd, kvm_for_root_only
+from cumulet.agent.compute.live import Live
+from cumulet.agent.compute.marks import Incoming, Marks, Offer
 from cumulet.agent.compute.ports import PortPlugger
 from cumulet.agent.compute.power import Power, unless_off
 from cumulet.agent.compute.queries import Queries
+from cumulet.agent.compute.receive import Receive, Sockets
+from cumulet.agent.compute.resize import Resize
 from cumulet.agent.compute.snapshot import Snapshots
-from cumulet.agent.compute.states import SHUTDOWN, power_state
+from cumulet.agent.compute.states import RUNNING, SHUTDOWN, power_state
 from cumulet.agent.driver import Driver, Facts, Found, FoundServer, Hooks, OperationBody, Progress, QueryBody
 from cumulet.agent.errors import DriverError, not_found
 from cumulet.agent.image.cache import ImageCache
@@ -42,6 +49,11 @@ _SLOW_LIBVIRT = {
     "cure": "chgrp kvm /dev/kvm && chmod 660 /dev/kvm, then restart libvirtd",
 }
 _QEMU_PKI = Path("/etc/pki/qemu")  # where the system's libvirtd has its QEMU look
+_PLAIN = {
+    "code": "moves-in-the-clear",
+    "message": "servers move to and from other hosts without encryption, and hosts are believed their names",
+    "cure": "cumulet host token on a control node, then cumulet join here",
+}
 _AGENT_MISSING = {
     libvirt.VIR_ERR_AGENT_UNRESPONSIVE,
     libvirt.VIR_ERR_AGENT_UNSYNCED,
@@ -57,12 +69,14 @@ class ComputeConfig(msgspec.Struct, frozen=True, kw_only=True):
     state: Path
     run: Path
     cache: Path | None = None
+    host: str = ""  # its name, as in its certificate
+    door: tuple[str, int] = ("127.0.0.1", 0)  # address and port for other hosts whose servers come here, or go there
     virt_type: str = "auto"  # auto, kvm or qemu
     libvirt_uri: str | None = None  # None: the system's libvirtd if it answers, else a private one
     console_listen: str = "127.0.0.1"
     spice: bool = False
     emulator: str | None = None
-    tls: Path | None = None  # the folder of this host's certificate, for other hosts' volumes
+    tls: Path | None = None  # the folder of this host's certificate, for what passes between hosts
     trust: ssl.SSLContext | None = None  # whom to believe that the image service is the image service
     image_cache_seconds: float = 86400.0  # how long an image stays that no server stands on
     detach_seconds: float = 40.0
@@ -94,6 +108,17 @@ class ComputeDriver(Driver):
         self._uri = config.libvirt_uri or ""
         self._profile = HostProfile(virt_type="qemu")
         self.hypervisor: Hypervisor | None = None
+        self._sockets = Sockets(Path(), Path(), Path())
+        self._loop = Loop()
+        self._at_door = threading.Lock()
+        self._identity = Identity(config.host, config.tls)
+        self.marks = Marks(self.instances)
+        self._door = Door(self._loop, self._identity, config.door, self._serve)
+        where = lambda: self._sockets  # noqa: E731 - known once libvirtd is found
+        self._receive = Receive(lambda: self._hv, self.instances, self.marks, where, self._xml, self._look_and_tell)
+        self._live = Live(lambda: self._hv, self.instances, self.marks, where, self._caller, self._look_and_tell)
+        self._cold = Cold(self.instances, self.marks, self._open_door, self._caller, self._active, self._receive.clear)
+        self._resize = Resize(self.instances, self._active)
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -117,6 +142,8 @@ class ComputeDriver(Driver):
             spice=self.config.spice,
         )
         self._warnings = self._verdict.warnings()
+        if self.config.tls is None and not self.config.door[0].startswith("127."):
+            self._warnings.append(_PLAIN)
         for warning in self._warnings:
             LOG.warning("%s", warning["message"])
         uri, prepare = self._find_libvirtd()
@@ -124,6 +151,8 @@ class ComputeDriver(Driver):
         self.hypervisor.start()
         self._hypervisor_version = self.hypervisor.call("version", lambda connection: connection.getVersion())
         self._cpu_info = host.cpu_info()
+        self._settle_arrivals()
+        self._open_or_close_door()
         self._housekeeper = threading.Thread(target=self._keep_house, name="compute-housekeeping", daemon=True)
         self._housekeeper.start()
 
@@ -131,11 +160,16 @@ class ComputeDriver(Driver):
         self._stopping.set()
         if self._housekeeper is not None:
             self._housekeeper.join(timeout=10)
+        self._door.close()
+        self._loop.stop()
         if self.hypervisor is not None:
             self.hypervisor.stop()
 
     def _find_libvirtd(self) -> tuple[str, Callable[[], None]]:
         """The URI, and what to do before connecting: a private daemon is started whenever it does not run."""
+        self._sockets = Sockets(
+            Path("/run/libvirt/moves"), _system_socket(self.config.libvirt_uri), Path("/var/log/libvirt/qemu")
+        )
         if self.config.libvirt_uri is not None:
             return self.config.libvirt_uri, _nothing
         private = private_libvirtd(self.config, use_kvm=self._verdict.virt_type == "kvm")
@@ -146,6 +180,7 @@ class ComputeDriver(Driver):
                 self._warnings.append(_no_identity(self.config.tls))
             return "qemu:///system", _nothing
         self._warnings += private.warnings()
+        self._sockets = Sockets(private.run / "moves", private.socket, private.logs)
         return private.uri, private.start
 
     @property
@@ -173,6 +208,16 @@ class ComputeDriver(Driver):
             c.DetachPort: self._detach_port,
             c.SnapshotServer: self._snapshot,
             c.SetAdminPassword: self._set_admin_password,
+            c.OfferDisks: lambda op, progress: self._cold.offer(op),
+            c.WithdrawDisks: self._withdraw_disks,
+            c.FetchDisks: lambda op, progress: self._cold.fetch(op, progress),
+            c.ResizeDisks: lambda op, progress: self._resize.resize(op.server, progress),
+            c.RevertDisks: lambda op, progress: self._resize.revert(op.server_id),
+            c.DropDisksAside: lambda op, progress: self._resize.drop(op.server_id),
+            c.PrepareReceive: self._prepare_receive,
+            c.EndReceive: self._end_receive,
+            c.MigrateServer: lambda op, progress: self._live.migrate(op, progress),
+            c.SteerMigration: lambda op, progress: self._live.steer(op),
         }
 
     def queries(self) -> dict[type[c.Query], QueryBody]:
@@ -181,12 +226,14 @@ class ComputeDriver(Driver):
             c.DomainXml: lambda query: Queries(self._hv, self.instances).xml(query),
             c.Diagnostics: lambda query: Queries(self._hv, self.instances).diagnostics(query),
             c.ConsoleEndpoint: lambda query: Queries(self._hv, self.instances).console_endpoint(query),
+            c.MigrationProgress: lambda query: self._live.progress(query),
         }
 
     def inventory(self) -> Found:
         servers = self._hv.call("list", self._list)
         known = {server.server_id for server in servers}
         servers += [FoundServer(one, SHUTDOWN, "disks only") for one in self.instances.ids() if one not in known]
+        servers = [server for server in servers if not self._hidden(server)]
         return Found(servers=servers, ports=self._plugger.plugged())
 
     def facts(self) -> Facts:
@@ -270,6 +317,7 @@ class ComputeDriver(Driver):
 
     def _delete_disks(self, op: c.DeleteDisks, progress: Progress) -> None:
         self.instances.delete(op.server_id)
+        self._open_or_close_door()
 
     def _plug_ports(self, op: c.PlugPorts, progress: Progress) -> None:
         for port in op.ports:
@@ -286,8 +334,9 @@ class ComputeDriver(Driver):
     def _define(self, op: c.DefineServer, progress: Progress) -> c.DefineServerResult:
         spec = op.server
         self.instances.folder(spec.server_id).mkdir(exist_ok=True)
-        xml = build_domain(spec, self._profile, self.instances.files(spec.server_id))
+        xml = self._xml(spec)
         self._hv.call("define", lambda connection: connection.defineXML(xml), 60)
+        self.marks.drop(Incoming, spec.server_id)  # its disks were fetched: it is this host's
         return c.DefineServerResult(xml=xml)
 
     def _undefine(self, op: c.UndefineServer, progress: Progress) -> None:
@@ -316,6 +365,66 @@ class ComputeDriver(Driver):
 
     def _power(self, op: c.PowerServer, progress: Progress) -> None:
         Power(self._hv).apply(op, progress)
+
+    def _xml(self, spec: c.ServerSpec) -> str:
+        return build_domain(spec, self._profile, self.instances.files(spec.server_id))
+
+    def _active(self, server_id: str) -> bool:
+        """Does a guest of this server run here, or wait for its memory?"""
+
+        def look(connection: Any) -> bool:
+            try:
+                return bool(self._hv.domain(connection, server_id).isActive())
+            except DriverError as error:
+                if error.code == not_found("").code:
+                    return False
+                raise
+
+        return self._hv.call("look", look)
+
+    # -- between hosts --------------------------------------------------------------------------------------------
+
+    def _caller(self, to_host: str, address: str, server_id: str) -> Caller:
+        return Caller(self._loop, self._identity, to_host, address, server_id)
+
+    async def _serve(self, hello: Hello, reader: Reader, writer: Writer) -> None:
+        await (self._cold if hello.stream == "disk" else self._receive).serve(hello, reader, writer)
+
+    def _open_or_close_door(self) -> None:
+        """It is open while somebody is expected."""
+        with self._at_door:
+            self._door_as_needed()
+
+    def _open_door(self) -> str:
+        with self._at_door:
+            return self._door.open()
+
+    def _door_as_needed(self) -> None:
+        if self.marks.all(Offer) or any(mark.how == "receive" for mark in self.marks.all(Incoming).values()):
+            self._door.open()
+        else:
+            self._door.close()
+
+    def _settle_arrivals(self) -> None:
+        """A guest that was let run here, by a life of the agent that did not come to say so."""
+        for server_id, mark in self.marks.all(Incoming).items():
+            if mark.how == "receive" and not mark.settled and server_id in self._running():
+                self._receive.run(server_id, runs=True)
+
+    def _running(self) -> set[str]:
+        return {one.server_id for one in self._hv.call("list", self._list) if one.power_state == RUNNING}
+
+    def _prepare_receive(self, op: c.PrepareReceive, progress: Progress) -> c.PrepareReceiveResult:
+        self._receive.prepare(op, progress)
+        return c.PrepareReceiveResult(address=self._open_door())
+
+    def _end_receive(self, op: c.EndReceive, progress: Progress) -> None:
+        self._receive.end(op)
+        self._open_or_close_door()
+
+    def _withdraw_disks(self, op: c.WithdrawDisks, progress: Progress) -> None:
+        self._cold.withdraw(op.server_id)
+        self._open_or_close_door()
 
     # -- devices ----------------------------------------------------------------------------------------------------
 
@@ -381,12 +490,15 @@ class ComputeDriver(Driver):
             self._tell(server)
 
     def _event(self, event: Event) -> None:
-        """What the domain is now, not what the event said: events may be old."""
+        self._look_and_tell(event.uuid)
+
+    def _look_and_tell(self, server_id: str) -> None:
+        """What the domain is now, not what an event said: events may be old."""
 
         def look(connection: Any) -> FoundServer | None:
             self._running_vms = connection.numOfDomains()
-            domain = self._hv.domain(connection, event.uuid)
-            return FoundServer(event.uuid, *power_state(domain)) if self._is_ours(domain) else None
+            domain = self._hv.domain(connection, server_id)
+            return FoundServer(server_id, *power_state(domain)) if self._is_ours(domain) else None
 
         try:
             found = self._hv.call("look", look)
@@ -394,12 +506,15 @@ class ComputeDriver(Driver):
             if error.code != not_found("").code:
                 raise
             # undefined: if it was ours, its folder is still there
-            found = FoundServer(event.uuid, SHUTDOWN, "undefined") if event.uuid in self.instances.ids() else None
+            found = FoundServer(server_id, SHUTDOWN, "undefined") if server_id in self.instances.ids() else None
         if found is not None:
             self._tell(found)
 
+    def _hidden(self, server: FoundServer) -> bool:
+        return self.marks.hidden(server.server_id, runs=server.power_state == RUNNING)
+
     def _tell(self, server: FoundServer) -> None:
-        if self._hooks is not None:
+        if self._hooks is not None and not self._hidden(server):
             self._hooks.server_changed(server.server_id, server.power_state, server.reason)
 
     def _keep_house(self) -> None:
@@ -450,6 +565,13 @@ def _no_identity(tls: Path) -> dict[str, str]:
         "message": f"guests may not reach volumes: {_QEMU_PKI} is not this host's certificate",
         "cure": f"ln -sfn {tls} {_QEMU_PKI}, or nbd_tls_x509_cert_dir in /etc/libvirt/qemu.conf",
     }
+
+
+def _system_socket(uri: str | None) -> Path:
+    """libvirtd's own, of a daemon that is not ours."""
+    named = parse_qs(urlsplit(uri or "").query).get("socket")
+    there = [path for path in map(Path, _SYSTEM_SOCKETS) if path.exists()]
+    return Path(named[0]) if named else next(iter(there), Path(_SYSTEM_SOCKETS[-1]))
 
 
 def _system_answers() -> bool:

@@ -134,6 +134,10 @@ class Hypervisor:
         except libvirt.libvirtError as error:
             raise translated(what, error) from error
 
+    def run(self, work: Callable[[Any], T]) -> T:
+        """In the caller's own thread, as long as it takes; errors are libvirt's."""
+        return self._run(work)
+
     def _run(self, work: Callable[[Any], T]) -> T:
         connection = self._open()
         try:

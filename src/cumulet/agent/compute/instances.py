@@ -19,9 +19,11 @@ from cumulet.agent.compute.domain import ServerFiles
 from cumulet.agent.contract import ImageSource, ServerSpec
 from cumulet.agent.errors import DriverError
 from cumulet.agent.image.cache import CachedImage, ImageCache
+from cumulet.agent.image.inspect import ImageRefused, inspect
 from cumulet.kernel.ids import is_uuid
 
 _ASIDE = ".aside"
+_RESIZED_FROM = "resized-from"
 _CONSOLE_KEEP_BYTES = 1 << 20
 _CONSOLE_TRIM_BYTES = 4 << 20
 
@@ -67,6 +69,10 @@ class Instances:
             ramdisk=there("ramdisk"),
         )
 
+    def resized_from(self, server_id: str) -> Path:
+        """Where the disks are as they were before a resize that is not confirmed."""
+        return self.folder(server_id) / _RESIZED_FROM
+
     def console_log(self, server_id: str) -> Path:
         return self.folder(server_id) / "console.log"
 
@@ -82,9 +88,10 @@ class Instances:
             for name in ("disk.iso", "kernel", "ramdisk"):
                 if (folder / name).is_symlink():
                     yield Path(os.readlink(folder / name))
-            backing = _backing_file(folder / "disk")
-            if backing is not None:
-                yield backing
+            for overlay in (folder / "disk", folder / _RESIZED_FROM / "disk"):
+                backing = _backing_file(overlay)
+                if backing is not None:
+                    yield backing
 
     def missing_files(self, xml: str) -> list[Path]:
         """Files that a domain's disks are, or stand on, and that are not there."""
@@ -191,6 +198,35 @@ def run_tool(command: list[str], seconds: float = 120) -> str:
         code = "no-space" if "No space left" in done.stderr else "internal"
         raise DriverError(code, f"{command[0]} {command[1]}: {done.stderr.strip()[-300:]}")
     return done.stdout
+
+
+def virtual_size(overlay: Path) -> int:
+    """Bytes of the disk that a qcow2 is, from its header."""
+    with overlay.open("rb") as file:
+        file.seek(24)
+        return int.from_bytes(file.read(8))
+
+
+def grow_root(overlay: Path, spec: ServerSpec) -> None:
+    """To what the server is to have; never smaller."""
+    size = spec.root_gb << 30
+    if overlay.exists() and virtual_size(overlay) < size:
+        run_tool(["qemu-img", "resize", "-q", "-f", "qcow2", str(overlay), str(size)])
+
+
+def on_own_base(overlay: Path, base: Path) -> None:
+    """Put an overlay that another host made on this host's copy of the image. What it says itself that it stands on is
+    never opened; DriverError ``image-invalid`` if it reaches outside in another way."""
+    with overlay.open("r+b") as file:
+        if file.read(4) != b"QFI\xfb":
+            raise DriverError("image-invalid", "What the other host sent is no overlay.")
+        file.seek(8)
+        file.write(bytes(12))  # where the name of its base stands, and how long it is
+    try:
+        inspect(overlay, "qcow2")
+    except ImageRefused as error:
+        raise DriverError("image-invalid", f"The other host's disk is refused: {error.reason}") from error
+    run_tool(["qemu-img", "rebase", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", str(base), str(overlay)])
 
 
 def _make(target: Path, make: Callable[[Path], object]) -> None:

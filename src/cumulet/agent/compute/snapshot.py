@@ -14,7 +14,7 @@ import libvirt
 from cumulet.agent.compute.devices import el
 from cumulet.agent.compute.hotplug import description
 from cumulet.agent.compute.hypervisor import Hypervisor
-from cumulet.agent.compute.instances import Instances, run_tool
+from cumulet.agent.compute.instances import Instances, run_tool, virtual_size
 from cumulet.agent.contract import SnapshotServer, SnapshotServerResult
 from cumulet.agent.driver import Progress
 from cumulet.agent.errors import DriverError
@@ -42,7 +42,8 @@ class Snapshots:
                 run_tool(["qemu-img", "convert", "-O", form, "-f", "qcow2", str(disk), str(part)], _CONVERT_SECONDS)
             progress()
             md5, sha512 = hashes(part, progress)
-            size, virtual = part.stat().st_size, _virtual_size(part, form)
+            size = part.stat().st_size
+            virtual = size if form == "raw" else virtual_size(part)
             hand_in(part, operation.upload, progress, self._instances.cache.trust)
         finally:
             part.unlink(missing_ok=True)
@@ -94,11 +95,3 @@ def _backup_xml(domain: Element, disk: Path, part: Path, form: str) -> str:
             el(entry, "driver", type=form)
             el(entry, "target", file=part)
     return tostring(backup, encoding="unicode")
-
-
-def _virtual_size(path: Path, form: str) -> int:
-    if form == "raw":
-        return path.stat().st_size
-    with path.open("rb") as file:
-        file.seek(24)
-        return int.from_bytes(file.read(8), "big")

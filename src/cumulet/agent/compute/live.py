@@ -1,0 +1,326 @@
+"""The source of a live migration, and the one who decides where the guest is.
+
+libvirtd talks to the target's through tunnels of ours (`door`), and leaves the guest paused there. When the guest is
+stopped here for good, and not before, the target is asked to run it: whatever dies at whatever moment, there is one
+running copy at most, and this side's libvirt knows which host has it:
+
+=====================================  =====================================================================
+the domain here                        so
+=====================================  =====================================================================
+runs, or is paused by its user         it did not move; the copy there is never run
+paused in the middle of a migration    libvirtd died before it knew: it goes on here
+is off, for another reason than that   it went off by itself meanwhile
+is off because it migrated, or gone    it moved: the target is asked until it answers
+=====================================  =====================================================================
+
+Should the target have lost the guest by then, it is defined here again, off, with its disks as they were.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import libvirt
+import msgspec
+
+from cumulet.agent.compute import relocate
+from cumulet.agent.compute.door import Caller
+from cumulet.agent.compute.hypervisor import Hypervisor, translated
+from cumulet.agent.compute.instances import Instances
+from cumulet.agent.compute.marks import Marks, Outgoing
+from cumulet.agent.compute.receive import Sockets
+from cumulet.agent.contract import MigrateServer, MigrateServerResult, MigrationProgress, SteerMigration
+from cumulet.agent.driver import Progress
+from cumulet.agent.errors import DriverError, not_found
+
+LOG = logging.getLogger(__name__)
+_POLL_SECONDS = 0.1
+_ASK_AGAIN_SECONDS = 1.0
+_SETTLE_SECONDS = 120.0
+_LOG_BYTES = 16384
+_FLAGS = (
+    libvirt.VIR_MIGRATE_LIVE
+    | libvirt.VIR_MIGRATE_PEER2PEER
+    | libvirt.VIR_MIGRATE_PAUSED
+    | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
+    | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
+)
+_SECURE = libvirt.VIR_DOMAIN_XML_SECURE
+_IN_BETWEEN = {libvirt.VIR_DOMAIN_PAUSED_MIGRATION, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY}
+_LOST = {"not-found", "refused"}
+
+Where = Literal["here", "off", "moved"]
+
+
+class _Course:
+    """A migration under way in this life of the agent."""
+
+    def __init__(self) -> None:
+        self.wish: Literal["", "abort", "force_complete"] = ""
+        self.why = ""  # the error code, if it was us who ended it
+        self.stopped_at = 0.0
+        self.stats: dict[str, Any] = {}
+
+
+class Live:
+    def __init__(
+        self,
+        hypervisor: Callable[[], Hypervisor],
+        instances: Instances,
+        marks: Marks,
+        sockets: Callable[[], Sockets],
+        caller: Callable[[str, str, str], Caller],
+        tell: Callable[[str], None],
+    ) -> None:
+        """``caller``: of the door of a host (name, address) about a server."""
+        self._hypervisor, self._instances, self._marks = hypervisor, instances, marks
+        self._sockets, self._caller, self._tell = sockets, caller, tell
+        self._courses: dict[str, _Course] = {}
+
+    # -- the operation --------------------------------------------------------------------------------------------
+
+    def migrate(self, op: MigrateServer, progress: Progress) -> MigrateServerResult:
+        server_id, course = op.server.server_id, _Course()
+        caller = self._caller(op.to_host, op.address, server_id)
+        mark = self._marks.get(Outgoing, server_id)
+        error: DriverError | None = None
+        if mark is None or mark.to_host != op.to_host:
+            mark, xml, inside = self._describe(op, caller)
+            self._marks.set(server_id, mark)
+            self._courses[server_id] = course
+            try:
+                error = self._run(op, caller, xml, inside, course, progress)
+            finally:
+                del self._courses[server_id]
+        elif not mark.moved:
+            error = DriverError("interrupted", "The agent of the source stopped during the migration.")
+        return self._conclude(op, mark, caller, course, error, progress)
+
+    def _describe(self, op: MigrateServer, caller: Caller) -> tuple[Outgoing, str, str]:
+        """The mark of this migration, the guest's XML as it is to be there, and where sockets are for QEMU there."""
+
+        def look(connection: Any) -> tuple[str, str, bool]:
+            domain = self._hypervisor().domain(connection, op.server.server_id)
+            if not domain.isActive():
+                raise DriverError("not-running", "The server does not run: it cannot be moved live.")
+            paused = domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED
+            running = domain.XMLDesc(_SECURE | libvirt.VIR_DOMAIN_XML_MIGRATABLE)
+            return running, domain.XMLDesc(_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE), paused
+
+        running, inactive, paused = self._hypervisor().call("look", look)
+        there = caller.ask("describe")
+        xml = relocate.for_target(running, there["xml"])
+        relocate.check(xml, there["xml"])  # here the reason can be told
+        return Outgoing(to_host=op.to_host, xml=inactive, paused=paused), xml, there["inside"]
+
+    def _run(
+        self, op: MigrateServer, caller: Caller, xml: str, inside: str, course: _Course, progress: Progress
+    ) -> DriverError | None:
+        """Try it once; the error, if libvirt says that it failed."""
+        server_id = op.server.server_id
+        for name in ("disk.config", "console.log"):
+            path = self._instances.folder(server_id) / name
+            if path.exists():
+                caller.put(path, name)
+        sockets = self._sockets()
+        names = {stream: sockets.seen_inside(server_id, stream) for stream in ("control", "memory", "disks")}
+        if inside != str(sockets.inside):
+            return DriverError("unsupported", f"host {op.to_host} keeps its sockets in {inside}")
+        parameters: dict[str, Any] = {
+            libvirt.VIR_MIGRATE_PARAM_URI: f"unix://{names['memory']}",
+            libvirt.VIR_MIGRATE_PARAM_DEST_NAME: op.server.instance_name,
+            libvirt.VIR_MIGRATE_PARAM_DEST_XML: xml,
+        }
+        flags = _FLAGS
+        disks = list(relocate.local_disks(relocate.parsed(xml)))
+        if disks:
+            flags |= libvirt.VIR_MIGRATE_NON_SHARED_INC  # the rest is in the target's own copy of the image
+            parameters[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = disks
+            parameters[libvirt.VIR_MIGRATE_PARAM_DISKS_URI] = f"unix://{names['disks']}"
+        failure: list[DriverError] = []
+
+        def go() -> None:
+            try:
+                self._hypervisor().run(lambda connection: self._domain(connection, server_id).migrateToURI3(
+                    f"qemu+unix:///system?socket={names['control']}", parameters, flags))  # fmt: skip
+            except libvirt.libvirtError as error:
+                failure.append(translated("migrate", error))
+            except DriverError as error:
+                failure.append(error)
+
+        with self._tunnels(caller, sockets, server_id):
+            thread = threading.Thread(target=go, name=f"migrate-{server_id[:8]}", daemon=True)
+            thread.start()
+            self._watch(op, course, thread, progress)
+        if not failure:
+            return None
+        error = failure[0]
+        return DriverError(course.why, f"The migration was ended: {error.message}") if course.why else error
+
+    @contextlib.contextmanager
+    def _tunnels(self, caller: Caller, sockets: Sockets, server_id: str) -> Iterator[None]:
+        sockets.prepare()
+        with contextlib.ExitStack() as open_ones:
+            for stream in ("control", "memory", "disks"):
+                open_ones.enter_context(caller.tunnel(stream, sockets.path(server_id, stream), admit=sockets.give))
+            yield
+
+    def _watch(self, op: MigrateServer, course: _Course, thread: threading.Thread, progress: Progress) -> None:
+        end = time.monotonic() + op.timeout_seconds if op.timeout_seconds else None
+        while thread.is_alive():
+            if end is not None and time.monotonic() > end and not course.wish:
+                course.wish = op.on_timeout
+                course.why = "timeout" if op.on_timeout == "abort" else ""
+            with contextlib.suppress(DriverError):  # libvirtd may be gone: the thread will hear it
+                self._hypervisor().call("look at a migration", lambda c: self._look(c, op, course))
+            done, total = (course.stats.get(name, 0) for name in ("data_processed", "data_total"))
+            progress(min(0.99, done / total) if total else None)
+            thread.join(_POLL_SECONDS)
+
+    def _look(self, connection: Any, op: MigrateServer, course: _Course) -> None:
+        domain = self._domain(connection, op.server.server_id)
+        state, reason = domain.state()
+        if state == libvirt.VIR_DOMAIN_PAUSED and reason in _IN_BETWEEN and not course.stopped_at:
+            course.stopped_at = time.monotonic()
+        try:
+            stats = domain.jobStats()
+        except libvirt.libvirtError:
+            return
+        if stats.get("type", libvirt.VIR_DOMAIN_JOB_NONE) == libvirt.VIR_DOMAIN_JOB_NONE:
+            return
+        course.stats = stats
+        if course.wish:
+            with contextlib.suppress(libvirt.libvirtError):  # too early or too late: the next look tells
+                domain.abortJob() if course.wish == "abort" else domain.suspend()
+                if course.wish == "abort":
+                    course.why = course.why or "aborted"
+                course.wish = "" if course.wish == "force_complete" else course.wish
+
+    def steer(self, op: SteerMigration) -> None:
+        course = self._courses.get(op.server_id)
+        if course is None:
+            raise not_found(f"live migration of server {op.server_id}")
+        course.wish = op.action
+
+    def progress(self, query: MigrationProgress) -> dict[str, Any]:
+        course = self._courses.get(query.server_id)
+        if course is None or not course.stats:
+            return {}
+        return {
+            f"{what}_{part}_bytes": course.stats.get(f"{what}_{part}", 0)
+            for what in ("memory", "disk")
+            for part in ("total", "processed", "remaining")
+        }
+
+    # -- who has it -----------------------------------------------------------------------------------------------
+
+    def _conclude(
+        self,
+        op: MigrateServer,
+        mark: Outgoing,
+        caller: Caller,
+        course: _Course,
+        error: DriverError | None,
+        progress: Progress,
+    ) -> MigrateServerResult:
+        server_id = op.server.server_id
+        where = "moved" if mark.moved else self._where(server_id, mark, progress)
+        if where != "moved":
+            self._marks.drop(Outgoing, server_id)
+            self._tell(server_id)
+            if where == "off":
+                raise DriverError("not-running", "The guest went off during the migration.")
+            raise error or DriverError("hypervisor", "libvirt said that the guest moved, and it is here.")
+        try:
+            self._until_taken(caller, mark, progress)
+        except DriverError:
+            self._back(server_id, mark)
+            raise
+        if not mark.moved:
+            self._marks.set(server_id, msgspec.structs.replace(mark, moved=True))
+        self._hypervisor().call("forget what moved", lambda connection: self._undefine(connection, server_id))
+        downtime = round((time.monotonic() - course.stopped_at) * 1000) if course.stopped_at else None
+        sent = course.stats.get("data_processed")
+        return MigrateServerResult(downtime_ms=downtime, transferred_bytes=sent)
+
+    def _where(self, server_id: str, mark: Outgoing, progress: Progress) -> Where:
+        """What libvirt made of it, once it is done with it."""
+        end = time.monotonic() + _SETTLE_SECONDS
+        while True:
+            try:
+                found = self._hypervisor().call("look", lambda connection: self._seen(connection, server_id, mark))
+            except DriverError as error:  # libvirtd starts again
+                if time.monotonic() > end:
+                    raise
+                LOG.info("looking where server %s is: %s", server_id, error.message)
+                found = None
+            if found is not None:
+                return found
+            if time.monotonic() > end:
+                raise DriverError("timeout", "libvirt does not come to an end with the migration.")
+            progress()
+            time.sleep(_POLL_SECONDS)
+
+    def _seen(self, connection: Any, server_id: str, mark: Outgoing) -> Where | None:
+        """None: libvirt is still at it."""
+        try:
+            domain = self._hypervisor().domain(connection, server_id)
+        except DriverError as error:
+            if error.code == "not-found":
+                return "moved"  # undefined by the migration: nothing else may while this operation is under way
+            raise
+        if not domain.isActive():
+            reason = domain.state()[1]
+            if reason == libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN:  # libvirtd started again since: QEMU's log knows
+                return "moved" if self._log_says_migrated(domain.name()) else "off"
+            return "moved" if reason == libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED else "off"
+        if domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
+            with contextlib.suppress(libvirt.libvirtError):  # of an earlier life of the agent; its tunnels are gone
+                domain.abortJob()
+            return None
+        state, reason = domain.state()
+        if state == libvirt.VIR_DOMAIN_PAUSED and reason in _IN_BETWEEN and not mark.paused:
+            domain.resume()
+        return "here"
+
+    def _log_says_migrated(self, name: str) -> bool:
+        log = self._sockets().logs / f"{name}.log"
+        try:
+            with log.open("rb") as file:
+                file.seek(max(0, log.stat().st_size - _LOG_BYTES))
+                ends = [line for line in file.read().splitlines() if b"shutting down, reason=" in line]
+        except FileNotFoundError:
+            return False
+        return bool(ends) and ends[-1].endswith(b"reason=migrated")
+
+    def _until_taken(self, caller: Caller, mark: Outgoing, progress: Progress) -> None:
+        """The guest is nowhere until the target runs it. ``guest-lost`` if it has it no more."""
+        while True:
+            try:
+                caller.ask("run", run=not mark.paused)
+                return
+            except DriverError as error:
+                if error.code in _LOST:
+                    raise DriverError(
+                        "guest-lost", f"Host {mark.to_host} lost the guest before it ran there; it is off, here."
+                    ) from error
+                LOG.warning("the guest waits at host %s: %s", mark.to_host, error.message)
+            progress()
+            time.sleep(_ASK_AGAIN_SECONDS)
+
+    def _back(self, server_id: str, mark: Outgoing) -> None:
+        self._hypervisor().call("define again", lambda connection: connection.defineXML(mark.xml), 60)
+        self._marks.drop(Outgoing, server_id)
+        self._tell(server_id)
+
+    def _undefine(self, connection: Any, server_id: str) -> None:
+        with contextlib.suppress(DriverError):
+            domain = self._hypervisor().domain(connection, server_id)
+            if not domain.isActive() and domain.isPersistent():
+                domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
+
+    def _domain(self, connection: Any, server_id: str) -> Any:
+        return self._hypervisor().domain(connection, server_id)
