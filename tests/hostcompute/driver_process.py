@@ -50,7 +50,8 @@ def work(driver: ComputeDriver, line: dict[str, Any]) -> None:
             query = msgspec.convert(line["ask"], c.QueryBody)
             say(n=n, done=driver.queries()[type(query)](query))
         else:
-            say(n=n, done=msgspec.to_builtins(getattr(driver, line["call"])(*line.get("with", []))))
+            result = getattr(driver, line["call"])(*line.get("with", []))
+            say(n=n, done=msgspec.to_builtins(result))
     except DriverError as error:
         say(n=n, error=error.message, code=error.code)
     except Exception as error:

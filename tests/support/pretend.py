@@ -74,6 +74,10 @@ class PretendHosts:
     def output(self, host: str, *command: str) -> str:
         return subprocess.run(self.command(host, *command), capture_output=True, text=True, check=True).stdout
 
+    def init(self, host: str) -> int:
+        """The host's first process, as this one knows it."""
+        return int(Path(f"/tmp/testhosts-{self._prefix}/{host}/pid").read_text())
+
     @contextlib.contextmanager
     def inside(self, host: str) -> Iterator[None]:
         """This thread in the host's network for a while: its sockets reach what listens there."""

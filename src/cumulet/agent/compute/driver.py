@@ -108,7 +108,7 @@ class ComputeDriver(Driver):
         self._uri = config.libvirt_uri or ""
         self._profile = HostProfile(virt_type="qemu")
         self.hypervisor: Hypervisor | None = None
-        self._sockets = Sockets(Path(), Path(), Path())
+        self._sockets = Sockets(Path(), Path())
         self._loop = Loop()
         self._at_door = threading.Lock()
         self._identity = Identity(config.host, config.tls)
@@ -167,9 +167,7 @@ class ComputeDriver(Driver):
 
     def _find_libvirtd(self) -> tuple[str, Callable[[], None]]:
         """The URI, and what to do before connecting: a private daemon is started whenever it does not run."""
-        self._sockets = Sockets(
-            Path("/run/libvirt/moves"), _system_socket(self.config.libvirt_uri), Path("/var/log/libvirt/qemu")
-        )
+        self._sockets = Sockets(Path("/run/libvirt/moves"), _system_socket(self.config.libvirt_uri))
         if self.config.libvirt_uri is not None:
             return self.config.libvirt_uri, _nothing
         private = private_libvirtd(self.config, use_kvm=self._verdict.virt_type == "kvm")
@@ -180,7 +178,7 @@ class ComputeDriver(Driver):
                 self._warnings.append(_no_identity(self.config.tls))
             return "qemu:///system", _nothing
         self._warnings += private.warnings()
-        self._sockets = Sockets(private.run / "moves", private.socket, private.logs)
+        self._sockets = Sockets(private.run / "moves", private.socket)
         return private.uri, private.start
 
     @property
@@ -371,16 +369,7 @@ class ComputeDriver(Driver):
 
     def _active(self, server_id: str) -> bool:
         """Does a guest of this server run here, or wait for its memory?"""
-
-        def look(connection: Any) -> bool:
-            try:
-                return bool(self._hv.domain(connection, server_id).isActive())
-            except DriverError as error:
-                if error.code == not_found("").code:
-                    return False
-                raise
-
-        return self._hv.call("look", look)
+        return bool(self._hv.of(server_id, lambda domain: domain.isActive()))
 
     # -- between hosts --------------------------------------------------------------------------------------------
 
@@ -490,6 +479,7 @@ class ComputeDriver(Driver):
             self._tell(server)
 
     def _event(self, event: Event) -> None:
+        self._live.happened(event)
         self._look_and_tell(event.uuid)
 
     def _look_and_tell(self, server_id: str) -> None:

@@ -65,12 +65,13 @@ def _turn() -> None:
 
 
 class Event:
-    """A domain began, stopped, … or (``kind`` connected) the connection was made anew and events were missed."""
+    """A domain began, stopped, … (``what``: libvirt's event and detail, ``at`` by the monotonic clock) or (``kind``
+    connected) the connection was made anew and events were missed."""
 
-    __slots__ = ("kind", "uuid")
+    __slots__ = ("at", "kind", "uuid", "what")
 
-    def __init__(self, kind: str, uuid: str = "") -> None:
-        self.kind, self.uuid = kind, uuid
+    def __init__(self, kind: str, uuid: str = "", what: tuple[int, int] = (-1, -1)) -> None:
+        self.kind, self.uuid, self.what, self.at = kind, uuid, what, time.monotonic()
 
 
 class Hypervisor:
@@ -147,6 +148,15 @@ class Hypervisor:
                 self._drop(connection)
             raise
 
+    def of(self, server_id: str, work: Callable[[Any], T], seconds: float = 30) -> T | None:
+        """``work(domain)``; None if there is none, or it goes meanwhile."""
+        try:
+            return self.call("look", lambda connection: work(self.domain(connection, server_id)), seconds)
+        except DriverError as error:
+            if error.code == "not-found":
+                return None
+            raise
+
     def domain(self, connection: Any, server_id: str) -> Any:
         """The domain of a server; raises ``not-found``."""
         try:
@@ -204,7 +214,7 @@ class Hypervisor:
         threading.Thread(target=self._drop, args=(connection,), daemon=True).start()
 
     def _lifecycle(self, connection: Any, domain: Any, event: int, detail: int, opaque: Any) -> None:
-        self._queue.put(Event("lifecycle", domain.UUIDString()))
+        self._queue.put(Event("lifecycle", domain.UUIDString(), (event, detail)))
 
     def _work(self) -> None:
         while (event := self._queue.get()) is not None:

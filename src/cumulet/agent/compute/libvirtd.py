@@ -113,7 +113,6 @@ class PrivateLibvirtd:
         self.state, self.run = state, run
         self._cache = cache or state / "cache"
         self.socket = run / "libvirt-sock"
-        self.logs = state / "log" / "qemu"
         self.uri = f"qemu+unix:///system?socket={self.socket}"
         self._root_only = kvm_for_root_only()
         self._use_kvm = use_kvm

@@ -9,8 +9,9 @@ the domain here                        so
 =====================================  =====================================================================
 runs, or is paused by its user         it did not move; the copy there is never run
 paused in the middle of a migration    libvirtd died before it knew: it goes on here
-is off, for another reason than that   it went off by itself meanwhile
+was shut down                          it went off by itself meanwhile
 is off because it migrated, or gone    it moved: the target is asked until it answers
+is off, nobody knows why               libvirtd died: it moved if it stood still, as the mark tells
 =====================================  =====================================================================
 
 Should the target have lost the guest by then, it is defined here again, off, with its disks as they were.
@@ -28,7 +29,7 @@ import msgspec
 
 from cumulet.agent.compute import relocate
 from cumulet.agent.compute.door import Caller
-from cumulet.agent.compute.hypervisor import Hypervisor, translated
+from cumulet.agent.compute.hypervisor import Event, Hypervisor, translated
 from cumulet.agent.compute.instances import Instances
 from cumulet.agent.compute.marks import Marks, Outgoing
 from cumulet.agent.compute.receive import Sockets
@@ -40,7 +41,7 @@ LOG = logging.getLogger(__name__)
 _POLL_SECONDS = 0.1
 _ASK_AGAIN_SECONDS = 1.0
 _SETTLE_SECONDS = 120.0
-_LOG_BYTES = 16384
+_WISH_AGAIN_SECONDS = 5.0  # libvirt 9.0 may hang when it is told twice in a row
 _FLAGS = (
     libvirt.VIR_MIGRATE_LIVE
     | libvirt.VIR_MIGRATE_PEER2PEER
@@ -49,6 +50,7 @@ _FLAGS = (
     | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
 )
 _SECURE = libvirt.VIR_DOMAIN_XML_SECURE
+_STANDS = (libvirt.VIR_DOMAIN_EVENT_SUSPENDED, libvirt.VIR_DOMAIN_EVENT_SUSPENDED_MIGRATED)
 _IN_BETWEEN = {libvirt.VIR_DOMAIN_PAUSED_MIGRATION, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY}
 _LOST = {"not-found", "refused"}
 
@@ -60,6 +62,7 @@ class _Course:
 
     def __init__(self) -> None:
         self.wish: Literal["", "abort", "force_complete"] = ""
+        self.wished_at = float("-inf")
         self.why = ""  # the error code, if it was us who ended it
         self.stopped_at = 0.0
         self.stats: dict[str, Any] = {}
@@ -79,6 +82,7 @@ class Live:
         self._hypervisor, self._instances, self._marks = hypervisor, instances, marks
         self._sockets, self._caller, self._tell = sockets, caller, tell
         self._courses: dict[str, _Course] = {}
+        self._marking = threading.Lock()  # events come while an operation concludes
 
     # -- the operation --------------------------------------------------------------------------------------------
 
@@ -114,7 +118,7 @@ class Live:
         there = caller.ask("describe")
         xml = relocate.for_target(running, there["xml"])
         relocate.check(xml, there["xml"])  # here the reason can be told
-        return Outgoing(to_host=op.to_host, xml=inactive, paused=paused), xml, there["inside"]
+        return Outgoing(to_host=op.to_host, xml=inactive, paused=paused, stopped=paused), xml, there["inside"]
 
     def _run(
         self, op: MigrateServer, caller: Caller, xml: str, inside: str, course: _Course, progress: Progress
@@ -182,9 +186,6 @@ class Live:
 
     def _look(self, connection: Any, op: MigrateServer, course: _Course) -> None:
         domain = self._domain(connection, op.server.server_id)
-        state, reason = domain.state()
-        if state == libvirt.VIR_DOMAIN_PAUSED and reason in _IN_BETWEEN and not course.stopped_at:
-            course.stopped_at = time.monotonic()
         try:
             stats = domain.jobStats()
         except libvirt.libvirtError:
@@ -192,12 +193,25 @@ class Live:
         if stats.get("type", libvirt.VIR_DOMAIN_JOB_NONE) == libvirt.VIR_DOMAIN_JOB_NONE:
             return
         course.stats = stats
-        if course.wish:
+        wish, now = course.wish, time.monotonic()
+        if wish and now - course.wished_at > _WISH_AGAIN_SECONDS:
             with contextlib.suppress(libvirt.libvirtError):  # too early or too late: the next look tells
-                domain.abortJob() if course.wish == "abort" else domain.suspend()
-                if course.wish == "abort":
-                    course.why = course.why or "aborted"
-                course.wish = "" if course.wish == "force_complete" else course.wish
+                domain.abortJob() if wish == "abort" else domain.suspend()
+                course.wished_at = now
+                course.why = course.why or ("aborted" if wish == "abort" else "")
+
+    def happened(self, event: Event) -> None:
+        """libvirt says that a guest stands still for its move, or goes on."""
+        resumed = event.what[0] == libvirt.VIR_DOMAIN_EVENT_RESUMED
+        if not resumed and event.what != _STANDS:
+            return
+        course = self._courses.get(event.uuid)
+        if course is not None:
+            course.stopped_at = 0.0 if resumed else event.at
+        with self._marking:
+            mark = self._marks.get(Outgoing, event.uuid)
+            if mark is not None and not mark.moved:
+                self._marks.set(event.uuid, msgspec.structs.replace(mark, stopped=not resumed))
 
     def steer(self, op: SteerMigration) -> None:
         course = self._courses.get(op.server_id)
@@ -229,8 +243,7 @@ class Live:
         server_id = op.server.server_id
         where = "moved" if mark.moved else self._where(server_id, mark, progress)
         if where != "moved":
-            self._marks.drop(Outgoing, server_id)
-            self._tell(server_id)
+            self._unmark(server_id)
             if where == "off":
                 raise DriverError("not-running", "The guest went off during the migration.")
             raise error or DriverError("hypervisor", "libvirt said that the guest moved, and it is here.")
@@ -239,9 +252,9 @@ class Live:
         except DriverError:
             self._back(server_id, mark)
             raise
-        if not mark.moved:
-            self._marks.set(server_id, msgspec.structs.replace(mark, moved=True))
-        self._hypervisor().call("forget what moved", lambda connection: self._undefine(connection, server_id))
+        with self._marking:
+            self._marks.set(server_id, msgspec.structs.replace(mark, stopped=True, moved=True))
+        self._hypervisor().of(server_id, _forget)
         downtime = round((time.monotonic() - course.stopped_at) * 1000) if course.stopped_at else None
         sent = course.stats.get("data_processed")
         return MigrateServerResult(downtime_ms=downtime, transferred_bytes=sent)
@@ -251,50 +264,32 @@ class Live:
         end = time.monotonic() + _SETTLE_SECONDS
         while True:
             try:
-                found = self._hypervisor().call("look", lambda connection: self._seen(connection, server_id, mark))
+                found = self._hypervisor().of(server_id, lambda domain: self._seen(domain, mark))
+                if found != "busy":
+                    return found or "moved"  # undefined by the migration: nothing else may, during this operation
             except DriverError as error:  # libvirtd starts again
                 if time.monotonic() > end:
                     raise
                 LOG.info("looking where server %s is: %s", server_id, error.message)
-                found = None
-            if found is not None:
-                return found
             if time.monotonic() > end:
                 raise DriverError("timeout", "libvirt does not come to an end with the migration.")
             progress()
             time.sleep(_POLL_SECONDS)
 
-    def _seen(self, connection: Any, server_id: str, mark: Outgoing) -> Where | None:
-        """None: libvirt is still at it."""
-        try:
-            domain = self._hypervisor().domain(connection, server_id)
-        except DriverError as error:
-            if error.code == "not-found":
-                return "moved"  # undefined by the migration: nothing else may while this operation is under way
-            raise
+    def _seen(self, domain: Any, mark: Outgoing) -> Where | Literal["busy"]:
         if not domain.isActive():
             reason = domain.state()[1]
-            if reason == libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN:  # libvirtd started again since: QEMU's log knows
-                return "moved" if self._log_says_migrated(domain.name()) else "off"
-            return "moved" if reason == libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED else "off"
+            if reason == libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED:
+                return "moved"
+            by_itself = reason in (libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN, libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED)
+            newest = self._marks.get(Outgoing, domain.UUIDString()) or mark
+            return "moved" if newest.stopped and not by_itself else "off"
         if domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
-            with contextlib.suppress(libvirt.libvirtError):  # of an earlier life of the agent; its tunnels are gone
-                domain.abortJob()
-            return None
+            return "busy"  # it ends: its tunnels are gone
         state, reason = domain.state()
         if state == libvirt.VIR_DOMAIN_PAUSED and reason in _IN_BETWEEN and not mark.paused:
             domain.resume()
         return "here"
-
-    def _log_says_migrated(self, name: str) -> bool:
-        log = self._sockets().logs / f"{name}.log"
-        try:
-            with log.open("rb") as file:
-                file.seek(max(0, log.stat().st_size - _LOG_BYTES))
-                ends = [line for line in file.read().splitlines() if b"shutting down, reason=" in line]
-        except FileNotFoundError:
-            return False
-        return bool(ends) and ends[-1].endswith(b"reason=migrated")
 
     def _until_taken(self, caller: Caller, mark: Outgoing, progress: Progress) -> None:
         """The guest is nowhere until the target runs it. ``guest-lost`` if it has it no more."""
@@ -313,14 +308,18 @@ class Live:
 
     def _back(self, server_id: str, mark: Outgoing) -> None:
         self._hypervisor().call("define again", lambda connection: connection.defineXML(mark.xml), 60)
-        self._marks.drop(Outgoing, server_id)
-        self._tell(server_id)
+        self._unmark(server_id)
 
-    def _undefine(self, connection: Any, server_id: str) -> None:
-        with contextlib.suppress(DriverError):
-            domain = self._hypervisor().domain(connection, server_id)
-            if not domain.isActive() and domain.isPersistent():
-                domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
+    def _unmark(self, server_id: str) -> None:
+        with self._marking:
+            self._marks.drop(Outgoing, server_id)
+        self._tell(server_id)
 
     def _domain(self, connection: Any, server_id: str) -> Any:
         return self._hypervisor().domain(connection, server_id)
+
+
+def _forget(domain: Any) -> None:
+    """The definition that a migration was to take away, and was killed before it did."""
+    if not domain.isActive() and domain.isPersistent():
+        domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)

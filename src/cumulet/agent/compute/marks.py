@@ -25,11 +25,13 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
 
 class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     """At the source of a live migration. ``xml``: the definition here, for the case that the target loses the guest
-    before it ran there. ``moved``: it runs there; only files are left here."""
+    before it ran there. ``paused``: by its user. ``stopped``: it stands still, and was not told to go on since.
+    ``moved``: it runs there; only files are left here."""
 
     to_host: str
     xml: str
     paused: bool
+    stopped: bool
     moved: bool = False
 
 

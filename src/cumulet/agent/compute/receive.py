@@ -43,7 +43,6 @@ class Sockets(msgspec.Struct, frozen=True):
 
     outside: Path
     libvirtd: Path
-    logs: Path  # QEMU's, one of each domain
     inside: Path = Path("/run/libvirt/moves")
 
     def prepare(self) -> None:
@@ -132,31 +131,17 @@ class Receive:
                 self._sockets().path(op.server_id, stream).unlink(missing_ok=True)
 
     def _discard(self, server_id: str) -> None:
-        def remove(connection: Any) -> None:
-            with contextlib.suppress(DriverError):
-                domain = self._hypervisor().domain(connection, server_id)
-                if domain.isActive():
-                    domain.destroy()
-                if domain.isPersistent():
-                    domain.undefine()
+        def remove(domain: Any) -> None:
+            if domain.isActive():
+                domain.destroy()
+            if domain.isPersistent():
+                domain.undefine()
 
-        try:
-            self._hypervisor().call("discard what arrived", remove, _CALL_SECONDS)
-        except DriverError as error:
-            if error.code != "not-found":  # it went while it was being removed
-                raise
+        self._hypervisor().of(server_id, remove, _CALL_SECONDS)
         self._instances.delete(server_id)
 
     def _domain_state(self, server_id: str) -> int | None:
-        def look(connection: Any) -> int | None:
-            try:
-                return int(self._hypervisor().domain(connection, server_id).state()[0])
-            except DriverError as error:
-                if error.code == "not-found":
-                    return None
-                raise
-
-        return self._hypervisor().call("look", look)
+        return self._hypervisor().of(server_id, lambda domain: int(domain.state()[0]))
 
     # -- at the door --------------------------------------------------------------------------------------------
 
