@@ -353,6 +353,8 @@ def build_drivers(settings: Settings) -> list[Driver]:
                 state=settings.state_dir / "compute",
                 run=settings.run_dir / "compute",
                 cache=_COMPUTE_CACHE if settings.paths.state_dir == Paths().state_dir else None,
+                host=settings.host_name,
+                door=(settings.host.ip, settings.compute.door_port),
                 virt_type=settings.compute.virt_type,
                 libvirt_uri=settings.compute.libvirt_uri,
                 tls=host_identity(settings),

@@ -89,6 +89,7 @@ class Compute(_Section):
     driver: Literal["libvirt", "fake"] = "libvirt"
     virt_type: Literal["auto", "kvm", "qemu"] = "auto"
     libvirt_uri: str | None = None  # default: the system's libvirtd if it answers, else a private one
+    door_port: int = 10810  # TCP, on host.ip: open for other hosts while servers come from them, or go to them
     cpu_allocation_ratio: float = 16.0
     ram_allocation_ratio: float = 1.5
     disk_allocation_ratio: float = 1.0

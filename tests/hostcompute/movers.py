@@ -19,6 +19,7 @@ import msgspec
 
 from cumulet.agent import contract as c
 from cumulet.agent.compute.driver import ComputeConfig
+from cumulet.agent.driver import Hooks
 from cumulet.agent.errors import DriverError
 from cumulet.kernel import pki
 from tests.support import leftovers
@@ -67,6 +68,7 @@ class Mover:
         self.hosts, self.name, self.config = hosts, name, config
         self.reports: list[tuple[str, int, str]] = []
         self.pid = 0
+        self.hooks: Hooks | None = None
         self._calls: dict[int, Call] = {}
         self._process: subprocess.Popen[str] | None = None
 
@@ -84,6 +86,8 @@ class Mover:
             words = json.loads(line)
             if "report" in words:
                 self.reports.append(tuple(words["report"]))
+                if self.hooks is not None:
+                    self.hooks.server_changed(*words["report"])
             elif "ready" in words:
                 self.pid = words["ready"]
                 ready.set()

@@ -8,6 +8,7 @@ import random
 import signal
 import struct
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ import pytest
 from cumulet.agent import contract as c
 from cumulet.agent.compute.door import Caller, Identity, Loop
 from cumulet.agent.compute.libvirtd import qemu_group
+from cumulet.agent.driver import Driver, Found, FoundServer, Hooks, OperationBody, QueryBody
 from cumulet.agent.errors import DriverError
 from cumulet.agent.image.cache import ImageCache
 from cumulet.agent.volume.driver import FileProvider
 from cumulet.guest import boot_sector_qcow2
 from cumulet.kernel.ids import new_uuid
+from tests.agent.conformance import ComputeRig, DriverRig, MoveConformance, MoveRig
 from tests.hostcompute.conftest import learned
 from tests.hostcompute.movers import DOOR, Authority, Call, Mover, movers, until
 
@@ -128,6 +131,39 @@ def code_of(work: Callable[[], Any]) -> str:
     with pytest.raises(DriverError) as caught:
         work()
     return caught.value.code
+
+
+class Remote(Driver):
+    """A driver of another process, for tests that call one."""
+
+    def __init__(self, mover: Mover) -> None:
+        self._mover = mover
+
+    def start(self, hooks: Hooks) -> None:
+        self._mover.hooks = hooks
+
+    def operations(self) -> dict[type[c.Operation], OperationBody]:
+        return defaultdict(lambda: lambda operation, progress: self._mover.do(operation))
+
+    def queries(self) -> dict[type[c.Query], QueryBody]:
+        return defaultdict(lambda: self._mover.ask)
+
+    def inventory(self) -> Found:
+        return Found(servers=[FoundServer(*one) for one in self._mover.servers().items()])
+
+
+class TestLibvirtMove(MoveConformance):
+    @pytest.fixture
+    def rig(self, pair: Pair) -> MoveRig:
+        here, there = (
+            ComputeRig(DriverRig(Remote(mover), pair.directory), pair.image, _nothing, _nothing, memory_mb=32)
+            for mover in (pair.first, pair.second)
+        )
+        return MoveRig(here, there, pair.first.name, pair.second.name)
+
+
+def _nothing() -> None:
+    """No ports, no volumes: other tests have them."""
 
 
 # -- live ---------------------------------------------------------------------------------------------------------

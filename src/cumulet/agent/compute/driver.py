@@ -251,11 +251,13 @@ class ComputeDriver(Driver):
     def audit(self, documents: Mapping[str, Mapping[str, Any]]) -> c.Audited:
         servers = self._hv.call("list", self._list)
         things = [c.Thing(kind="domain", id=s.server_id, owner=s.server_id, state=str(s.power_state)) for s in servers]
-        things += [c.Thing(kind="disk", id=one, owner=one) for one in self.instances.ids()]
+        things += [c.Thing(kind="disk", id=i, owner=i, state=self.marks.state(i)) for i in self.instances.ids()]
+        kept = [one for one in self.instances.ids() if self.instances.resized_from(one).exists()]
+        things += [c.Thing(kind="disk-aside", id=one, owner=one) for one in kept]
         things += [c.Thing(kind="tap", id=one) for one in self._plugger.plugged()]
         things += [c.Thing(kind="quarantine", id=f"disk/{one}") for one in self.instances.set_aside()]
         drift = self._hv.call("compare", self._astray)
-        return c.Audited(kinds=["domain", "disk", "tap"], things=things, drift=drift)
+        return c.Audited(kinds=["domain", "disk", "disk-aside", "tap"], things=things, drift=drift)
 
     def _astray(self, connection: Any) -> list[c.Drift]:
         """Of domains of ours: what libvirt forgets when the guest ends, and disks whose files are gone."""
@@ -264,7 +266,7 @@ class ComputeDriver(Driver):
             if not self._is_ours(domain):
                 continue
             server_id = domain.UUIDString()
-            if not domain.isPersistent():
+            if not domain.isPersistent() and self.marks.state(server_id) != "arriving":
                 message = f"the domain of server {server_id} is defined no more: it ends with its guest"
                 found.append(c.Drift(kind="definition", id=server_id, problem="missing", message=message))
             for path in self.instances.missing_files(domain.XMLDesc()):
@@ -291,6 +293,8 @@ class ComputeDriver(Driver):
         if item.kind == "tap":
             self._plugger.unplug(item.id)
             return "the tap is removed"
+        if item.kind == "disk-aside":
+            return f"the disks from before the resize are moved aside: {self.instances.put_aside_resized(item.id)}"
         if item.kind == "disk":
             if any(server.server_id == item.id for server in self._hv.call("list", self._list)):
                 raise DriverError("busy", f"There is a domain of server {item.id}: that first.")

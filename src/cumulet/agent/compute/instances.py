@@ -155,6 +155,13 @@ class Instances:
         """Move a server's files where nobody uses them; nothing is deleted."""
         return aside.move(self.folder(server_id), self.directory / _ASIDE)
 
+    def put_aside_resized(self, server_id: str) -> Path:
+        """The same with its disks from before a resize."""
+        kept, whose = self.resized_from(server_id), self.folder(server_id) / f"{server_id}.{_RESIZED_FROM}"
+        if kept.exists():
+            os.replace(kept, whose)
+        return aside.move(whose, self.directory / _ASIDE)
+
     # -- the console log ------------------------------------------------------------------------------------
 
     def trim_console_logs(self) -> None:

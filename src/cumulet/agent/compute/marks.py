@@ -73,6 +73,15 @@ class Marks:
         found = ((server_id, self.get(kind, server_id)) for server_id in self._instances.ids())
         return {server_id: mark for server_id, mark in found if mark is not None}
 
+    def state(self, server_id: str) -> str:
+        """What its files are here for, if not for a server that is simply here: arriving, leaving, offered."""
+        incoming = self.get(Incoming, server_id)
+        if incoming is not None and not incoming.settled:
+            return "arriving"
+        if self.get(Outgoing, server_id) is not None:
+            return "leaving"
+        return "offered" if self.get(Offer, server_id) is not None else ""
+
     def hidden(self, server_id: str, *, runs: bool) -> bool:
         """Is what is seen of this server not its guest's state? At the target: until it is settled there. At the
         source: whatever does not run, from the first moment of the move until its files are deleted."""
