@@ -106,6 +106,7 @@ class Agent:
             bodies,
             threads=settings.operation_threads,
             report=self._outbox_wanted.set,
+            expect=self.documents.expect,
             carried=self.documents.carried,
             before_outcome=self._report_first,
         )

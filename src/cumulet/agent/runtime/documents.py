@@ -28,6 +28,7 @@ from cumulet.kernel.errors import Unavailable
 _log = logging.getLogger(__name__)
 Key = tuple[str, str]  # kind, id
 _PULL_AT_ONCE = 200
+_REMOVAL_SECONDS = 10.0  # how long an operation waits for the removal of what it makes anew
 _LONGEST_REST_SECONDS = 0.5
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 2.0, 60.0
 
@@ -65,6 +66,7 @@ class DocumentSync:
         self._workers = KeyedExecutor("document", threads)
         self._state = threading.Condition()
         self._held: dict[Key, _Held] = {}
+        self._expected: dict[Key, int] = {}  # generations that come with operations under way
         self._dirty: set[Key] = set()
         self._unreported: dict[Key, tuple[int, str | None]] = {}
         self._compare_at = 0.0
@@ -99,11 +101,27 @@ class DocumentSync:
                 self._compare_at = 0.0
             self._state.notify_all()
 
+    def expect(self, documents: Iterable[Any]) -> None:
+        """These come with an operation that is about to make what they say: a removal of older ones, under way or
+        late, must not take that away."""
+        removals = []
+        with self._state:
+            for doc in documents:
+                key = (doc.kind, doc.id)
+                self._expected[key] = max(doc.generation, self._expected.get(key, 0))
+                if key in self._held:
+                    removals.append(key)
+        for key in removals:
+            over = threading.Event()
+            self._workers.submit(key, over.set)
+            over.wait(_REMOVAL_SECONDS)
+
     def carried(self, documents: Iterable[Any]) -> None:
         """These came with an operation, and stand on the host."""
         with self._state:
             for doc in documents:
                 key = (doc.kind, doc.id)
+                self._expected.pop(key, None)
                 held = self._held.get(key)
                 if doc.kind not in self._appliers or (held is not None and held.generation >= doc.generation):
                     continue
@@ -321,7 +339,7 @@ class DocumentSync:
     def _remove(self, key: Key, generation: int) -> None:
         with self._state:
             held = self._held.get(key)
-            if held is not None and held.generation > generation:
+            if (held is not None and held.generation > generation) or self._expected.get(key, 0) > generation:
                 return
         error = _attempt(key, lambda: self._appliers[key[0]].remove(key[1], generation))
         if error is None:

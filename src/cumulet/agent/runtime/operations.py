@@ -62,10 +62,12 @@ class Operations:
         *,
         threads: int = 16,
         report: Callable[[], None],
+        expect: Callable[[Sequence[Any]], None] = lambda documents: None,
         carried: Callable[[Sequence[Any]], None] = lambda documents: None,
         before_outcome: Callable[[str], None] = lambda object_id: None,
     ) -> None:
-        """``report``: wakes the outbox. ``carried``: takes the documents that came with an operation that is done.
+        """``report``: wakes the outbox. ``expect``: is told of the documents that come with an operation, before it
+        is done; ``carried`` takes them afterwards.
         ``before_outcome``: tells what the operation made of the object, before it tells that it is done."""
         self._host = host
         self._store = store
@@ -73,6 +75,7 @@ class Operations:
         self._clock = clock
         self._bodies = bodies
         self._wake_outbox = report
+        self._expect = expect
         self._carried = carried
         self._before_outcome = before_outcome
         self._lock = threading.Lock()
@@ -183,6 +186,7 @@ class Operations:
                 self._link.hint(self._running(execute.op_id, live))
 
         try:
+            self._expect(execute.body.carried())
             result = self._bodies[type(execute.body)](execute.body, progress)
             self._carried(execute.body.carried())
         except DriverError as error:
