@@ -148,6 +148,14 @@ class SagaEngine:
         self._intake.admit(tx)
         return self._intake.start(tx, saga, object_id, params, ctx=ctx, settled=settled)
 
+    def cancel(self, tx: Tx, object_kind: str, object_id: str) -> None:
+        """Ask whoever owns the object to unwind at its next step."""
+        found = journal.owner(tx, object_kind, object_id)
+        if found is not None and found[0]:
+            owner_id = found[0]
+            journal.request_cancel(tx, owner_id)
+            tx.after_commit(lambda: self.wake_saga(owner_id))
+
     # -- asking ---------------------------------------------------------------------------------------------------
 
     def owner(self, tx: Tx, object_kind: str, object_id: str) -> SagaRow | None:

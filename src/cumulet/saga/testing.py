@@ -59,13 +59,15 @@ class Harness(Protocol):
 class Case:
     """``prepare(harness)``: a new object, ready for the saga: (object id, params). ``ignore``: table -> columns that a
     failed saga changes on purpose (None: the whole table). ``unwinds`` False: what began is finished, never taken back
-    (a delete): only crashes and repetitions are checked. ``seconds``: patience for one run; ``settle_seconds``: for
+    (a delete): only crashes and repetitions are checked. ``forward_from``: the step past which nothing is taken back.
+    ``seconds``: patience for one run; ``settle_seconds``: for
     what follows by itself after its end (hosts pull documents and report)."""
 
     kind: str
     prepare: Callable[[Any], tuple[str, msgspec.Struct]]
     ignore: Mapping[str, set[str] | None] = field(default_factory=dict)
     unwinds: bool = True
+    forward_from: str | None = None
     redundant: Mapping[str, str] = field(default_factory=dict)  # step -> what takes its effect back besides its undo
     host_ignore: Callable[[Any], Any] = lambda state: state
     seconds: float = 10.0
@@ -216,11 +218,13 @@ def check_runs(harness: Harness, case: Case) -> None:
         raise SagaCheckFailed(f"{case.kind} failed without a fault: {row.error}")
 
 
-def failing_points(saga: Saga) -> list[tuple[str, int]]:
-    """Where a saga can fail: at each step before its effect, after it, and at its very end."""
+def failing_points(saga: Saga, forward_from: str | None = None) -> list[tuple[str, int]]:
+    """Where a saga can fail and be undone: at each step before its effect, after it, and at its very end."""
     points: list[tuple[str, int]] = []
     for position, step in enumerate(saga.steps):
         points.append(("do", position))
+        if step.name == forward_from:
+            return points
         if isinstance(step, Call | Transact):
             points.append(("effect", position))
     return [*points, ("finish", len(saga.steps) - 1)]
@@ -229,7 +233,7 @@ def failing_points(saga: Saga) -> list[tuple[str, int]]:
 def check_unwinds(harness: Harness, case: Case, *, drop: int | None = None) -> int:
     """Fail at each point and unwind: database and hosts are as before. The number of points that were met."""
     met = 0
-    for fail in failing_points(declared(harness, case.kind)):
+    for fail in failing_points(declared(harness, case.kind), case.forward_from):
         object_id, params = case.prepare(harness)
         before = settled(harness, case)
         with _acting(harness, _Act(case.kind, fail=fail, drop=drop)) as act:
@@ -347,11 +351,19 @@ def check_crashes(harness: Harness, case: Case, points: Collection[str] = CRASH_
     return met
 
 
+def crash_child(harness: Harness, case: Case, kind: str, crash: tuple[str, int, str]) -> bool:
+    """Kill the control plane at a point of a child's; another one finishes both. False: the point was not met."""
+    row = _crash_and_resume(harness, case, _Act(kind, crash=crash), None)
+    if row is not None and row.status != "finished":
+        raise SagaCheckFailed(f"{case.kind}, killed {crash[0]} of step {crash[1]} of {kind}, failed: {row.error}")
+    return row is not None
+
+
 def check_crashes_unwinding(harness: Harness, case: Case, points: Collection[str] = CRASH_POINTS) -> int:
     """Let the saga fail at its end, and kill the control plane at each point of each undo: nothing is left behind."""
     met = 0
     saga = declared(harness, case.kind)
-    fail = ("finish", len(saga.steps) - 1)
+    fail = failing_points(saga, case.forward_from)[-1]
     for point, position in crash_points(saga, points):
         act = _Act(case.kind, fail=fail, crash=(point, position, "unwinding"))
         prepared: list[tuple[dict[str, list[str]], Any]] = []

@@ -87,7 +87,7 @@ class Moving:
             if domain is not None and domain.power_state != SHUTDOWN:
                 raise DriverError("running", "The server runs: its disks change.")
             disks = state.disks.get(op.server_id)
-            if disks is None:
+            if disks is None or disks.image_id is None:  # its root disk is a volume
                 return c.OfferDisksResult(disks=[])
             state.offers[op.server_id] = op.to_host
             query = urlencode({"to": op.to_host, "content": disks.content})
@@ -125,7 +125,7 @@ class Moving:
             kept = state.aside.get(spec.server_id)
             if kept is None:
                 kept = state.aside[spec.server_id] = msgspec.structs.replace(disks)
-            if spec.root_gb < kept.root_gb:
+            if spec.image is not None and spec.root_gb < kept.root_gb:
                 raise DriverError("no-space", "A disk does not shrink.")
             state.disks[spec.server_id] = disks_of(spec, kept.content)
 

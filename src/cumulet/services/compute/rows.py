@@ -118,6 +118,23 @@ class BlockDeviceRow(msgspec.Struct):
     delete_on_termination: bool
     connection: dict[str, Any] | None
     created_at: int
+    move: dict[str, Any] | None = None
+
+
+class MigrationRow(msgspec.Struct):
+    number: int
+    id: str
+    server_id: str
+    type: str
+    status: str
+    source: str
+    dest: str | None
+    old_flavor: int | None
+    new_flavor: int | None
+    user_id: str | None
+    project_id: str | None
+    created_at: int
+    updated_at: int
 
 
 class InterfaceRow(msgspec.Struct):

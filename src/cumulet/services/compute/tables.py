@@ -62,7 +62,7 @@ SERVERS = Table(
     Column("scheduler_hints", SharedJson, nullable=False),
     Column("password", Text),  # encrypted by the guest with the owner's key (os-server-password)
     Column("rescue", Json),  # while rescued: image id and properties
-    Column("resize", Json),  # while resized: the flavor to go back to
+    Column("resize", Json),  # while resized: what to go back to
     Index("ix_servers_project", "project_id", "deleted_at", "created_at"),
     Index("ix_servers_created", "created_at", "id"),
     Index("ix_servers_host", "host"),
@@ -113,6 +113,29 @@ BLOCK_DEVICES = Table(
     Column("delete_on_termination", Bool, nullable=False),
     Column("connection", Json),
     Column("created_at", Time, nullable=False),
+    Column("move", Json),  # while its server moves live: attachment_id and connection for the other host
+)
+
+# A move of a server between hosts, under way or over: what os-migrations shows. Until it is over, ``id`` is the
+# consumer of what the server takes of the host that it is to leave.
+MIGRATIONS = Table(
+    "server_migrations",
+    METADATA,
+    Column("number", _Serial, primary_key=True, autoincrement=True),
+    Column("id", Id, nullable=False, unique=True),
+    Column("server_id", Id, nullable=False, index=True),
+    Column("type", String(16), nullable=False),  # migration, resize, live-migration, evacuation
+    Column("status", String(32), nullable=False),
+    Column("source", String(255), nullable=False),
+    Column("dest", String(255)),  # None: no host was found yet
+    Column("old_flavor", BigInteger),  # numbers of flavors
+    Column("new_flavor", BigInteger),
+    Column("user_id", Id),
+    Column("project_id", Id),
+    Column("created_at", Time, nullable=False),
+    Column("updated_at", Time, nullable=False),
+    Index("ix_server_migrations_created", "created_at", "number"),
+    sqlite_autoincrement=True,
 )
 
 # Which ports belong to a server, in the order of its NICs.

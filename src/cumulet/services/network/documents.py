@@ -46,7 +46,7 @@ _MEMBER_PAIRS = (
     .where(t.PORT_GROUPS.c.security_group_id == bindparam("group_id"), t.PORTS.c.allowed_address_pairs != [])
 )
 _HOSTS_OF = (
-    select(t.PORTS.c.network_id, t.PORTS.c.host)
+    select(t.PORTS.c.network_id, t.PORTS.c.host, t.PORTS.c.moving)
     .where(t.PORTS.c.network_id.in_(bindparam("ids", expanding=True)), t.PORTS.c.host != "")
     .distinct()
 )
@@ -111,9 +111,9 @@ class Documents:
         return found[0] if found else None
 
     def ports(self, tx: Tx, host: str, port_ids: Sequence[str], *, generation: int | None = None) -> list[PortDoc]:
-        """Of those that are bound to this host, in the order asked for."""
+        """Of those that are bound to this host, or moving to or from it, in the order asked for."""
         rows = self.service.ports.many(tx, port_ids)
-        here = [rows[id] for id in port_ids if id in rows and rows[id].host == host]
+        here = [rows[id] for id in port_ids if id in rows and host in (rows[id].host, rows[id].moving)]
         return self._docs(tx, host, here, generation)
 
     def _docs(
@@ -198,7 +198,9 @@ class Documents:
                 physical_network=network.physical_network or None,
                 segmentation_id=network.segmentation_id,
                 mtu=network.mtu,
-                peers=sorted({ips[row[1]] for row in where.get(id, ()) if row[1] != host and ips.get(row[1])}),
+                peers=sorted(
+                    {ips[name] for row in where.get(id, ()) for name in row[1:] if name != host and ips.get(name)}
+                ),
             )
             for id, network in networks.items()
         }

@@ -245,7 +245,7 @@ class Ports(DhcpPorts):
         """Bind to a host, or to none. Nothing is made there yet."""
         if row.host and row.host != host:
             work.port_leaves(row)
-        row.host = host
+        row.host, row.moving = host, ""
         row.wired = False
         row.powered = True
         row.vif_type, row.vif_details = self.service.agents.vif(work, host) if host else (state.UNBOUND, {})

@@ -161,6 +161,26 @@ class NetworkService:
     def unbind_ports(self, tx: Tx, port_ids: Sequence[str]) -> None:
         self.bind_ports(tx, port_ids, "")
 
+    def begin_move(self, tx: Tx, port_ids: Sequence[str], host: str) -> None:
+        """The ports are to be on this host besides theirs, while their server moves there live. An operation that
+        carries their documents follows."""
+        work = self.work(tx)
+        work.carried = True
+        self.servers.begin_move(work, port_ids, host)
+        work.flush()
+
+    def switch_move(self, tx: Tx, port_ids: Sequence[str]) -> None:
+        """The server runs on the other host now: the ports are bound there, and still on the one before."""
+        work = self.work(tx)
+        self.servers.switch(work, port_ids)
+        work.flush()
+
+    def end_move(self, tx: Tx, port_ids: Sequence[str]) -> None:
+        """The ports are only on the host they are bound to. Idempotent."""
+        work = self.work(tx)
+        self.servers.end_move(work, port_ids)
+        work.flush()
+
     def port_docs(self, tx: Tx, host: str, port_ids: Sequence[str]) -> list[PortDoc]:
         """Documents of the ports that are bound to this host, in the order asked for."""
         return self.documents.ports(tx, host, port_ids)

@@ -334,6 +334,41 @@ class ServerPorts:
             if host and row.vif_type == state.FAILED:
                 raise conflict("PortBindingFailed", f"Binding failed for port {row.id}: no network agent on {host}.")
 
+    # -- moving live ------------------------------------------------------------------------------------------------
+
+    def begin_move(self, work: "Work", port_ids: Sequence[str], host: str) -> None:
+        """The ports are to be on this host, too."""
+        for row in self.service.ports.many(work.tx, port_ids).values():
+            if row.moving == host:
+                continue
+            if self.service.agents.vif(work, host)[0] == state.FAILED:
+                raise conflict("PortBindingFailed", f"Binding failed for port {row.id}: no network agent on {host}.")
+            row.moving = host
+            self._moved(work, row, host)
+
+    def switch(self, work: "Work", port_ids: Sequence[str]) -> None:
+        """The guest is on the other host, which has made the ports."""
+        for row in self.service.ports.many(work.tx, port_ids).values():
+            if row.moving:
+                row.host, row.moving = row.moving, row.host
+                row.vif_type, row.vif_details = self.service.agents.vif(work, row.host)
+                row.wired = row.powered = True
+                self._moved(work, row, row.host)
+
+    def end_move(self, work: "Work", port_ids: Sequence[str]) -> None:
+        """They are to be on their host alone."""
+        for row in self.service.ports.many(work.tx, port_ids).values():
+            if row.moving:
+                other, row.moving = row.moving, ""
+                work.gone.add((other, "port", row.id))
+                self._moved(work, row, other)
+
+    def _moved(self, work: "Work", row: t.PortRow, host: str) -> None:
+        row.status = state.port_status(row)
+        self.service.ports.save(work.tx, row)
+        work.port_changed(row)
+        work.comes_or_goes(row, host)
+
     def release(self, work: "Work", server_id: str, only: str | None = None) -> None:
         rows = [row for row in self.rows(work.tx, [server_id]).get(server_id, []) if only in (None, row.id)]
         made = [row for row in rows if row.made_for_server]

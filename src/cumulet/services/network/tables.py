@@ -174,6 +174,7 @@ PORTS = Table(
     Column("powered", Bool, nullable=False),  # observed: the server of the port has a running VMM
     Column("made_for_server", Bool, nullable=False),  # goes with its server; others are only let go
     *_standard(),
+    Column("moving", String(255), nullable=False, server_default=""),  # the other host, while its server moves live
     UniqueConstraint("network_id", "mac_address"),
     Index("ix_ports_network_owner", "network_id", "device_owner"),
 )
@@ -202,6 +203,7 @@ class PortRow(StandardRow):
     created_at: int
     updated_at: int
     revision: int
+    moving: str = ""
 
 
 ADDRESSES = Table(

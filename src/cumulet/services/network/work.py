@@ -4,7 +4,7 @@ Nouns note *what changed* (a port, a network's subnets, a group's rules); which 
 is decided here, in `flush`, with a handful of statements whatever the number of changes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Table, bindparam, func, select, update
@@ -38,16 +38,17 @@ _MADE = (
     t.PORTS.c.vif_type.not_in([state.UNBOUND, state.FAILED]),
     ~t.PORTS.c.device_owner.startswith("network:"),
 )
-_PORTS_OF_NETWORKS = select(t.PORTS.c.host, t.PORTS.c.id).where(
+# of each: its host, its id, and the other host while its server moves
+_PORTS_OF_NETWORKS = select(t.PORTS.c.host, t.PORTS.c.id, t.PORTS.c.moving).where(
     t.PORTS.c.network_id.in_(bindparam("ids", expanding=True)), *_MADE
 )
 _PORTS_OF_GROUPS = (
-    select(t.PORTS.c.host, t.PORTS.c.id)
+    select(t.PORTS.c.host, t.PORTS.c.id, t.PORTS.c.moving)
     .join(t.PORT_GROUPS, t.PORT_GROUPS.c.port_id == t.PORTS.c.id)
     .where(t.PORT_GROUPS.c.security_group_id.in_(bindparam("ids", expanding=True)), *_MADE)
 )
 REMOTE_GROUPS = (
-    select(t.PORTS.c.host, t.SECURITY_GROUP_RULES.c.remote_group_id)
+    select(t.PORTS.c.host, t.SECURITY_GROUP_RULES.c.remote_group_id, t.PORTS.c.moving)
     .distinct()
     .join(t.PORT_GROUPS, t.PORT_GROUPS.c.port_id == t.PORTS.c.id)
     .join(t.SECURITY_GROUP_RULES, t.SECURITY_GROUP_RULES.c.security_group_id == t.PORT_GROUPS.c.security_group_id)
@@ -87,6 +88,11 @@ _WITH_SUBNETS = (
 )
 _WIDTH = len(t.NETWORKS.c)
 Key = tuple[str, str, str]  # host, kind, object id
+
+
+def on_hosts(kind: str, found: Sequence[Any]) -> list[Key]:
+    """Documents for the host of ``found`` (host, id, other host or "") and for the other."""
+    return [(host, kind, found[1]) for host in (found[0], found[2]) if host]
 
 
 def _answers(row: t.PortRow) -> bool:
@@ -180,9 +186,13 @@ class Work:
             self._bindings.setdefault((row.network_id, row.host), set()).add(row.id)
             self._tell_server(row)
             if not row.device_owner.startswith("network:"):
-                self.gone.add((row.host, "port", row.id))
+                self.gone.update(on_hosts("port", (row.host, row.id, row.moving)))
         if row.device_owner.startswith("network:router_"):
             self.routers.add(row.device_id)
+
+    def comes_or_goes(self, row: t.PortRow, host: str) -> None:
+        """The port is to be on another host as well, or no more."""
+        self._bindings.setdefault((row.network_id, host), set()).add(row.id)
 
     def drop_network(self, network_id: str) -> None:
         """The network goes: its DHCP hosts are to forget it."""
@@ -220,17 +230,17 @@ class Work:
         for row in self._ports.values():
             made = row.host and row.vif_type not in (state.UNBOUND, state.FAILED)
             if made and not row.device_owner.startswith("network:"):
-                found.add((row.host, "port", row.id))
-        for host, id in rows_in(tx, _REMOTE_OF_PORTS, [id for _, kind, id in found if kind == "port"]):
-            found.add((host, "group", id))
-        for host, id in rows_in(tx, _REMOTE_OF_GROUPS, self.groups):
-            found.add((host, "group", id))
+                found.update(on_hosts("port", (row.host, row.id, row.moving)))
+        for one in rows_in(tx, _REMOTE_OF_PORTS, {id for _, kind, id in found if kind == "port"}):
+            found.update(on_hosts("group", one))
+        for one in rows_in(tx, _REMOTE_OF_GROUPS, self.groups):
+            found.update(on_hosts("group", one))
         if self.members:
             found |= self.service.desired.held(tx, "group", self.members)
-        for host, id in rows_in(tx, _PORTS_OF_NETWORKS, self.peers | self.ranges):
-            found.add((host, "port", id))
-        for host, id in rows_in(tx, _PORTS_OF_GROUPS, self.groups):
-            found.add((host, "port", id))
+        for one in rows_in(tx, _PORTS_OF_NETWORKS, self.peers | self.ranges):
+            found.update(on_hosts("port", one))
+        for one in rows_in(tx, _PORTS_OF_GROUPS, self.groups):
+            found.update(on_hosts("port", one))
         for host, id in rows_in(tx, _DHCP_ON, self.networks):
             found.add((host, "network", id))
         served = {(row.host, row.network_id) for row in self._ports.values() if row.host and _answers(row)}

@@ -212,6 +212,18 @@ class PlacementService:
             raise Conflict(f"Consumer {consumer_id} was changed meanwhile.", code="placement.concurrent_update")
         return row
 
+    def hand_over(self, tx: Tx, consumer_id: str, other_id: str, *, consumer_type: str) -> None:
+        """What the consumer has is the other's, which has nothing (a server that moves leaves what it takes of its host
+        to its migration, and gets it back). Idempotent."""
+        held, owner = self.allocations(tx, consumer_id), store.consumer(tx, consumer_id)
+        if not held or owner is None:
+            return
+        self.claim_many(tx, consumer_id, {}, owner.project_id, owner.user_id)
+        for uuid in sorted(held):
+            tx.lock("resource_provider", uuid)
+        store.insert_allocations(tx, other_id, held)
+        self.note_consumer(tx, other_id, owner.project_id, owner.user_id, consumer_type)
+
     def release(self, tx: Tx, consumer_id: str) -> None:
         """Give back whatever the consumer has; nothing is fine too."""
         held = {row.provider_uuid for row in store.allocations_of(tx, consumer_id)}

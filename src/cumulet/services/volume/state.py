@@ -25,7 +25,9 @@ def status_of(volume: VolumeRow, attachments: Sequence[AttachmentRow]) -> str:
         return "awaiting-transfer"
     if volume.legacy is not None:
         return volume.legacy
-    states = {attachment.status for attachment in attachments}
+    # a server that moves has one more for the host it goes to
+    users = {attachment.server_id for attachment in attachments if attachment.status == "attached"} - {None}
+    states = {a.status for a in attachments if a.status != "reserved" or a.server_id not in users}
     for state, status in (
         ("detaching", "detaching"),
         ("reserved", "reserved"),

@@ -8,12 +8,12 @@ from sqlalchemy import select
 from cumulet.db import Tx
 from cumulet.services.network import state
 from cumulet.services.network import tables as t
-from cumulet.services.network.work import REMOTE_GROUPS
+from cumulet.services.network.work import REMOTE_GROUPS, on_hosts
 
 if TYPE_CHECKING:
     from cumulet.services.network.public import NetworkService
 
-_PORTS = select(t.PORTS.c.host, t.PORTS.c.id).where(
+_PORTS = select(t.PORTS.c.host, t.PORTS.c.id, t.PORTS.c.moving).where(
     t.PORTS.c.host != "",
     t.PORTS.c.vif_type.not_in([state.UNBOUND, state.FAILED]),
     ~t.PORTS.c.device_owner.startswith("network:"),
@@ -42,8 +42,8 @@ def reconcile_documents(service: "NetworkService") -> str | None:
 def document_differences(
     service: "NetworkService", tx: Tx
 ) -> tuple[set[tuple[str, str, str]], set[tuple[str, str, str]]]:
-    wanted = {(row[0], "port", row[1]) for row in tx.rows(_PORTS)}
-    wanted |= {(row[0], "group", row[1]) for row in tx.rows(REMOTE_GROUPS)}
+    wanted = {key for row in tx.rows(_PORTS) for key in on_hosts("port", row)}
+    wanted |= {key for row in tx.rows(REMOTE_GROUPS) for key in on_hosts("group", row)}
     wanted |= {(row[0], "network", row[1]) for row in tx.rows(_NETWORKS)}
     wanted |= {(row[0], "router", row[1]) for row in tx.rows(_ROUTERS)}
     hosts = {host.name for host in service.hosts.list(tx)} | {key[0] for key in wanted}
