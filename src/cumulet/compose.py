@@ -27,6 +27,7 @@ from cumulet.services.compute import store as compute_store
 from cumulet.services.compute.api import build_api as compute_api
 from cumulet.services.compute.public import ComputeService
 from cumulet.services.compute.scheduler import Scheduler
+from cumulet.services.compute.workflows.live import LiveSettings
 from cumulet.services.hosts.joining import Joining
 from cumulet.services.hosts.public import HostsService
 from cumulet.services.identity.api import build_api as identity_api
@@ -175,6 +176,11 @@ def build_control_plane(
             "ram": settings.quota.ram_mb,
         },
         default_zone=zone,
+        resize_to_same_host=settings.compute.allow_resize_to_same_host,
+        live=LiveSettings(
+            seconds_per_gb=settings.compute.live_migration_seconds_per_gb,
+            on_timeout=settings.compute.live_migration_on_timeout,
+        ),
     )
     hosts.on_change(placement.sync_host)
     conductor.on_server_report(compute.on_server_report)
@@ -190,6 +196,12 @@ def build_control_plane(
     reconcilers.register("identity.keys", identity.maintain, period_seconds=3600)
     reconcilers.register("image.files", lambda: reconcile_files(image), period_seconds=600)
     reconcilers.register("network.scheduling", lambda: reconcile_scheduling(network), period_seconds=30)
+    reconcilers.register("compute.evacuated", compute.leave_dead_hosts, period_seconds=30)
+    conductor.on_hosts_changed(lambda: reconcilers.signal("compute.evacuated"))
+    if (seconds := settings.compute.resize_confirm_seconds) > 0:
+        reconcilers.register(
+            "compute.resizes", lambda: compute.confirm_old_resizes(seconds), period_seconds=min(seconds, 60)
+        )
     reconcilers.register("network.documents", lambda: reconcile_documents(network), period_seconds=300)
     reconcilers.register("network.ports", lambda: reconcile_ports(network, compute_store.living), period_seconds=300)
     hosts.on_change(lambda tx, host: tx.after_commit(lambda: reconcilers.signal("network.scheduling")))

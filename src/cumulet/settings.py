@@ -94,6 +94,10 @@ class Compute(_Section):
     ram_allocation_ratio: float = 1.5
     disk_allocation_ratio: float = 1.0
     reserved_memory_mb: int = 512
+    allow_resize_to_same_host: bool = True
+    resize_confirm_seconds: float = 0  # a resize is confirmed by itself after so long; 0: never
+    live_migration_seconds_per_gb: int = 800  # of memory and disk, at least two; 0: it may take for ever
+    live_migration_on_timeout: Literal["abort", "force_complete"] = "abort"  # or "force_complete"
     fake_boot_seconds: float = 0  # driver = "fake": how long its servers take to start
 
 

@@ -1,7 +1,10 @@
 """The generic saga checks over compute's sagas, on a whole control plane and fake hosts."""
 
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -126,19 +129,22 @@ class CloudHarness:
         return server_id
 
 
-@pytest.fixture(scope="module")
-def harness(cloud_backends: Any) -> Iterator[CloudHarness]:
-    import shutil
-    import tempfile
-
+@contextmanager
+def new_harness(hosts: int, backends: dict[str, Any]) -> Iterator[CloudHarness]:
     def unlimited(settings: Any) -> None:
         settings.quota.instances = settings.quota.cores = settings.quota.ram_mb = settings.quota.ports = -1
 
     directory = Path(tempfile.mkdtemp(prefix="cumulet-sagas-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
-    started = support.Cloud(directory, hosts=1, configure=unlimited, **cloud_backends()).start()
+    started = support.Cloud(directory, hosts=hosts, configure=unlimited, **backends).start()
     yield CloudHarness(Nova(started))
     started.stop()
     shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def harness(cloud_backends: Any) -> Iterator[CloudHarness]:
+    with new_harness(1, cloud_backends()) as made:
+        yield made
 
 
 def build_case(harness: CloudHarness) -> Case:
@@ -257,8 +263,9 @@ def test_snapshot_leaves_no_image(harness: CloudHarness) -> None:
 
 
 def test_every_saga_is_named_and_checked(harness: CloudHarness) -> None:
-    """A new saga of a server must appear in this file (or among the volume's and interface's contract tests)."""
-    text = Path(__file__).read_text()
+    """A new saga of a server must appear in this file or the moves' (or among the volume's and interface's contract
+    tests)."""
+    text = Path(__file__).read_text() + Path(__file__).with_name("test_move_sagas.py").read_text()
     named = set(re.findall(r'"(server\.\w+)"', text)) | {f"server.{name}" for name in re.findall(r'"(\w+)"', text)}
     by_contract = {"server.password", "server.rebuild", "server.start", "server.soft_reboot", "server.unpause"}
     by_contract |= {"server.resume", "server.pause", "server.suspend"}

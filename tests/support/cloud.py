@@ -227,10 +227,9 @@ class Cloud(Clients, Emulator):
             bus_url=bus_url,
             accounts=_ACCOUNTS,
             seed=False,
-            clock=SystemClock(),
             host_prefix="fake",
             name="test-conductor",
-            **{"heartbeat_seconds": 1.0, **more},
+            **{"clock": SystemClock(), "heartbeat_seconds": 1.0, **more},
         )
 
 

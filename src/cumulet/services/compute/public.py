@@ -12,14 +12,15 @@ import msgspec
 
 from cumulet.agent.contract import Absent, Inventory, MetadataDoc, PasswordPosted, PasswordTaken, ServerReport
 from cumulet.db import Database, Tx
-from cumulet.kernel.clock import Clock
+from cumulet.kernel.clock import SECOND, Clock
 from cumulet.kernel.context import RequestContext, system_context
 from cumulet.kernel.errors import Conflict, NotFound
 from cumulet.kernel.ids import new_uuid
 from cumulet.saga import SagaHistory
 from cumulet.saga.model import Saga
-from cumulet.services.compute import catalogue, rules, state, store
+from cumulet.services.compute import catalogue, migrations, rules, state, store
 from cumulet.services.compute.intake import Created, Intake, May
+from cumulet.services.compute.moves import Moves
 from cumulet.services.compute.parts import Parts
 from cumulet.services.compute.quotas import Quotas
 from cumulet.services.compute.rows import ActionRow, ServerRow
@@ -29,8 +30,12 @@ from cumulet.services.compute.specs import Specs
 from cumulet.services.compute.state import Power
 from cumulet.services.compute.workflows.create import CreateWorkflows
 from cumulet.services.compute.workflows.delete import DeleteParams, DeleteWorkflow
+from cumulet.services.compute.workflows.evacuate import EvacuateWorkflows
 from cumulet.services.compute.workflows.guest import GuestWorkflows
 from cumulet.services.compute.workflows.interfaces import InterfaceWorkflows
+from cumulet.services.compute.workflows.leave import LeaveWorkflow
+from cumulet.services.compute.workflows.live import LiveSettings, LiveWorkflows
+from cumulet.services.compute.workflows.move import MoveWorkflows
 from cumulet.services.compute.workflows.power import PowerParams, PowerWorkflows
 from cumulet.services.compute.workflows.volumes import ExtendParams, VolumeWorkflows
 
@@ -53,6 +58,8 @@ class ComputeService:
         ask: Any = None,
         quotas: dict[str, int] | None = None,
         default_zone: str = "nova",
+        resize_to_same_host: bool = True,
+        live: LiveSettings | None = None,
     ) -> None:
         self.db = db
         self.clock = clock
@@ -75,10 +82,26 @@ class ComputeService:
         self.scheduling = Scheduling(self.parts)
         self.volume_workflows = VolumeWorkflows(self.parts, self.specs)
         self.create_workflows = CreateWorkflows(self.parts, self.specs, self.volume_workflows, self.scheduling)
-        self.delete_workflow = DeleteWorkflow(self.parts, self.specs, self.volume_workflows)
         self.power = PowerWorkflows(self.parts, self.specs)
         self.guest = GuestWorkflows(self.parts, self.specs)
         self.interfaces = InterfaceWorkflows(self.parts, self.specs)
+        self.leave_workflow = LeaveWorkflow(self.parts, self.specs)
+        arrival = (self.parts, self.specs, self.volume_workflows, self.scheduling, self.leave_workflow)
+        self.move_workflows = MoveWorkflows(*arrival)
+        self.evacuate_workflows = EvacuateWorkflows(*arrival)
+        self.live_workflows = LiveWorkflows(*arrival, live or LiveSettings())
+        self.moves = Moves(
+            self.parts,
+            self.quotas,
+            self.scheduling,
+            self.move_workflows,
+            self.live_workflows,
+            self.evacuate_workflows,
+            self.start,
+            self.start_on,
+            resize_to_same_host=resize_to_same_host,
+        )
+        self.delete_workflow = DeleteWorkflow(self.parts, self.specs, self.volume_workflows, self.leave_workflow)
         self.intake = Intake(self.parts, self.quotas, self.scheduling, self.create_workflows)
         sagas.register(*self.all_sagas())
         desired.register(
@@ -93,6 +116,10 @@ class ComputeService:
             *self.power.sagas(),
             *self.guest.sagas(),
             *self.interfaces.sagas(),
+            *self.move_workflows.sagas(),
+            *self.live_workflows.sagas(),
+            *self.evacuate_workflows.sagas(),
+            *self.leave_workflow.sagas(),
         ]
 
     # -- for other services ----------------------------------------------------------------------------------------
@@ -119,7 +146,8 @@ class ComputeService:
     def uses_attachment(self, tx: Tx, volume_id: str, attachment_id: str) -> bool:
         """Is it a disk of a living server?"""
         for disk in store.disks_of_volume(tx, volume_id):
-            server = store.server(tx, disk.server_id) if disk.attachment_id == attachment_id else None
+            mine = attachment_id in (disk.attachment_id, (disk.move or {}).get("attachment_id"))
+            server = store.server(tx, disk.server_id) if mine else None
             if server is not None and server.deleted_at is None:
                 return True
         return False
@@ -169,17 +197,25 @@ class ComputeService:
         server = store.server(tx, report.server_id)
         if server is None or server.deleted_at is not None:
             return
-        if report.host != server.host:  # it was tried there, or left; what was known of that is forgotten
-            return
+        here = report.host == server.host
+        if not here and not self._moves_there(tx, server.id, report.host):
+            return  # it was tried there, or left; what was known of that is forgotten
         if not store.record_report(
             tx, report.server_id, report.host, report.power_state, report.reason, report.sequence
         ):
+            return
+        if not here:
+            tx.after_commit(lambda: self.parts.sagas.wake("server", server.id))
             return
         self.parts.network.server_power(tx, server.id, report.power_state in (Power.RUNNING, Power.PAUSED))
         if self.parts.sagas.owner(tx, "server", server.id) is None:
             self._follow(tx, server, report.power_state)
         state.settle(tx, server.id)
         tx.after_commit(lambda: self.parts.sagas.wake("server", server.id))
+
+    def _moves_there(self, tx: Tx, server_id: str, host: str) -> bool:
+        """Is the host one of those that a move of the server, which is not over, is between?"""
+        return any(host in (move.source, move.dest) for move in migrations.open_ones(tx, server_id))
 
     def ports_changed(self, tx: Tx, server_id: str) -> None:
         """A port of the server works now: what waits for that looks again."""
@@ -211,7 +247,8 @@ class ComputeService:
             server = store.server(tx, report.server_id)
             if server is None:
                 continue
-            if server.deleted_at is not None or (server.host is not None and server.host != inventory.host):
+            elsewhere = server.host is not None and server.host != inventory.host
+            if server.deleted_at is not None or (elsewhere and not self._moves_there(tx, server.id, inventory.host)):
                 absent.append(report.server_id)
         for server in store.servers_on(tx, inventory.host):
             if server.id in seen or server.launched_at is None or server.goal != "active" or server.deleting:
@@ -255,6 +292,9 @@ class ComputeService:
             if owner is not None:
                 return
         store.update_server(tx, server.id, deleting=True)
+        for migration in migrations.in_progress(tx, server.id):
+            if migration.status == "running" and self.parts.sagas.owner(tx, "migration", migration.id) is None:
+                self.moves.stop_live(tx, ctx, server, migration)
         self.start(tx, server, self.delete_workflow.delete, DeleteParams(), ctx, "delete")
 
     def start(
@@ -324,6 +364,18 @@ class ComputeService:
         rules.check_state(server, name, {"soft_reboot": "reboot", "hard_reboot": "reboot"}.get(name))
         action = self.power.actions[name]
         self.start(tx, server, self.power.by_name[name], PowerParams(), ctx, action.action)
+
+    def leave_dead_hosts(self) -> str | None:
+        """Hosts that came back are rid of servers that were evacuated from them."""
+        if not self.db.read(migrations.done):
+            return None
+        count = self.db.write(self.moves.leave_dead)
+        return f"{count} begun" if count else None
+
+    def confirm_old_resizes(self, seconds: float) -> str | None:
+        """Those that nobody confirmed or reverted in so long."""
+        count = self.db.write(lambda tx: self.moves.confirm_old(tx, tx.now - int(seconds * SECOND)))
+        return f"{count} confirmed" if count else None
 
     def changed(self, tx: Tx, server: ServerRow, **values: Any) -> ServerRow:
         """Change what the user set; the metadata service follows."""

@@ -34,6 +34,8 @@ ALLOWED: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...] | None]] = {
     "unrescue": (("rescued",), ()),
     "rebuild": (("active", "error", "stopped"), ()),
     "resize": (("active", "stopped"), ()),
+    "live_migrate": (("active", "paused"), ()),
+    "evacuate": (("active", "error", "stopped"), _ANY),
     "confirm_resize": (("resized",), ()),
     "revert_resize": (("resized",), ()),
     "shelve": (("active", "paused", "stopped", "suspended"), ()),
@@ -67,6 +69,16 @@ def check_state(server: ServerRow, operation: str, called: str | None = None) ->
             f"Cannot '{called or operation}' instance {server.id} while it is in {attribute} {value}",
             type_name="InstanceInvalidState",
         )
+
+
+def check_migrating(server: ServerRow, called: str, vm_states: tuple[str, ...] | None = None) -> None:
+    """A live migration of the server is to be under way."""
+    attribute, value = "task_state", server.task_state
+    if vm_states is not None and server.vm_state not in vm_states:
+        attribute, value = "vm_state", server.vm_state
+    elif server.task_state == "migrating":
+        return
+    raise WrongState(f"Cannot '{called}' instance {server.id} while it is in {attribute} {value}")
 
 
 def check_lock(server: ServerRow, *, admin: bool) -> None:

@@ -330,12 +330,17 @@ class Scheduler:
         """A host for each of ``count`` servers (a host may be named several times). Raises NoValidHost."""
         return choose(self.candidates(tx, traits=names_traits(request)), request, count)
 
-    def place(self, tx: Tx, request: SchedulerRequest, consumers: Sequence[str], user_id: str) -> list[HostRow]:
-        """Select and claim in this (writing) transaction: a host for each consumer, which had nothing so far. The
-        providers are locked first, so what was selected is still there when it is claimed."""
+    def hold(self, tx: Tx) -> Sequence[HostRow]:
+        """Lock what all hosts have, until the end of the transaction; the hosts."""
         hosts = self._hosts.snapshot(tx)
         for host in sorted(hosts, key=lambda host: host.uuid):
             tx.lock("resource_provider", host.uuid)
+        return hosts
+
+    def place(self, tx: Tx, request: SchedulerRequest, consumers: Sequence[str], user_id: str) -> list[HostRow]:
+        """Select and claim in this (writing) transaction: a host for each consumer, which had nothing so far. The
+        providers are locked first, so what was selected is still there when it is claimed."""
+        hosts = self.hold(tx)
         chosen = choose(self.candidates(tx, hosts, traits=names_traits(request)), request, len(consumers))
         places = {consumer: host.uuid for consumer, host in zip(consumers, chosen, strict=True)}
         self._placement.claim_new(

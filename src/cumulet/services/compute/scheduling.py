@@ -6,6 +6,7 @@ from typing import Any
 from cumulet.db import Tx
 from cumulet.services.compute import catalogue, store
 from cumulet.services.compute.parts import Parts
+from cumulet.services.compute.rows import ServerRow
 from cumulet.services.compute.scheduler import SchedulerRequest
 
 
@@ -42,6 +43,18 @@ class Scheduling:
         excluded: Collection[str] = (),
     ) -> list[str]:
         """Choose a host for each server and claim it, in this transaction; NoValidHost claims nothing."""
+        asked = self._asked(tx, server_ids, flavor, project_id, request, excluded)
+        return [host.name for host in self.parts.scheduler.place(tx, asked, list(server_ids), user_id)]
+
+    def _asked(
+        self,
+        tx: Tx,
+        server_ids: Sequence[str],
+        flavor: dict[str, Any],
+        project_id: str,
+        request: dict[str, Any],
+        excluded: Collection[str],
+    ) -> SchedulerRequest:
         asked = SchedulerRequest(
             resources=resources_of(flavor, volume_backed=bool(request.get("volume_backed"))),
             availability_zone=request.get("zone"),
@@ -61,7 +74,59 @@ class Scheduling:
             asked.group_policy = group.policy
             asked.group_hosts = [host for server, host, _ in members if host and server not in server_ids]
             asked.max_server_per_host = int(group.rules.get("max_server_per_host") or 1)
-        return [host.name for host in self.parts.scheduler.place(tx, asked, list(server_ids), user_id)]
+        return asked
+
+    # -- moves -------------------------------------------------------------------------------------------------------
+
+    def volume_backed(self, tx: Tx, server: ServerRow) -> bool:
+        return any(disk.boot_index == 0 for disk in store.disks(tx, [server.id]).get(server.id, []))
+
+    def move(
+        self,
+        tx: Tx,
+        server: ServerRow,
+        migration_id: str,
+        *,
+        flavor: dict[str, Any],
+        host: str | None,
+        excluded: Collection[str],
+        force: bool = False,
+    ) -> str:
+        """Choose where the server moves to and claim it. What it takes of its host is the migration's from now on."""
+        self.parts.scheduler.hold(tx)  # all locks in one order, before any claim
+        self.parts.placement.hand_over(tx, server.id, migration_id, consumer_type="MIGRATION")
+        request = self.request(tx, server, host=host, force=force)
+        return self.place(tx, [server.id], flavor, server.project_id, server.user_id, request, excluded=excluded)[0]
+
+    def judge(self, tx: Tx, server: ServerRow, *, host: str | None, force: bool) -> None:
+        """Would `move` find a host? NoValidHost if not."""
+        asked = self._asked(
+            tx,
+            [server.id],
+            server.flavor,
+            server.project_id,
+            self.request(tx, server, host=host, force=force),
+            [server.host or ""],
+        )
+        self.parts.scheduler.select(tx, asked)
+
+    def move_back(self, tx: Tx, server_id: str, migration_id: str) -> None:
+        """The server takes what it took before the move. Idempotent."""
+        if self.parts.placement.allocations(tx, migration_id):
+            self.parts.placement.release(tx, server_id)
+            self.parts.placement.hand_over(tx, migration_id, server_id, consumer_type="INSTANCE")
+
+    def request(self, tx: Tx, server: ServerRow, *, host: str | None = None, force: bool = False) -> dict[str, Any]:
+        """What was asked for the server, as `place` takes it."""
+        return {
+            "zone": server.availability_zone,
+            "host": host,
+            "force": force,
+            "hints": server.scheduler_hints,
+            "group": catalogue.groups_of_servers(tx, [server.id]).get(server.id),
+            "image_properties": server.image_properties,
+            "volume_backed": self.volume_backed(tx, server),
+        }
 
     def _hosts_of(self, tx: Tx, hint: str | list[str] | None) -> list[str]:
         ids = [hint] if isinstance(hint, str) else list(hint or [])

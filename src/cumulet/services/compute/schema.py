@@ -29,6 +29,7 @@ Limit = Annotated[int, Meta(ge=-1, le=MAX_INT)]
 MetadataKey = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[a-zA-Z0-9\-_:. ]{1,255}$")]
 Metadata = dict[MetadataKey, Text255]
 SpecKey = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[a-zA-Z0-9\-_:. ]{1,255}$")]
+Fqdn = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[a-zA-Z0-9-._]*$")]
 HostName63 = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[a-zA-Z0-9]+[a-zA-Z0-9-.]*[a-zA-Z0-9]+$")]
 UserData = Annotated[str, Meta(max_length=65535)]
 DiskConfig = Literal["AUTO", "MANUAL"]
@@ -205,6 +206,24 @@ class Lock(Body):
 class Resize(Body):
     flavorRef: str | int
     disk_config: DiskConfig | UnsetType = field(name="OS-DCF:diskConfig", default=UNSET)
+
+
+class Migrate(Body):
+    host: Fqdn | None = None
+
+
+class Evacuate(Body):
+    host: Fqdn | None = None
+    onSharedStorage: Annotated[BoolLike, Until("2.13")] | UnsetType = UNSET
+    adminPass: str | None = None
+    force: Annotated[BoolLike, Since("2.29"), Until("2.67")] | UnsetType = UNSET
+
+
+class MigrateLive(Body):
+    host: Fqdn | None
+    block_migration: BoolLike | Literal["auto"]
+    disk_over_commit: Annotated[BoolLike, Until("2.24")] | UnsetType = UNSET
+    force: Annotated[BoolLike, Since("2.30"), Until("2.67")] | UnsetType = UNSET
 
 
 class Rebuild(Body):

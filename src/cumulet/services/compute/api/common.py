@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 from cumulet.db import Tx
 from cumulet.http import Call, Page, next_links, whole_number
+from cumulet.kernel.clock import parse_iso
 from cumulet.kernel.errors import BadInput
 from cumulet.services.compute import rules
 from cumulet.services.compute.public import ComputeService
@@ -58,6 +59,19 @@ def one_of(call: Call, name: str) -> str | None:
     if len(values) > 1:
         raise BadInput(f"Invalid input for query parameters {name}. Value: {values}. {values} is too long")
     return values[0] if values else None
+
+
+def time_of(call: Call, name: str, since: tuple[int, int]) -> int | None:
+    """A time in the query, in microseconds; older versions ignore it."""
+    text = one_of(call, name) if version_of(call) >= since else None
+    if text is None:
+        return None
+    try:
+        return parse_iso(text)
+    except ValueError:
+        raise BadInput(
+            f"Invalid input for query parameters {name}. Value: {text}. {text!r} is not a 'date-time'"
+        ) from None
 
 
 def page_of(call: Call) -> Page:

@@ -5,7 +5,7 @@ from typing import Any
 from cumulet.agent.contract import Diagnostics
 from cumulet.db import Tx
 from cumulet.http import Call, Reply, Route, next_links
-from cumulet.kernel.clock import iso, parse_iso
+from cumulet.kernel.clock import iso
 from cumulet.kernel.errors import BadInput, Conflict, NotFound
 from cumulet.services.compute import rules, schema, store
 from cumulet.services.compute.api.common import (
@@ -13,11 +13,11 @@ from cumulet.services.compute.api.common import (
     load,
     load_unlocked,
     marker_missing,
-    one_of,
     only_query,
     page_of,
     service_of,
     target,
+    time_of,
     version_of,
 )
 from cumulet.services.compute.rows import ActionRow, ServerRow
@@ -267,7 +267,7 @@ def _history(call: Call, tx: Tx, rows: list[ActionRow], server_id: str) -> dict[
 def actions_index(call: Call) -> dict[str, Any]:
     if version_of(call) >= (2, 58):
         only_query(call, ["limit", "marker", "changes-since", "changes-before"], (2, 58))
-    bounds = {name: _time(call, name) for name in ("changes-since", "changes-before")}
+    bounds = {name: time_of(call, name, (2, 58)) for name in ("changes-since", "changes-before")}
 
     def work(tx: Tx) -> tuple[list[dict[str, Any]], list[str]]:
         server_id = _action_server(call, tx, "os_compute_api:os-instance-actions:list")
@@ -287,18 +287,6 @@ def actions_index(call: Call) -> dict[str, Any]:
         if links:
             body["links"] = links
     return body
-
-
-def _time(call: Call, name: str) -> int | None:
-    text = one_of(call, name) if version_of(call) >= (2, 58) else None
-    if text is None:
-        return None
-    try:
-        return parse_iso(text)
-    except ValueError:
-        raise BadInput(
-            f"Invalid input for query parameters {name}. Value: {text}. {text!r} is not a 'date-time'"
-        ) from None
 
 
 def _within(row: ActionRow, history: dict[str, Any], since: int | None, before: int | None) -> bool:

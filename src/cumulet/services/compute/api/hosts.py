@@ -1,4 +1,4 @@
-"""Hosts as operators see them: hypervisors, services, availability zones, aggregates, migrations, external events."""
+"""Hosts as operators see them: hypervisors, services, availability zones, aggregates, external events."""
 
 import json
 import uuid
@@ -379,22 +379,6 @@ def _zones(call: Call, *, whole: bool) -> dict[str, Any]:
 # -- other ------------------------------------------------------------------------------------------------------------
 
 
-def migrations(call: Call) -> dict[str, Any]:
-    """Servers are not moved between hosts yet: there is none to show."""
-    version = version_of(call)
-    known = ["hidden", "host", "instance_uuid", "source_compute", "status", "migration_type"]
-    if version >= (2, 59):
-        known += ["limit", "marker", "changes-since"]
-    if version >= (2, 66):
-        known += ["changes-before"]
-    if version >= (2, 80):
-        known += ["user_id", "project_id"]
-    only_query(call, known, (2, 59))
-    if version >= (2, 59) and (marker := one_of(call, "marker")):
-        raise BadInput(f"Marker {marker} could not be found.")
-    return {"migrations": []}
-
-
 _EVENT_SINCE = {
     "volume-extended": (2, 51),
     "power-update": (2, 76),
@@ -476,7 +460,6 @@ ROUTES = [
         method="GET", path="/os-availability-zone/detail", handler=zones_detail,
         policy="os_compute_api:os-availability-zone:detail",
     ),
-    Route(method="GET", path="/os-migrations", handler=migrations, policy="os_compute_api:os-migrations:index"),
     Route(
         method="POST", path="/os-server-external-events", handler=external_events,
         policy="os_compute_api:os-server-external-events:create", body=schema.ExternalEvents, statuses=(207,),

@@ -18,6 +18,14 @@ def settle(tx: Tx, run: Run, step: Step | None) -> None:
     state.settle(tx, run.object_id, step.task_state if step is not None else None)
 
 
+def settle_child(tx: Tx, run: Run, step: Step | None) -> None:
+    """Of a saga on the same server as its parent, which goes on: its last task stays visible."""
+    if step is None:
+        state.settle(tx, run.object_id)
+    else:
+        settle(tx, run, step)
+
+
 def record_fault(tx: Tx, server_id: str, run: Run, message: str | None = None) -> None:
     details = {"error": run.error, "code": run.error_code, **run.error_details}
     text = json.dumps(details, default=str, sort_keys=True)
@@ -60,9 +68,7 @@ class Workflow:
 
     def undefine(self, tx: Tx, run: Run) -> HostCall | None:
         server = self.server(tx, run)
-        if server.host is None:
-            return None
-        return server.host, UndefineServer(server_id=server.id, instance_name=server.instance_name)
+        return undefined(server, server.host) if server.host is not None else None
 
     def publish_metadata(self, tx: Tx, server: ServerRow) -> None:
         """Have the hosts that answer the server's metadata requests fetch its document."""
@@ -70,6 +76,13 @@ class Workflow:
         if server.host is not None:
             names.add(server.host)
         self.parts.desired.touch_many(tx, [(host, "metadata", server.id) for host in sorted(names)])
+
+    def bring_metadata(self, tx: Tx, server_id: str, host: str, *, leaving: str | None = None) -> None:
+        """The host of a server that moves is to answer its metadata requests; the one it leaves is not, unless its
+        network's requests come in there."""
+        self.parts.desired.touch(tx, host, "metadata", server_id)
+        if leaving is not None and leaving not in self.parts.network.metadata_hosts(tx, server_id):
+            self.parts.desired.remove(tx, leaving, "metadata", server_id)
 
     def withdraw_metadata(self, tx: Tx, server: ServerRow) -> None:
         for host in self.parts.desired.holders(tx, "metadata", server.id):
@@ -80,3 +93,8 @@ class Workflow:
         return RequestContext(
             request_id=run.request_id, user_id=run.user_id, project_id=run.project_id, roles=frozenset({"admin"})
         )
+
+
+def undefined(server: ServerRow, host: str) -> HostCall:
+    """Ask a host to undefine the server."""
+    return host, UndefineServer(server_id=server.id, instance_name=server.instance_name)

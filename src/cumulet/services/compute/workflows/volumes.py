@@ -6,6 +6,8 @@ that several go on side by side; what a server's build or delete needs they star
 | server_volume.detach | remove the disk, unexport, free the volume | - (only forward) |
 | server_volume.disconnect (unwinding a build) | unexport | - |
 | server_volume.extend | let the guest see what the volume has grown to | - (a disk never shrinks) |
+| server_volume.prepare (live migration) | a second attachment, exported to the other host | unexport, drop it |
+| server_volume.let_go (after it) | unexport and drop the second attachment | - |
 | server_volume.release (delete) | unexport, free or delete the volume | - |
 """
 
@@ -80,13 +82,32 @@ class VolumeWorkflows(Workflow):
             params=ExtendParams,
             action="extend_volume",
         )
-        self.release = self._saga("server_volume.release", unexport, Transact("free", self._free, FORWARD), preempts=2)
+        let_go = Call("let_go", self._unexport_move, FORWARD, if_host_down="skip")
+        self.let_go = self._saga("server_volume.let_go", let_go, Transact("drop", self._drop_move, FORWARD))
+        self.prepare = self._saga(
+            "server_volume.prepare",
+            Transact("reserve", self._reserve_move, self._drop_move),
+            Call("export", self._export_move, self._unexport_move, done=self._exported_move),
+            Transact("connected", self._connected_move, nothing_to_undo("dropping the attachment undoes it")),
+        )
+        self.release = self._saga(
+            "server_volume.release", let_go, unexport, Transact("free", self._free, FORWARD), preempts=2
+        )
 
     def _saga(self, kind: str, *steps: Any, params: type[msgspec.Struct] = ConnectParams, **more: Any) -> Saga:
         return Saga(kind=kind, object_kind="block_device", params=params, steps=steps, **more)
 
     def sagas(self) -> Sequence[Saga]:
-        return self.connect, self.disconnect, self.attach, self.detach, self.extend, self.release
+        return (
+            self.connect,
+            self.disconnect,
+            self.attach,
+            self.detach,
+            self.extend,
+            self.release,
+            self.prepare,
+            self.let_go,
+        )
 
     def give_up_all(self, tx: Tx, server_id: str) -> None:
         """The server is no more, or never was (a build failed for good, its connections are undone): its volumes are
@@ -185,11 +206,54 @@ class VolumeWorkflows(Workflow):
     def _let_go(self, tx: Tx, disk: BlockDeviceRow) -> None:
         server = store.server(tx, disk.server_id)
         dying = server is None or server.deleting or server.failed or server.launched_at is None
-        if disk.attachment_id is not None:
-            self.parts.volumes.drop_attachment(tx, disk.attachment_id)
+        for attachment_id in (disk.attachment_id, (disk.move or {}).get("attachment_id")):
+            if attachment_id is not None:
+                self.parts.volumes.drop_attachment(tx, attachment_id)
         if disk.delete_on_termination and dying:
             self.parts.volumes.delete_on_termination(tx, disk.volume_id)
         store.delete_disk(tx, disk.id)
+
+    # -- the other host of a live migration --------------------------------------------------------------------------
+
+    def _reserve_move(self, tx: Tx, run: Run) -> None:
+        disk = self._disk(tx, run)
+        if disk is None or disk.attachment_id is None:
+            raise CloudError("The volume is not the server's any more.", code="volume-error")
+        if disk.move is None:
+            attachment_id = self.parts.volumes.reserve_attachment(
+                tx, self.actor(run), disk.volume_id, disk.server_id, disk.device
+            )
+            store.update_disk(tx, disk.id, move={"attachment_id": attachment_id, "connection": None})
+
+    def _drop_move(self, tx: Tx, run: Run) -> None:
+        disk = self._disk(tx, run)
+        if disk is not None and disk.move is not None:
+            self.parts.volumes.drop_attachment(tx, disk.move["attachment_id"])
+            store.update_disk(tx, disk.id, move=None)
+
+    def _export_move(self, tx: Tx, run: Run) -> HostCall | None:
+        disk = self._disk(tx, run)
+        if disk is None or disk.move is None:
+            return None
+        asked: HostCall = self.parts.volumes.export_operation(tx, disk.move["attachment_id"], run.params.host)
+        return asked
+
+    def _exported_move(self, tx: Tx, run: Run, result: dict[str, Any] | None) -> None:
+        disk = self._disk(tx, run)
+        if disk is not None and disk.move is not None and result is not None:
+            store.update_disk(tx, disk.id, move={**disk.move, "connection": result["connection"]})
+
+    def _unexport_move(self, tx: Tx, run: Run) -> HostCall | None:
+        disk = self._disk(tx, run)
+        if disk is None or disk.move is None:
+            return None
+        asked: HostCall | None = self.parts.volumes.unexport_operation(tx, disk.move["attachment_id"])
+        return asked
+
+    def _connected_move(self, tx: Tx, run: Run) -> None:
+        disk = self._disk(tx, run)
+        if disk is not None and disk.move is not None:
+            self.parts.volumes.attachment_connected(tx, disk.move["attachment_id"], run.params.host, disk.device)
 
     def _attach_failed(self, tx: Tx, run: Run) -> None:
         disk = self._disk(tx, run)

@@ -1,0 +1,158 @@
+"""Servers of a dead host are made anew elsewhere, and nothing of them runs twice when it comes back."""
+
+from typing import Any
+
+import pytest
+
+from tests.compute.helpers import Nova
+from tests.compute.places import Places, failed_action
+
+
+@pytest.fixture
+def three(new_cloud: Any) -> Places:
+    return Places(Nova(new_cloud(hosts=3)))
+
+
+def lose(places: Places, host: str) -> None:
+    """The host is dead, and an operator vouches for it."""
+    places.cloud.hosts[host].lose()
+    force_down(places, host, down=True)
+
+
+def force_down(places: Places, host: str, *, down: bool) -> None:
+    found = places.admin.get(f"/os-services?host={host}&binary=nova-compute")["services"][0]
+    assert places.admin.put(f"/os-services/{found['id']}", {"forced_down": down}).status == 200
+
+
+def spared(places: Places, *, but: str) -> None:
+    """New volumes come from hosts that live on."""
+    control = places.cloud.control
+    control.db.write(lambda tx: control.hosts.set_disabled(tx, but, role="storage"))
+
+
+@pytest.mark.parametrize("version", ["2.94", "2.95", "2.13"])
+def test_evacuated_and_cleaned(three: Places, version: str) -> None:
+    places, nova, admin = three, three.nova, three.admin
+    server = places.boot()
+    source, content = places.host(server), places.content(server)
+    spared(places, but=source)
+    body = {"volumeAttachment": {"volumeId": places.volume()}}
+    assert nova.post(f"/servers/{server}/os-volume_attachments", body).status == 200
+    places.cloud.wait(lambda: places.exports(server))
+    volume = next(iter(places.exports(server)))
+    before = fences(places, volume)
+    taken = places.allocations(server)
+    lose(places, source)
+    argument = {"onSharedStorage": False} if version == "2.13" else {}
+    answer = admin.act(server, "evacuate", argument, version=version)
+    assert answer.status == 200, answer.text
+    assert ("adminPass" in (answer.body or {})) == (version == "2.13")
+    stopped = version == "2.95"
+    places.cloud.wait(lambda: places.host(server) != source)
+    nova.wait(server, "SHUTOFF" if stopped else "ACTIVE")
+    target = places.host(server)
+    assert (target in places.running(server)) is not stopped
+    assert places.content(server) != content  # a new disk of the image
+    assert set(places.exports(server).values()) == {target}
+    assert fences(places, volume) > before
+    assert places.port(server)["binding:host_id"] == target
+    assert places.allocations(server) == {target: taken[source]}
+    [migration] = places.migrations(server)
+    assert (migration["status"], migration["migration_type"]) == ("done", "evacuation")
+    assert (migration["source_compute"], migration["dest_compute"]) == (source, target)
+    assert "compute_rebuild_instance" in places.events(server, "evacuate")
+    # the dead host comes back
+    places.cloud.hosts[source].start()
+    force_down(places, source, down=False)
+    places.cloud.wait(lambda: places.traces(server) == [target], 20)
+    places.cloud.wait(lambda: places.migrations(server)[0]["status"] == "completed", 40)
+    assert places.running(server) == ([] if stopped else [target])
+    places.remove(server)
+
+
+def fences(places: Places, volume: str) -> int:
+    """The newest export of the volume, of all ever made."""
+    return max(
+        generation
+        for host in places.cloud.hosts.values()
+        if volume in host.fake.world.state.volumes
+        for generation in host.fake.world.state.volumes[volume].fence.values()
+    )
+
+
+def test_a_host_whose_agent_lives(three: Places) -> None:
+    """Forced down, though it is not dead: no word of it takes the server back, and it is cleaned when it is vouched
+    for again."""
+    places = three
+    server = places.boot()
+    source = places.host(server)
+    force_down(places, source, down=True)
+    assert places.admin.act(server, "evacuate", {}, version="2.94").status == 200
+    places.cloud.wait(lambda: places.host(server) != source)
+    places.nova.wait(server, "ACTIVE")
+    force_down(places, source, down=False)
+    places.cloud.control.reconcilers.signal("compute.evacuated")
+    places.cloud.wait(lambda: places.traces(server) == [places.host(server)], 40)
+    places.remove(server)
+
+
+def test_one_that_fails(three: Places) -> None:
+    places = three
+    server = places.boot()
+    source, taken = places.host(server), places.allocations(server)
+    lose(places, source)
+    for name, host in places.cloud.hosts.items():
+        if name != source:
+            host.fake.faults.fail("DefineServer", times=None)
+    assert places.admin.act(server, "evacuate", {}).status == 200
+    places.cloud.wait(lambda: failed_action(places.nova, server, "evacuate"))
+    places.nova.wait(server, "ACTIVE")
+    places.cloud.settle()
+    assert places.host(server) == source
+    assert places.traces(server) == [source]
+    assert places.allocations(server) == taken
+    assert places.port(server)["binding:host_id"] == source
+    assert places.migrations(server)[0]["status"] == "failed"
+    for host in places.cloud.hosts.values():
+        host.fake.faults.clear()
+    force_down(places, source, down=False)
+    places.cloud.hosts[source].start()
+    places.cloud.wait(lambda: source in places.cloud.up_hosts())
+    places.nova.act(server, "reboot", {"type": "HARD"})
+    places.nova.wait(server, "ACTIVE")
+    assert places.running(server) == [source]
+    places.remove(server)
+
+
+def test_what_is_refused(three: Places) -> None:
+    places, admin = three, three.admin
+    server = places.boot()
+    host = places.host(server)
+    [other, *_] = sorted(set(places.cloud.hosts) - {host})
+
+    def refused(argument: Any, *, by: Nova = admin, **more: Any) -> tuple[int, str]:
+        answer = by.act(server, "evacuate", argument, **more)
+        assert answer.status >= 400
+        return answer.status, answer.body[next(iter(answer.body))]["message"]
+
+    assert refused({}) == (400, f"Compute service of {host} is still in use.")
+    assert refused({}, by=places.nova)[0] == 403
+    assert refused({"host": host}) == (400, "The target host can't be the same one.")
+    assert refused({"host": "nowhere"}) == (404, "Compute host nowhere not found.")
+    assert refused({"force": True}, version="2.67") == (400, "Can't force to a non-provided destination")
+    assert refused({"force": True})[0] == 400
+    assert refused({}, version="2.13")[0] == 400
+    assert refused({"onSharedStorage": True, "adminPass": "x"}, version="2.13")[0] == 400
+    assert refused({"onSharedStorage": True})[0] == 400
+    lose(places, host)
+    assert admin.act(server, "evacuate", {"onSharedStorage": True}, version="2.13").status == 200
+    places.cloud.wait(lambda: failed_action(places.nova, server, "evacuate"))
+    places.nova.wait(server, "ACTIVE")
+    assert admin.act(server, "evacuate", {"host": other}).status == 200
+    places.cloud.wait(lambda: places.host(server) == other)
+    places.nova.wait(server, "SHUTOFF")
+    assert places.nova.delete(f"/servers/{server}").status == 204
+    places.nova.gone(server)
+    force_down(places, host, down=False)
+    places.cloud.hosts[host].start()
+    places.cloud.wait(lambda: places.traces(server) == [], 20)
