@@ -196,6 +196,8 @@ def build_control_plane(
     reconcilers.register("identity.keys", identity.maintain, period_seconds=3600)
     reconcilers.register("image.files", lambda: reconcile_files(image), period_seconds=600)
     reconcilers.register("network.scheduling", lambda: reconcile_scheduling(network), period_seconds=30)
+    compute.parts.moved = lambda: reconcilers.signal("compute.drains")
+    reconcilers.register("compute.drains", compute.go_on_draining, period_seconds=30)
     reconcilers.register("compute.evacuated", compute.leave_dead_hosts, period_seconds=30)
     conductor.on_hosts_changed(lambda: reconcilers.signal("compute.evacuated"))
     if (seconds := settings.compute.resize_confirm_seconds) > 0:
@@ -222,13 +224,19 @@ def build_control_plane(
     joining = Joining(db, clock, settings, broker_accounts(settings))
     hosts.admits = joining.admits
     conductor.on_message(RenewCertificate, joining.renew)
+
+    def may_go_elsewhere() -> None:
+        reconcilers.signal("network.scheduling")
+        reconcilers.signal("compute.drains")
+
     machines = HostsService(
         db=db,
         hosts=hosts,
         desired=desired,
         joining=joining,
         tenants=[compute, volume, network],
-        moved=lambda: reconcilers.signal("network.scheduling"),
+        moved=may_go_elsewhere,
+        why=compute.why_left,
     )
     reconcilers.register("hosts.accounts", joining.reconcile_accounts, period_seconds=600)
     operator = OperatorService(

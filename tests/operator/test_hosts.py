@@ -139,6 +139,8 @@ def test_draining(operator: Operator) -> None:
     cloud = operator.cloud
     nova = Nova(cloud)
     server = nova.boot()
+    nova.act(server, "suspend")
+    nova.wait(server, "SUSPENDED")
     host = cloud.api("admin").get("compute", f"/servers/{server}")["server"]["OS-EXT-SRV-ATTR:host"]
     user = cloud.api("demo")
     network = user.post("network", "/networks", {"network": {"name": "n"}})["network"]["id"]
@@ -152,15 +154,19 @@ def test_draining(operator: Operator) -> None:
     shown = drained.json()["host"]
     assert shown["drain"] == "waiting"
     assert [one["id"] for one in shown["left"]] == [server]
-    assert "not moved" in shown["left"][0]["why"]
+    assert "resume or stop it" in shown["left"][0]["why"]
     assert shown["disabled"]["compute"] == "drained: new disks"
     refused = operator.ask("DELETE", f"/hosts/{host}")
     assert refused.status_code == 409
     assert "1 server(s)" in refused.text
     elsewhere = nova.boot()
     assert cloud.api("admin").get("compute", f"/servers/{elsewhere}")["server"]["OS-EXT-SRV-ATTR:host"] != host
+    nova.act(server, "resume")
+    nova.wait(server, "ACTIVE")
+    operator.ask("POST", f"/hosts/{host}/drain", {})
+    cloud.wait(lambda: operator.ask("GET", f"/hosts/{host}").json()["host"]["drain"] == "done")
+    assert nova.show(server)["status"] == "ACTIVE"
     nova.remove(server)
-    assert operator.ask("GET", f"/hosts/{host}").json()["host"]["drain"] == "done"
     # routers and DHCP go from host to host
     (place,) = [name for name in cloud.hosts if any(_is(operator, name, "router"))]
     assert place != host

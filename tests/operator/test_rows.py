@@ -16,6 +16,7 @@ from cumulet.cli import status as status_cli
 from cumulet.conductor.tables import DESIRED_DOCS, HOSTS
 from cumulet.kernel.ids import new_uuid
 from cumulet.saga.tables import SAGA_OWNERS, SAGAS
+from cumulet.services.compute import migrations
 from cumulet.services.compute import tables as ct
 from cumulet.services.network import tables as nt
 from cumulet.services.operator.audit.rows import CHILDREN
@@ -193,6 +194,30 @@ def still_in_use(stage: Stage) -> None:
     assert stage.shown("in-use")
 
 
+@plant("allocation-of-ended-move")
+def _(stage: Stage) -> str:
+    migration = new_uuid()
+    control, name = stage.cloud.control, stage.other_host
+
+    def work(tx: Any) -> None:
+        [provider] = [host.uuid for host in control.hosts.list(tx) if host.name == name]
+        control.placement.claim(tx, migration, provider, {"VCPU": 1}, NOBODY, NOBODY, consumer_type="MIGRATION")
+
+    stage.cloud.db.write(work)
+    return migration
+
+
+@plant("move-stuck")
+def _(stage: Stage) -> str:
+    compute = stage.cloud.control.compute
+
+    def work(tx: Any) -> str:
+        moved: str = migrations.begin(tx, compute.row(tx, stage.server), "migration", None, (None, None), None)
+        return moved
+
+    return str(stage.cloud.db.write(work))
+
+
 @plant("attachment-without-volume", still_in_use)
 def _(stage: Stage) -> str:
     return attachment_row(stage, volume_id=NOBODY)
@@ -283,6 +308,12 @@ def may_stop_and_start(stage: Stage) -> None:
     assert stage.nova.act(stage.server, "os-start").status == 202
     stage.nova.wait(stage.server, "ACTIVE")
     stage.settle()
+
+
+@plant("resize-without-way-back", may_stop_and_start)
+def _(stage: Stage) -> str:
+    stage.run(update(ct.SERVERS).where(ct.SERVERS.c.id == stage.server).values(goal="resized"))
+    return stage.server
 
 
 @plant("owner-without-saga", may_stop_and_start)

@@ -25,6 +25,9 @@ _IN_PROGRESS = _OF_SERVER.where(M.c.status.in_(IN_PROGRESS), M.c.type == LIVE)
 _RESIZED = _OF_SERVER.where(M.c.status == "finished")
 _OPEN_OF = select(*M.c).where(M.c.server_id.in_(bindparam("ids", expanding=True)), M.c.status.in_(OPEN))
 _UNCONFIRMED = select(*M.c).where(M.c.status == "finished", M.c.updated_at < bindparam("before")).order_by(M.c.number)
+_TOUCHING = select(M.c.server_id).where(
+    M.c.status.in_(OPEN), or_(M.c.source == bindparam("the_host"), M.c.dest == bindparam("the_host"))
+)
 _DONE = select(*M.c).where(M.c.type == EVACUATION, M.c.status == "done").order_by(M.c.number)
 _SET_STATUS = (
     update(M)
@@ -94,6 +97,16 @@ def open_of(tx: Tx, server_ids: Sequence[str]) -> list[MigrationRow]:
 def unconfirmed(tx: Tx, before: int) -> list[MigrationRow]:
     """Moves that have waited for their confirmation since before then."""
     return _rows(tx, _UNCONFIRMED, before=before)
+
+
+def last(tx: Tx, server_id: str) -> MigrationRow | None:
+    """The newest of the server."""
+    return next(iter(reversed(_rows(tx, _OF_SERVER, the_server=server_id))), None)
+
+
+def touching(tx: Tx, host: str) -> list[str]:
+    """Servers that may have something on this host by a move that is not over."""
+    return [row[0] for row in tx.rows(_TOUCHING, {"the_host": host})]
 
 
 def done(tx: Tx) -> list[MigrationRow]:

@@ -82,7 +82,7 @@ class Moves:
     def _judge_live(self, tx: Tx, server: ServerRow, host: str | None, *, copy_disks: bool, force: bool) -> None:
         assert server.host is not None
         for name in (server.host, host):
-            if name is not None and not self._host_up(tx, name):
+            if name is not None and not self.host_up(tx, name):
                 raise BadInput(f"Compute service of {name} is unavailable at this time.")
         if not copy_disks and not self.scheduling.volume_backed(tx, server):
             raise BadInput(
@@ -176,7 +176,7 @@ class Moves:
         rules.check_state(server, "evacuate")
         if server.host is None:
             raise Conflict(f"Instance {server.id} is not ready")
-        if self._host_up(tx, server.host):
+        if self.host_up(tx, server.host):
             raise BadInput(f"Compute service of {server.host} is still in use.")
         params = FleeParams(
             migration_id=self._begin(tx, ctx, server, migrations.EVACUATION, dest=host),
@@ -196,7 +196,7 @@ class Moves:
             known = any(host.name == migration.source for host in self.parts.hosts.list(tx))
             if server is None or server.deleted_at is not None or server.host == migration.source or not known:
                 migrations.set_status(tx, migration.id, "completed")  # by inventory, or there is nothing to be rid of
-            elif self._host_up(tx, migration.source):
+            elif self.host_up(tx, migration.source):
                 try:
                     self.parts.sagas.start(
                         tx,
@@ -212,14 +212,14 @@ class Moves:
 
     # -- judging -----------------------------------------------------------------------------------------------------
 
-    def _host_up(self, tx: Tx, name: str) -> bool:
+    def host_up(self, tx: Tx, name: str) -> bool:
         host = self.parts.hosts.get(tx, name)
         return bool(host.up and not host.forced_down)
 
     def check_source(self, tx: Tx, server: ServerRow) -> None:
         if server.host is None:
             raise Conflict(f"Instance {server.id} is not ready")
-        if not self._host_up(tx, server.host):
+        if not self.host_up(tx, server.host):
             raise Conflict(UNAVAILABLE)
         self.check_quiet(tx, server)
 
@@ -285,7 +285,10 @@ class Moves:
         )
         self.start(tx, server, self.workflows.resize, params, ctx, "resize")
 
-    def migrate(self, tx: Tx, ctx: RequestContext, server: ServerRow, host: str | None) -> None:
+    def migrate(
+        self, tx: Tx, ctx: RequestContext, server: ServerRow, host: str | None, *, confirmed: bool = False
+    ) -> None:
+        """``confirmed``: it ends where it arrives, with nobody to confirm it."""
         rules.check_state(server, "resize", "migrate")
         self.check_source(tx, server)
         if host is not None:
@@ -297,8 +300,10 @@ class Moves:
             host=host,
             disk_config=server.disk_config,
             was_running=self._runs(tx, server),
+            confirmed=confirmed,
         )
-        self.start(tx, server, self.workflows.migrate, params, ctx, "migrate")
+        saga = self.workflows.relocate if confirmed else self.workflows.migrate
+        self.start(tx, server, saga, params, ctx, "migrate")
 
     def _begin(
         self,
@@ -326,7 +331,7 @@ class Moves:
     def confirm(self, tx: Tx, ctx: RequestContext, server: ServerRow) -> None:
         rules.check_state(server, "confirm_resize", "confirmResize")
         migration = self._resized(tx, server)
-        if not self._host_up(tx, migration.source):
+        if not self.host_up(tx, migration.source):
             raise Conflict(UNAVAILABLE)
         migrations.set_status(tx, migration.id, "confirming")
         self.start(tx, server, self.workflows.confirm, BackParams(migration_id=migration.id), ctx, "confirmResize")

@@ -1,5 +1,6 @@
 """What the compute service's workflows and calls work with: the other services and the engine, put together once."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,5 +22,6 @@ class Parts:
     network: Any
     volumes: Any
     ask: Any = None  # conductor: (host, query) -> Answer
+    moved: Callable[[], object] = lambda: None  # told when a move is over: the next may begin
     default_zone: str = "nova"
     max_attempts: int = 3

@@ -19,6 +19,7 @@ from cumulet.kernel.ids import new_uuid
 from cumulet.saga import SagaHistory
 from cumulet.saga.model import Saga
 from cumulet.services.compute import catalogue, migrations, rules, state, store
+from cumulet.services.compute.drains import Drains
 from cumulet.services.compute.intake import Created, Intake, May
 from cumulet.services.compute.moves import Moves
 from cumulet.services.compute.parts import Parts
@@ -101,6 +102,7 @@ class ComputeService:
             self.start_on,
             resize_to_same_host=resize_to_same_host,
         )
+        self.drains = Drains(self.moves)
         self.delete_workflow = DeleteWorkflow(self.parts, self.specs, self.volume_workflows, self.leave_workflow)
         self.intake = Intake(self.parts, self.quotas, self.scheduling, self.create_workflows)
         sagas.register(*self.all_sagas())
@@ -155,13 +157,29 @@ class ComputeService:
     # -- hosts -----------------------------------------------------------------------------------------------------
 
     def on_host(self, tx: Tx, host: str) -> list[tuple[str, str, str]]:
-        return [("server", row.id, row.name) for row in store.servers_on(tx, host)]
+        """Those that are not quite there yet, or not quite gone, too."""
+        moving = [row for id in migrations.touching(tx, host) if (row := store.server(tx, id)) is not None]
+        here = {row.id: row for row in [*store.servers_on(tx, host), *moving] if row.deleted_at is None}
+        return [("server", row.id, row.name) for row in here.values()]
 
     def leave_host(self, tx: Tx, host: str) -> None:
-        """Servers are not moved yet."""
+        self.drains.ask(tx, host)
 
     def return_to_host(self, tx: Tx, host: str) -> None:
-        """Nothing was done when they were to leave."""
+        """Moves that are under way go on."""
+        self.drains.forget(tx, host)
+
+    def why_left(self, tx: Tx, host: str, kind: str, object_id: str) -> str | None:
+        """Why a server is on a host that is to be empty."""
+        server = store.server(tx, object_id) if kind == "server" else None
+        return self.drains.why(tx, host, server) if server is not None else None
+
+    def go_on_draining(self) -> str | None:
+        """Begin the next moves from the hosts that are to be empty."""
+        begun = 0
+        for host, asked_at in self.db.read(self.drains.hosts):
+            begun += self.db.write(lambda tx, host=host, at=asked_at: self.drains.go_on(tx, host, at))  # type: ignore[misc]
+        return f"{begun} moves begun" if begun else None
 
     def forget_host(self, tx: Tx, host: Any) -> None:
         """A host that holds no server is gone for good."""
@@ -169,6 +187,7 @@ class ComputeService:
         for row in catalogue.aggregates(tx):
             catalogue.remove_aggregate_host(tx, row.id, host.name)
         store.forget_host(tx, host.name)
+        self.drains.forget(tx, host.name)
 
     def image_in_use(self, tx: Tx, image_id: str) -> str | None:
         """Images of servers may be deleted, as upstream allows it."""
@@ -198,7 +217,7 @@ class ComputeService:
         if server is None or server.deleted_at is not None:
             return
         here = report.host == server.host
-        if not here and not self._moves_there(tx, server.id, report.host):
+        if not here and not self._arrives_from(tx, server.id, report.host):
             return  # it was tried there, or left; what was known of that is forgotten
         if not store.record_report(
             tx, report.server_id, report.host, report.power_state, report.reason, report.sequence
@@ -216,6 +235,11 @@ class ComputeService:
     def _moves_there(self, tx: Tx, server_id: str, host: str) -> bool:
         """Is the host one of those that a move of the server, which is not over, is between?"""
         return any(host in (move.source, move.dest) for move in migrations.open_ones(tx, server_id))
+
+    def _arrives_from(self, tx: Tx, server_id: str, host: str) -> bool:
+        """The same of a move that is under way: hosts that wait for its confirmation have nothing to tell."""
+        moves = migrations.open_ones(tx, server_id)
+        return any(host in (move.source, move.dest) for move in moves if move.status != "finished")
 
     def ports_changed(self, tx: Tx, server_id: str) -> None:
         """A port of the server works now: what waits for that looks again."""
@@ -264,6 +288,16 @@ class ComputeService:
     def row(self, tx: Tx, server_id: str) -> ServerRow | None:
         """Deleted ones too."""
         return store.server(tx, server_id)
+
+    def end_resize(self, tx: Tx, server_id: str) -> None:
+        """Nothing is known any more of what it was before: it is what it is."""
+        running = store.reported(tx, server_id, self._host_of(tx, server_id)) in (Power.RUNNING, Power.PAUSED)
+        store.update_server(tx, server_id, goal="active" if running else "stopped", resize=None)
+        state.settle(tx, server_id)
+
+    def _host_of(self, tx: Tx, server_id: str) -> str | None:
+        server = store.server(tx, server_id)
+        return server.host if server is not None else None
 
     def settle(self, tx: Tx, server_id: str, task: str | None) -> None:
         state.settle(tx, server_id, task)

@@ -392,6 +392,17 @@ def reported(tx: Tx, server_id: str, host: str | None) -> int | None:
     return tx.scalar(_VMM_NOW, {"server_id": server_id, "host": host}) if host else None
 
 
+_DELETE_ELSEWHERE = delete(VMMS).where(
+    VMMS.c.server_id == bindparam("server_id"),
+    VMMS.c.host != select(SERVERS.c.host).where(SERVERS.c.id == bindparam("server_id")).scalar_subquery(),
+)
+
+
+def forget_reports_elsewhere(tx: Tx, server_id: str) -> None:
+    """What hosts said where the server is not, or not any more."""
+    tx.run(_DELETE_ELSEWHERE, {"server_id": server_id})
+
+
 def forget_reports(tx: Tx, server_id: str, host: str) -> None:
     tx.run(_DELETE_VMM, {"server_id": server_id, "host": host})
 

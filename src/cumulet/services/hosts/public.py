@@ -1,8 +1,7 @@
 """`HostsService`: hosts as a whole: what is on each, taking it out of use, vouching that it is dead, removing it.
 
-Each service says what of its own is on a host and takes it off, in the caller's transaction. Moving servers between
-hosts is not built: `drain` keeps new work away, moves routers and DHCP servers to other network hosts, and says what is
-left and why.
+Each service says what of its own is on a host and takes it off. `drain` keeps new work away, moves routers and DHCP
+servers to other network hosts, has servers move away, and says what is left and why. Repeating it tries again.
 """
 
 import logging
@@ -20,7 +19,6 @@ _log = logging.getLogger(__name__)
 DRAINED = "drained"
 _KEPT = ("server", "volume", "backup")  # what a host that holds it cannot be removed with
 _WHY = {
-    "server": "servers are not moved between hosts yet: delete it, or make it anew elsewhere",
     "volume": "volumes are not moved between hosts yet: back it up, restore it elsewhere, delete it",
     "backup": "its data is on this host: delete it",
     "router": "there is no other network host that is up",
@@ -56,14 +54,17 @@ class HostsService:
         joining: Joining,
         tenants: list[Tenant],
         moved: Callable[[], object] = lambda: None,
+        why: Callable[[Tx, str, str, str], str | None] = lambda tx, host, kind, object_id: None,
     ) -> None:
-        """``moved``: called when something waits for another host."""
+        """``moved``: called when something waits for another host. ``why``: knows of a thing that is left (host, kind,
+        id) why it is."""
         self.db = db
         self.hosts = hosts
         self.desired = desired
         self.joining = joining
         self.tenants = tenants
         self._moved = moved
+        self._why = why
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
@@ -76,7 +77,8 @@ class HostsService:
     def _shown(self, tx: Tx, name: str) -> dict[str, Any]:
         host = self.hosts.get(tx, name)
         left = [
-            {"kind": kind, "id": id, "name": title, "why": _WHY.get(kind, "")} for kind, id, title in self._on(tx, name)
+            {"kind": kind, "id": id, "name": title, "why": self._why(tx, name, kind, id) or _WHY.get(kind, "")}
+            for kind, id, title in self._on(tx, name)
         ]
         return {**self._view(tx, host), "left": left}
 

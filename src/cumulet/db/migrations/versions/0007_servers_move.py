@@ -35,6 +35,12 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_server_migrations_server_id"), ["server_id"], unique=False)
         batch_op.create_index("ix_server_migrations_created", ["created_at", "number"], unique=False)
 
+    op.create_table(
+        "host_drains",
+        sa.Column("host", sa.String(length=255), nullable=False),
+        sa.Column("asked_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("host", name=op.f("pk_host_drains")),
+    )
     with op.batch_alter_table("server_block_devices", schema=None) as batch_op:
         batch_op.add_column(sa.Column("move", cumulet.db.schema.Json(), nullable=True))
     with op.batch_alter_table("ports", schema=None) as batch_op:

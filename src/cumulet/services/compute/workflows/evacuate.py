@@ -126,6 +126,7 @@ class EvacuateWorkflows(Arrival):
         return [Start(self.flee, run.object_id, run.params)]
 
     def _evacuation_failed(self, tx: Tx, run: Run) -> None:
+        store.forget_reports_elsewhere(tx, run.object_id)
         if self._migration(tx, run).status != "done":
             migrations.set_status(tx, run.params.migration_id, "failed")
         if not run.cancelled:

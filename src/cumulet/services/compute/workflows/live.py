@@ -363,6 +363,8 @@ class LiveWorkflows(Workflow):
     def _conclude(self, tx: Tx, run: Run) -> None:
         self.parts.placement.release(tx, run.params.migration_id)
         migrations.set_status(tx, run.params.migration_id, "completed")
+        store.forget_reports_elsewhere(tx, run.object_id)
+        tx.after_commit(self.parts.moved)
 
     def _failed(self, tx: Tx, run: Run) -> None:
         migration = self._open(tx, run)
@@ -370,6 +372,8 @@ class LiveWorkflows(Workflow):
             stopped = run.cancelled or run.error_code == "aborted"
             status = "cancelled" if stopped else "error" if migration.status == "accepted" else "failed"
             migrations.set_status(tx, migration.id, status)
+            store.forget_reports_elsewhere(tx, run.object_id)
+        tx.after_commit(self.parts.moved)
         if not run.cancelled:
             record_fault(tx, run.object_id, run)
 

@@ -22,6 +22,7 @@
 
 | others | |
 |---|---|
+| server.relocate | child `server.migrate` that waits for nobody, then child `server.leave` |
 | server.confirm_resize | delete the disks at the source (those kept aside), give back its claim; only forward |
 | server.revert_resize | children `server.move_back` (the same steps back, without disks), then `server.leave` |
 
@@ -67,6 +68,7 @@ class MoveParams(msgspec.Struct, kw_only=True):
     disk_config: str = "MANUAL"
     was_running: bool = True
     same_host_allowed: bool = False
+    confirmed: bool = False  # nobody is to be asked: it ends where it arrives
 
 
 class BackParams(msgspec.Struct, kw_only=True):
@@ -81,6 +83,25 @@ class MoveWorkflows(Arrival):
         super().__init__(parts, specs, volumes, scheduling, leave)
         self.resize = self._move("server.resize", "resize")
         self.migrate = self._move("server.migrate", "migrate")
+        self.relocate = Saga(
+            kind="server.relocate",
+            object_kind="server",
+            params=MoveParams,
+            settle=settle,
+            finished=self._relocated,
+            failed=self._told,
+            action="migrate",
+            steps=(
+                Children("move", self._begin_move, task_state="resize_prep", event="cold_migrate"),
+                Children(
+                    "leave",
+                    self._leave_others,
+                    tolerate=True,
+                    task_state="resize_finish",
+                    event="compute_confirm_resize",
+                ),
+            ),
+        )
         event = "compute_confirm_resize"
         self.confirm = Saga(
             kind="server.confirm_resize",
@@ -127,7 +148,7 @@ class MoveWorkflows(Arrival):
         )
 
     def sagas(self) -> Sequence[Saga]:
-        return self.resize, self.migrate, self.confirm, self.back, self.revert
+        return self.resize, self.migrate, self.relocate, self.confirm, self.back, self.revert
 
     def _move(self, kind: str, action: str) -> Saga:
         task, event, last = "resize_migrating", "compute_resize_instance", "compute_finish_resize"
@@ -139,7 +160,7 @@ class MoveWorkflows(Arrival):
             kind=kind,
             object_kind="server",
             params=MoveParams,
-            settle=settle,
+            settle=lambda tx, run, step: (settle_child if run.params.confirmed else settle)(tx, run, step),
             failed=self._move_failed,
             action=action,
             steps=(
@@ -194,6 +215,13 @@ class MoveWorkflows(Arrival):
 
     def _arrived(self, tx: Tx, run: Run) -> None:
         server, sizes = self.server(tx, run), run.outputs["prepare"]["sizes"]
+        self.parts.network.server_power(tx, server.id, self._to_run(run))
+        if run.params.confirmed:
+            store.update_server(tx, server.id, host=self._way(run)[1])
+            store.forget_reports_elsewhere(tx, server.id)
+            self.parts.placement.release(tx, run.params.migration_id)
+            migrations.set_status(tx, run.params.migration_id, "confirming")
+            return
         before = {name: getattr(server, name) for name in SIZES}
         store.update_server(
             tx,
@@ -204,13 +232,26 @@ class MoveWorkflows(Arrival):
             disk_config=run.params.disk_config,
             **sizes,
         )
+        store.forget_reports_elsewhere(tx, server.id)
         migrations.set_status(tx, run.params.migration_id, "finished")
-        self.parts.network.server_power(tx, server.id, self._to_run(run))
 
     def _move_failed(self, tx: Tx, run: Run) -> None:
         migrations.set_status(tx, run.params.migration_id, "error")
+        store.forget_reports_elsewhere(tx, run.object_id)
         if not run.cancelled:
             record_fault(tx, run.object_id, run)
+
+    # -- without asking ------------------------------------------------------------------------------------------------
+
+    def _begin_move(self, tx: Tx, run: Run) -> list[Start]:
+        return [Start(self.migrate, run.object_id, run.params)]
+
+    def _relocated(self, tx: Tx, run: Run) -> None:
+        migrations.set_status(tx, run.params.migration_id, "confirmed")
+        self._told(tx, run)
+
+    def _told(self, tx: Tx, run: Run) -> None:
+        tx.after_commit(self.parts.moved)
 
     # -- confirming --------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from cumulet.kernel.errors import CloudError, Conflict, Unavailable
 from cumulet.saga import SagaEngine, journal
 from cumulet.saga.model import Call, HostCall, Run, Saga, nothing_to_undo
 from cumulet.saga.tables import SAGA_OWNERS
+from cumulet.services.compute import migrations
 from cumulet.services.compute import tables as ct
 from cumulet.services.network import tables as nt
 from cumulet.services.operator.audit.model import Check, Finding, Severity
@@ -47,6 +48,9 @@ _VOLUMES = select(_V.c.id, _V.c.host, _V.c.base, _V.c.deleted_at)
 _ATTACHMENTS = select(_A.c.id, _A.c.volume_id, _A.c.status)
 _BACKUPS = select(_B.c.data_id, _B.c.host, _B.c.status).where(_B.c.deleted_at.is_(None))
 _OWNED = select(SAGA_OWNERS.c.object_kind, SAGA_OWNERS.c.object_id).where(SAGA_OWNERS.c.saga_id.is_not(None))
+_MOVES = select(ct.MIGRATIONS.c.server_id, ct.MIGRATIONS.c.source, ct.MIGRATIONS.c.dest).where(
+    ct.MIGRATIONS.c.status.in_(migrations.OPEN)
+)
 RUNNING = "1"
 _FIX = "cumulet doctor --fix"
 
@@ -69,6 +73,7 @@ class _World:
     backups: dict[str, Any]
     disks: dict[str, str]  # attachment -> the server's disk that it is
     owned: set[tuple[str, str]]
+    between: set[tuple[str, str]]  # (server, host) of moves that are not over: both hosts may have its disks
     prefixes: dict[str, str] = field(default_factory=dict)
 
     def port_of(self, tap: str) -> str | None:
@@ -98,6 +103,7 @@ def _read(tx: Tx, there: set[str]) -> _World:
         volumes={row[0]: row for row in tx.rows(_VOLUMES)},
         attachments={row[0]: row for row in tx.rows(_ATTACHMENTS)},
         backups={row[0]: row for row in tx.rows(_BACKUPS)},
+        between={(row[0], host) for row in tx.rows(_MOVES) for host in row[1:] if host is not None},
         owned={(row[0], row[1]) for row in tx.rows(_OWNED)},
     )
     world.prefixes = {port[:_PREFIX]: port for port in world.ports}
@@ -335,6 +341,8 @@ def _servers(host: str, things: dict[str, dict[str, Thing]], lists: set[str], wo
     for thing in (*domains.values(), *disks.values()):
         row = world.servers.get(thing.id)
         if world.busy(("server", thing.id)) or (row is not None and row.host in (host, None)):
+            continue
+        if thing.kind == "disk" and (thing.id, host) in world.between:
             continue
         known = row is not None or thing.id in world.tombstones
         whose = f"which is on {row.host}" if row is not None else "which is deleted" if known else "which nobody knows"

@@ -31,6 +31,7 @@ from cumulet.conductor.tables import HOSTS
 from cumulet.db import Database, Tx
 from cumulet.kernel.context import RequestContext, system_context
 from cumulet.saga.tables import SAGA_OWNERS, SAGAS
+from cumulet.services.compute import migrations
 from cumulet.services.compute import tables as ct
 from cumulet.services.identity import tables as idt
 from cumulet.services.image import tables as it
@@ -70,6 +71,36 @@ _WRONG_ALLOCATION = (
     .where(pt.CONSUMERS.c.consumer_type == "INSTANCE", _no_server(pt.CONSUMERS.c.uuid))
     .where(~_owned("server", pt.CONSUMERS.c.uuid))
     .order_by(pt.CONSUMERS.c.uuid)
+)
+_M = ct.MIGRATIONS
+_CLAIM_OF_ENDED_MOVE = (
+    select(pt.CONSUMERS.c.uuid, null().label("host"))
+    .where(
+        pt.CONSUMERS.c.consumer_type == "MIGRATION",
+        ~exists().where(_M.c.id == pt.CONSUMERS.c.uuid, _M.c.status.in_(migrations.OPEN)),
+    )
+    .order_by(pt.CONSUMERS.c.uuid)
+)
+_MOVE_OF_NOBODY = (  # one that waits for its confirmation needs nobody
+    select(_M.c.id, _M.c.dest, _M.c.server_id, _M.c.status)
+    .where(
+        _M.c.status.in_(migrations.OPEN),
+        ~_owned("server", _M.c.server_id),
+        or_(
+            _M.c.status != "finished",
+            ~exists().where(_S.c.id == _M.c.server_id, _S.c.resize.is_not(None), _S.c.deleted_at.is_(None)),
+        ),
+    )
+    .order_by(_M.c.id)
+)
+_RESIZED_FROM_NOTHING = (
+    select(_S.c.id, _S.c.host)
+    .where(
+        _SETTLED,
+        _S.c.goal == "resized",
+        or_(_S.c.resize.is_(None), ~exists().where(_M.c.server_id == _S.c.id, _M.c.status == "finished")),
+    )
+    .order_by(_S.c.id)
 )
 _ON_ITS_HOST = exists().where(
     pt.ALLOCATIONS.c.consumer_uuid == _S.c.id, pt.ALLOCATIONS.c.provider_uuid == HOSTS.c.uuid, HOSTS.c.name == _S.c.host
@@ -125,6 +156,7 @@ _ATTACHED_UNSEEN = (  # the volume says it is a disk of a living server, which k
         _A.c.status == "attached",
         ~exists().where(_D.c.attachment_id == _A.c.id),
         ~_owned("volume_attachment", _A.c.id),
+        ~_owned("server", _A.c.server_id),  # one that moves has another attachment for where it goes
         _A.c.connector.is_(None),
     )
     .order_by(_A.c.id)
@@ -300,6 +332,7 @@ CHILDREN: tuple[_Child, ...] = (
     _of(ct.SERVER_GROUP_MEMBERS, "server_id", ct.SERVERS),
     _of(ct.SERVER_GROUP_MEMBERS, "group_id", ct.SERVER_GROUPS),
     _of(ct.BLOCK_DEVICES, "server_id", ct.SERVERS),
+    _of(ct.MIGRATIONS, "server_id", ct.SERVERS, tombstones=True),
     _of(ct.INTERFACES, "server_id", ct.SERVERS),
     _of(ct.VMMS, "server_id", ct.SERVERS),
     _of(ct.SERVER_ACTIONS, "server_id", ct.SERVERS, tombstones=True),
@@ -402,6 +435,14 @@ class Rows:
             one("allocation-elsewhere", "servers' allocations", "server", _ALLOCATED_ELSEWHERE,
                 "server {0} is on {1} and has claimed resources of provider {2}", self._claim,
                 "what it has is claimed on its host alone"),
+            one("allocation-of-ended-move", "placement allocations", "allocation", _CLAIM_OF_ENDED_MOVE,
+                "{0} has an allocation and is no move that is under way", self._release, "the allocation is released"),
+            one("move-stuck", "moves of servers", "migration", _MOVE_OF_NOBODY,
+                "move {0} of server {2} is {3} and nobody is at it", self._end_move,
+                "it shows as failed, and what it had claimed is released"),
+            one("resize-without-way-back", "servers", "server", _RESIZED_FROM_NOTHING,
+                "server {0} waits for its resize to be confirmed, of which no record is", self._end_resize,
+                "it is taken as confirmed"),
             one("attachment-without-volume", "volume attachments", "attachment", _ATTACHED_TO_NOTHING,
                 "attachment {0} is of volume {2}, which is gone", self._drop_attachment, "the row is removed"),
             one("attachment-without-server", "volume attachments", "attachment", _ATTACHED_TO_NOBODY,
@@ -541,6 +582,13 @@ class Rows:
         host = self.hosts.get(tx, server.host)
         wanted = self.compute.resources_of(tx, server)
         self.placement.claim(tx, server.id, host.uuid, wanted, server.project_id, server.user_id)
+
+    def _end_move(self, tx: Tx, row: Any) -> None:
+        self.placement.release(tx, row[0])
+        migrations.set_status(tx, row[0], "error")
+
+    def _end_resize(self, tx: Tx, row: Any) -> None:
+        self.compute.end_resize(tx, row[0])
 
     def _drop_attachment(self, tx: Tx, row: Any) -> None:
         self.volume.drop_attachment(tx, row[0])

@@ -1,0 +1,115 @@
+"""Hosts that are drained: their servers move to others, live where they run and cold where they are stopped.
+
+That a host is to be empty stands in a row; a reconciler begins as many moves as may go on at once, until nothing is
+left that could move. A move that failed is tried again when the operator drains the host once more.
+"""
+
+import json
+from typing import Any
+
+from sqlalchemy import bindparam, delete, select, text
+
+from cumulet.db import Tx
+from cumulet.kernel.context import RequestContext, system_context
+from cumulet.kernel.errors import CloudError
+from cumulet.services.compute import migrations, store
+from cumulet.services.compute.moves import Moves
+from cumulet.services.compute.rows import MigrationRow, ServerRow
+from cumulet.services.compute.tables import HOST_DRAINS
+
+AT_ONCE = 4  # moves from one host
+_ASK = text(
+    "INSERT INTO host_drains (host, asked_at) VALUES (:host, :now)"
+    " ON CONFLICT (host) DO UPDATE SET asked_at = excluded.asked_at"
+)
+_FORGET = delete(HOST_DRAINS).where(HOST_DRAINS.c.host == bindparam("the_host"))
+_ALL = select(HOST_DRAINS.c.host, HOST_DRAINS.c.asked_at).order_by(HOST_DRAINS.c.host)
+_ASKED = select(HOST_DRAINS.c.asked_at).where(HOST_DRAINS.c.host == bindparam("the_host"))
+_LIVE, _COLD = ("active", "paused"), ("stopped",)
+_FAILED = ("error", "failed", "cancelled")
+_STAYS = {
+    "resized": "its resize waits to be confirmed or reverted",
+    "suspended": "it is suspended: resume or stop it",
+    "error": "it is in ERROR: reset its state or delete it",
+    "building": "it is being built",
+}
+
+
+class Drains:
+    def __init__(self, moves: Moves) -> None:
+        self.moves = moves
+
+    def ask(self, tx: Tx, host: str) -> None:
+        """The host is to be empty; what failed to move may be tried again."""
+        tx.run(_ASK, {"host": host, "now": tx.now})
+
+    def forget(self, tx: Tx, host: str) -> None:
+        """It may keep what it has."""
+        tx.run(_FORGET, {"the_host": host})
+
+    def hosts(self, tx: Tx) -> list[tuple[str, int]]:
+        """Those that are to be empty, and since when."""
+        return [(row[0], row[1]) for row in tx.rows(_ALL)]
+
+    def go_on(self, tx: Tx, host: str, asked_at: int) -> int:
+        """Begin what may be begun now; how many moves."""
+        if not self.moves.host_up(tx, host):
+            return 0
+        servers = store.servers_on(tx, host)
+        room = AT_ONCE - sum(row.task_state is not None for row in servers)
+        begun = 0
+        for server in servers:
+            if begun >= room:
+                break
+            if self._may_move(tx, server, asked_at) and self._begin(tx, server):
+                begun += 1
+        return begun
+
+    def _may_move(self, tx: Tx, server: ServerRow, asked_at: int) -> bool:
+        if server.task_state is not None or server.deleting or server.vm_state not in (*_LIVE, *_COLD):
+            return False
+        last = migrations.last(tx, server.id)
+        return last is None or last.status not in _FAILED or last.created_at < asked_at
+
+    def _begin(self, tx: Tx, server: ServerRow) -> bool:
+        ctx = _of(server)
+        try:
+            if server.vm_state in _LIVE:
+                self.moves.live_migrate(tx, ctx, server, None, copy_disks=True, force=False, at_once=False)
+            else:
+                self.moves.migrate(tx, ctx, server, None, confirmed=True)
+        except CloudError:
+            return False  # somebody came first
+        return True
+
+    def why(self, tx: Tx, host: str, server: ServerRow) -> str:
+        """Why something of the server still is on the host."""
+        last = migrations.last(tx, server.id)
+        if last is not None and last.status in migrations.OPEN and server.task_state is not None:
+            return f"it is on its way{f' to {last.dest}' if last.dest else ''} ({last.type}, {last.status})"
+        if server.host != host:
+            return "its old disks wait here until its resize is confirmed or reverted"
+        asked = tx.scalar(_ASKED, {"the_host": host})
+        if asked is None:
+            return "drain the host, and it moves"
+        if not self.moves.host_up(tx, host):
+            return "its host is down: evacuate it"
+        if server.task_state is not None:
+            return f"it is {server.task_state}"
+        if server.vm_state in _STAYS:
+            return _STAYS[server.vm_state]
+        if last is not None and last.status in _FAILED and last.created_at >= asked:
+            return f"its move failed: {self._error(tx, server, last)}; drain again to try again"
+        return "it waits for its turn"
+
+    def _error(self, tx: Tx, server: ServerRow, last: MigrationRow) -> str:
+        fault = store.faults(tx, [server.id]).get(server.id)
+        if fault is None or fault.created_at < last.created_at:
+            return last.status
+        details: dict[str, Any] = json.loads(fault.details or "{}")
+        return str(details.get("error") or fault.message).rstrip(".")
+
+
+def _of(server: ServerRow) -> RequestContext:
+    ctx = system_context("drain")
+    return RequestContext(request_id=ctx.request_id, project_id=server.project_id, roles=ctx.roles)
