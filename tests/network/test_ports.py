@@ -275,3 +275,24 @@ def test_addresses_given_back_are_given_out_first_and_no_hint_hides_a_free_one(
     frontiers.taken(subnet["id"], 253, searched=True)  # as if another process had given all of them back
     assert position(port()) == 254
     assert [position(port()) for _ in range(2)] == [first + 5, first + 6]
+
+
+def test_pages_have_ones_own_and_others_in_ones_networks(demo: Net, make: Make, cloud: Cloud) -> None:
+    network = make("demo", "network")["id"]
+    other = cloud.api("other").project_id
+    names = {f"p{number}" for number in range(7)}
+    for name in names:  # projects on both sides of one's own, in the order of ids
+        project = {"p1": other, "p4": "0" * 32, "p5": "f" * 32}.get(name, demo.api.project_id)
+        make("admin", "port", name=name, network_id=network, project_id=project)
+    elsewhere = make("other", "network")["id"]
+    make("other", "port", network_id=elsewhere)
+    for order in ("", "&sort_key=name&sort_dir=desc"):
+        seen: list[str] = []
+        path = f"/ports?limit=2&device_owner={order}"
+        page = demo.api.get("network", path)["ports"]
+        while page:
+            seen += [port["name"] for port in page if port["network_id"] == network]
+            assert elsewhere not in {port["network_id"] for port in page}
+            page = demo.api.get("network", f"{path}&marker={page[-1]['id']}")["ports"]
+        assert sorted(seen) == sorted(names)
+        assert seen == sorted(names, reverse=True) or not order

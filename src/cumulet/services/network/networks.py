@@ -51,9 +51,9 @@ class Networks(Noun[t.NetworkRow]):
     resource = NETWORK
     row = t.NetworkRow
 
-    def scope(self, tx: Tx, ctx: RequestContext) -> Condition | None:
+    def scope(self, tx: Tx, ctx: RequestContext) -> list[Condition]:
         n = t.NETWORKS.c
-        return or_(n.project_id == (ctx.project_id or ""), n.shared.is_(True), n.external.is_(True))
+        return [or_(n.project_id == (ctx.project_id or ""), n.shared.is_(True), n.external.is_(True))]
 
     def views(self, tx: Tx, rows: Sequence[t.NetworkRow]) -> list[dict[str, Any]]:
         ids = [row.id for row in rows]

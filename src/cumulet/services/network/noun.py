@@ -95,9 +95,10 @@ class Noun(Generic[R]):
         """Conditions for filters that are not one column; None: it is one."""
         return None
 
-    def scope(self, tx: Tx, ctx: RequestContext) -> Condition | None:
-        """What a caller without the right to see all may see, as far as SQL can tell; policy has the last word."""
-        return self.resource.table.c.project_id == (ctx.project_id or "")
+    def scope(self, tx: Tx, ctx: RequestContext) -> list[Condition]:
+        """What a caller without the right to see all may see, as far as SQL can tell: what meets one of these; policy
+        has the last word. None that many rows meet overlaps another: each may be looked up by an index of its own."""
+        return [self.resource.table.c.project_id == (ctx.project_id or "")]
 
     # -- showing ---------------------------------------------------------------------------------------------
 

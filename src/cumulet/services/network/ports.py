@@ -61,10 +61,12 @@ class Ports(DhcpPorts):
         rows = rows_in(tx, _GROUPS_OF, port_ids)
         return {port: [row[1] for row in found] for port, found in grouped(rows).items()}
 
-    def scope(self, tx: Tx, ctx: RequestContext) -> Condition | None:
+    def scope(self, tx: Tx, ctx: RequestContext) -> list[Condition]:
         mine = ctx.project_id or ""
         own_networks = select(t.NETWORKS.c.id).where(t.NETWORKS.c.project_id == mine)
-        return or_(t.PORTS.c.project_id == mine, t.PORTS.c.network_id.in_(own_networks))
+        within = t.PORTS.c.network_id.in_(own_networks)
+        others = (t.PORTS.c.project_id < mine, t.PORTS.c.project_id > mine)  # ranges, where != is none
+        return [t.PORTS.c.project_id == mine, *(and_(within, one) for one in others)]
 
     def special_filter(self, tx: Tx, name: str, values: list[str]) -> Condition | None:
         if name == "fixed_ips":

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
-from sqlalchemy import ColumnElement, and_, false, func, or_, select
+from sqlalchemy import ColumnElement, and_, false, func, or_, select, union_all
 from sqlalchemy import Table as SqlTable
 
 from cumulet.db import Tx
@@ -140,8 +140,9 @@ def _sortable(target: Any) -> Any:
     return func.coalesce(target, "" if target.type.python_type is str else -1)
 
 
-def page(tx: Tx, resource: Resource, query: ListQuery, where: list[Condition]) -> Sequence[Any]:
-    """The rows of one page, in the order asked for."""
+def page(tx: Tx, resource: Resource, query: ListQuery, where: list[Condition], scope: list[Condition]) -> Sequence[Any]:
+    """The rows of one page, in the order asked for, that meet one of ``scope``, if there is any. Of a page each part of
+    the scope gives its first rows by its own index: a database that is asked for one or the other sorts them all."""
     table: SqlTable = resource.table
     order = [(_sortable(column(resource, name)), direction == "asc") for name, direction in query.sort]
     order.append((table.c.id, True))
@@ -157,7 +158,13 @@ def page(tx: Tx, resource: Resource, query: ListQuery, where: list[Condition]) -
             beyond.append(and_(*equal, target > value if ascending else target < value))
             equal.append(target == value)
         where = [*where, or_(*beyond)]
-    statement = select(table).where(*where).order_by(*(x if up else x.desc() for x, up in order))
+    by = [x if up else x.desc() for x, up in order]
+    if query.limit is not None and len(scope) > 1:
+        parts = [select(table.c.id).where(*where, one).order_by(*by).limit(query.limit).subquery() for one in scope]
+        where = [table.c.id.in_(union_all(*(select(part.c.id) for part in parts)))]
+    elif scope:
+        where = [*where, or_(*scope)]
+    statement = select(table).where(*where).order_by(*by)
     if query.limit is not None:
         statement = statement.limit(query.limit)
     found = tx.rows(statement)

@@ -30,8 +30,8 @@ class SubnetPools(Noun[t.SubnetPoolRow]):
     resource = SUBNETPOOL
     row = t.SubnetPoolRow
 
-    def scope(self, tx: Tx, ctx: RequestContext) -> Condition | None:
-        return or_(t.SUBNETPOOLS.c.project_id == (ctx.project_id or ""), t.SUBNETPOOLS.c.shared.is_(True))
+    def scope(self, tx: Tx, ctx: RequestContext) -> list[Condition]:
+        return [or_(t.SUBNETPOOLS.c.project_id == (ctx.project_id or ""), t.SUBNETPOOLS.c.shared.is_(True))]
 
     def views(self, tx: Tx, rows: Sequence[t.SubnetPoolRow]) -> list[dict[str, Any]]:
         tags = self.tags(tx, rows)

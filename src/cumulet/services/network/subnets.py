@@ -52,12 +52,12 @@ class Subnets(Noun[t.SubnetRow]):
     def of_networks(self, tx: Tx, network_ids: Sequence[str]) -> list[t.SubnetRow]:
         return [t.SubnetRow(*row) for row in rows_in(tx, _OF_NETWORK, network_ids)]
 
-    def scope(self, tx: Tx, ctx: RequestContext) -> Condition | None:
+    def scope(self, tx: Tx, ctx: RequestContext) -> list[Condition]:
         n = t.NETWORKS.c
         open_to_all = select(n.id).where(
             or_(n.shared.is_(True), n.external.is_(True), n.project_id == (ctx.project_id or ""))
         )
-        return or_(t.SUBNETS.c.project_id == (ctx.project_id or ""), t.SUBNETS.c.network_id.in_(open_to_all))
+        return [or_(t.SUBNETS.c.project_id == (ctx.project_id or ""), t.SUBNETS.c.network_id.in_(open_to_all))]
 
     def special_filter(self, tx: Tx, name: str, values: list[str]) -> Condition | None:
         if name in ("shared", "router:external"):

@@ -177,6 +177,8 @@ PORTS = Table(
     Column("moving", String(255), nullable=False, server_default=""),  # the other host, while its server moves live
     UniqueConstraint("network_id", "mac_address"),
     Index("ix_ports_network_owner", "network_id", "device_owner"),
+    Index("ix_ports_page", "project_id", "id"),  # a page of a project's, in their order
+    Index("ix_ports_network_project", "network_id", "project_id", "id"),  # others' in one's networks
 )
 
 

@@ -117,11 +117,8 @@ class Crud:
             where = query.conditions(
                 self.resource, asked.filters, lambda name, values: self.noun.special_filter(tx, name, values)
             )
-            if not self.sees_all(call):
-                scope = self.noun.scope(tx, call.ctx)
-                if scope is not None:
-                    where.append(scope)
-            rows = [self.noun.row(*row) for row in query.page(tx, self.resource, asked, where)]
+            scope = [] if self.sees_all(call) else self.noun.scope(tx, call.ctx)
+            rows = [self.noun.row(*row) for row in query.page(tx, self.resource, asked, where, scope)]
             return self.visible(call, tx, rows)
 
         views = call.service.db.read(work)
