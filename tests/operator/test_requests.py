@@ -221,21 +221,18 @@ def test_the_record_is_bounded(cloud: Any) -> None:
     assert db.read(lambda tx: traces.notes_of(tx, request_id)) == []
 
 
-def test_a_note_is_cheap_and_never_raises() -> None:
+def test_every_note_is_kept_in_order_and_none_raises() -> None:
     kept: list[Note] = []
 
     def broken(process: str, notes: list[Note]) -> None:
         raise OSError("no disk")
 
     tracer = Tracer("p", lambda process, notes: kept.extend(notes))
-    began = time.thread_time()
     for number in range(10_000):
         tracer.note("req-1", "taken", number, saga="s")
-    each = (time.thread_time() - began) / 10_000
     tracer.close()
     assert [note.at for note in kept] == list(range(10_000))
     assert tracer.dropped == 0
-    assert each < 20e-6  # half a microsecond here
     failing = Tracer("p", broken)
     failing.note("req-1", "taken", 1)
     failing.close()
