@@ -5,18 +5,21 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from cumulet import guest
 from tests.hosts.machines import HOSTS, OUTSIDE, Machines, eventually
 from tests.support.cloud import Api, unique
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]
+_DRIFT = Path(__file__).parents[1] / "support" / "drift.py"
 _BOOT_SECONDS = 300  # three emulated guests at once on a busy machine
 
 
@@ -304,6 +307,49 @@ def test_a_volume_of_another_host(world: World, undisturbed: None) -> None:
     eventually("it is detached", lambda: is_now("available"), 60)
     assert "virtual size" not in qemu_img(world, "h2", export, certificate=True)
     assert world.admin.delete("volume", f"/volumes/{volume}").status == 202
+
+
+ON_SWITCHES = {
+    "h1": ("provider_flow_gone", "router_translates_elsewhere", "router_forwards_nothing", "dnsmasq_host_gone",
+           "lease_expired", "namespace_of_nobody", "tunnel_of_nobody"),
+    "h2": ("flow_gone", "flow_of_nobody", "tag_changed", "stranger_in_the_switch", "chain_emptied", "definition_gone",
+           "domain_of_nobody", "disk_of_nobody", "tap_of_nobody"),
+}  # fmt: skip
+
+
+def test_planted_drift(world: World) -> None:
+    """Found on each host, by name and nothing else; repaired by an operator's word; no guest ends."""
+    machines = world.machines
+    before = {host: machines.guests(host) for host in HOSTS}
+
+    def audit(**body: Any) -> list[dict[str, Any]]:
+        answer = requests.post(
+            f"{machines.nodes['c1'].url}/operator/v1/audit", json={"audit": body}, timeout=60,
+            headers={"X-Auth-Token": world.admin.token}, verify=str(machines.nodes["c1"].tls),
+        )  # fmt: skip
+        assert answer.status_code == 200, answer.text
+        return [one for one in answer.json()["findings"] if one["severity"] != "info"]
+
+    def named(found: list[dict[str, Any]]) -> set[tuple[str, ...]]:
+        return {(one["host"], one["code"], one["object_id"]) for one in found}
+
+    known = named(audit())
+    planted: set[tuple[str, ...]] = set()
+    for host, kinds in ON_SWITCHES.items():
+        server = world.servers[host]
+        (port,) = world.admin.get("network", f"/ports?device_id={server}")["ports"]
+        facts = {"server": server, "port": port["id"], "network": world.network, "router": world.router}
+        words = [sys.executable, str(_DRIFT), str(machines.nodes[host].directory / "cumulet.toml"), json.dumps(facts)]
+        planted |= {(host, *found) for found in json.loads(machines.sh(host, shlex.join([*words, *kinds])))}
+    assert named(audit()) - known == planted
+    repaired = audit(fix=True)
+    assert [one for one in repaired if not one["repaired"] and one["code"] in {code for _, code, _ in planted}] == []
+    eventually("nothing is found", lambda: named(audit()) <= known, 60)
+    assert {host: machines.guests(host) for host in HOSTS} == before
+    assert eventually("SSH by the floating IP", lambda: world.says("hostname"), 60)
+    for host in ("h1", "h3"):
+        assert world.says(f"ping -c 3 {world.addresses[host]}")
+    assert world.says(f"ping -c 1 {OUTSIDE}")
 
 
 def test_power_lost_on_one_host(world: World) -> None:
