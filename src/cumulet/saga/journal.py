@@ -101,16 +101,15 @@ _CLAIM = text(
     " ON CONFLICT (object_kind, object_id) DO UPDATE SET saga_id = excluded.saga_id"
     " WHERE saga_owners.saga_id IS NULL RETURNING epoch"
 )
-_RELEASE = (
-    update(SAGA_OWNERS)
-    .where(
-        SAGA_OWNERS.c.object_kind == bindparam("the_kind"),
-        SAGA_OWNERS.c.object_id == bindparam("the_object"),
-        SAGA_OWNERS.c.saga_id == bindparam("the_saga"),
-    )
-    .values(saga_id=SAGA_OWNERS.c.next_saga_id, next_saga_id=None, epoch=bindparam("the_epoch"))
-    .returning(SAGA_OWNERS.c.saga_id)
+_OWNED = update(SAGA_OWNERS).where(
+    SAGA_OWNERS.c.object_kind == bindparam("the_kind"),
+    SAGA_OWNERS.c.object_id == bindparam("the_object"),
+    SAGA_OWNERS.c.saga_id == bindparam("the_saga"),
 )
+_RELEASE = _OWNED.values(saga_id=SAGA_OWNERS.c.next_saga_id, next_saga_id=None, epoch=bindparam("the_epoch")).returning(
+    SAGA_OWNERS.c.saga_id
+)
+_FREE_SLOT = _OWNED.values(saga_id=None)
 _OWNER = select(SAGA_OWNERS.c.saga_id, SAGA_OWNERS.c.next_saga_id, SAGA_OWNERS.c.epoch).where(
     SAGA_OWNERS.c.object_kind == bindparam("object_kind"), SAGA_OWNERS.c.object_id == bindparam("object_id")
 )
@@ -289,9 +288,19 @@ def queue_behind(tx: Tx, object_kind: str, object_id: str, owner_id: str, saga_i
     return tx.run(_SET_NEXT, values) == 1
 
 
+def free_slot(tx: Tx, object_kind: str, object_id: str, saga_id: str) -> None:
+    """Of an object whose owner runs no more and did not say so (an operator's repair)."""
+    tx.run(_FREE_SLOT, {"the_kind": object_kind, "the_object": object_id, "the_saga": saga_id})
+
+
+def unqueue(tx: Tx, object_kind: str, object_id: str, saga_id: str) -> None:
+    """This saga comes next no more."""
+    tx.run(_UNQUEUE, {"the_kind": object_kind, "the_object": object_id, "the_saga": saga_id})
+
+
 def drop_queued(tx: Tx, object_kind: str, object_id: str, saga_id: str) -> None:
     """A saga that waits for the owner to unwind gives its place to one that preempts more; it never began."""
-    tx.run(_UNQUEUE, {"the_kind": object_kind, "the_object": object_id, "the_saga": saga_id})
+    unqueue(tx, object_kind, object_id, saga_id)
     tx.run(_NEVER_BEGAN, {"the_id": saga_id, "the_time": tx.now})
 
 

@@ -10,14 +10,21 @@ from typing import Any
 
 import msgspec
 
-from cumulet.agent.contract import Absent, Inventory, MetadataDoc, PasswordPosted, PasswordTaken, ServerReport
+from cumulet.agent.contract import (
+    Absent,
+    Inventory,
+    MetadataDoc,
+    PasswordPosted,
+    PasswordTaken,
+    ServerReport,
+)
 from cumulet.db import Database, Tx
 from cumulet.kernel.clock import SECOND, Clock
 from cumulet.kernel.context import RequestContext, system_context
 from cumulet.kernel.errors import Conflict, NotFound
 from cumulet.kernel.ids import new_uuid
 from cumulet.saga import SagaHistory
-from cumulet.saga.model import Saga
+from cumulet.saga.model import HostCall, Saga
 from cumulet.services.compute import catalogue, migrations, rules, state, store
 from cumulet.services.compute.drains import Drains
 from cumulet.services.compute.intake import Created, Intake, May
@@ -393,6 +400,11 @@ class ComputeService:
                     if one.saga.id in ours or one.saga.parent_id in ours
                 ]
         return sorted(found, key=lambda one: -one.saga.created_at)
+
+    def define_operation(self, tx: Tx, server_id: str) -> HostCall | None:
+        """What has its host define a server again, as it is to be; None: it is on no host any more."""
+        server = self.row(tx, server_id)
+        return None if server is None or server.deleting else self.power.define_operation(tx, server)
 
     def power_action(self, tx: Tx, ctx: RequestContext, server: ServerRow, name: str) -> None:
         rules.check_state(server, name, {"soft_reboot": "reboot", "hard_reboot": "reboot"}.get(name))

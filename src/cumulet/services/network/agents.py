@@ -5,6 +5,7 @@ what binding a port to a host gives.
 """
 
 import uuid
+from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -242,14 +243,13 @@ class Agents:
         """What another host can take goes there; the last network host keeps what it has."""
         tx = work.tx
         self.allow(tx, host, allowed=False)
-        for router_id, _ in tx.rows(_NAMED_ROUTERS_ON, {"host": host}):
-            names = self._candidates(tx, L3)
-            if names:
-                load = {row[0]: row[1] for row in tx.rows(_ROUTER_LOAD)}
-                self.place_router(work, router_id, min(names, key=lambda name: (load.get(name, 0), name)))
-        for network_id, _ in tx.rows(_NAMED_DHCP_ON, {"host": host}):
-            if not self._candidates(tx, DHCP):
-                continue
+        names = self._candidates(tx, L3)
+        load = Counter({row[0]: row[1] for row in tx.rows(_ROUTER_LOAD)})
+        for router_id, _ in tx.rows(_NAMED_ROUTERS_ON, {"host": host}) if names else ():
+            to = min(names, key=lambda name: (load[name], name))
+            load[to] += 1
+            self.place_router(work, router_id, to)
+        for network_id, _ in tx.rows(_NAMED_DHCP_ON, {"host": host}) if self._candidates(tx, DHCP) else ():
             self._drop_network(work, host, network_id)
             self.service.ports.sync_dhcp_ports(work, network_id)  # it chooses another host where none is left
 

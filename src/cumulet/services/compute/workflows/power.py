@@ -13,6 +13,7 @@ from cumulet.agent.contract import DefineServer, PowerServer
 from cumulet.db import Tx
 from cumulet.saga.model import Call, HostCall, Run, Saga, Wait, nothing_to_undo
 from cumulet.services.compute import store
+from cumulet.services.compute.rows import ServerRow
 from cumulet.services.compute.state import Power
 from cumulet.services.compute.workflows.common import Workflow, record_fault, settle
 
@@ -99,7 +100,10 @@ class PowerWorkflows(Workflow):
         )
 
     def _define(self, tx: Tx, run: Run) -> HostCall | None:
-        server = self.server(tx, run)
+        return self.define_operation(tx, self.server(tx, run))
+
+    def define_operation(self, tx: Tx, server: ServerRow) -> HostCall | None:
+        """None: it is on no host."""
         if server.host is None:
             return None
         return server.host, DefineServer(server=self.specs.server(tx, server, server.host))

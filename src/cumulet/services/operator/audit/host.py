@@ -59,6 +59,7 @@ class MendParams(msgspec.Struct, kw_only=True):
     host: str
     items: list[MendItem] = []
     attachment_id: str | None = None  # to be exported again
+    server_id: str | None = None  # to be defined again
 
 
 @dataclass
@@ -116,7 +117,7 @@ CODES: dict[str, tuple[Severity, str, str | None]] = {
     "domain-without-row": ("error", "domains", "it is removed from the hypervisor; its disks stay"),
     "domain-of-gone-server": ("error", "domains", "it is removed from the hypervisor; its disks stay"),
     "server-without-domain": ("error", "domains", "the server is rebooted hard, which defines it again"),
-    "stopped-server-without-domain": ("warning", "domains", None),
+    "stopped-server-without-domain": ("warning", "domains", "it is defined again, and stays off"),
     "disk-without-server": ("error", "disks of servers", "they are moved aside on their host"),
     "server-without-disk": ("error", "disks of servers", None),
     "server-file-missing": ("error", "disks of servers", None),
@@ -136,7 +137,6 @@ PLUMBING = (
     "forwarding", "tunnel", "flow", "switch", "switch-port", "device", "definition", "export",
 )  # fmt: skip
 _CURES = {
-    "stopped-server-without-domain": "openstack server start: it is defined again",
     "server-without-disk": "its data is gone: openstack server rebuild, or restore the disk where it was",
     "server-file-missing": "restore the file where it was; of an image: create another server of it there, which "
     "fetches it again; else openstack server rebuild",
@@ -253,6 +253,8 @@ class HostAudit:
             return None
         if finding.code in ("server-without-domain", "port-without-tap"):
             return self._reboot(finding.details["server_id"])
+        if finding.code == "stopped-server-without-domain":
+            return self._mend(finding, MendParams(host=finding.host, server_id=finding.object_id))
         if finding.code == "attachment-without-export":
             return self._mend(finding, MendParams(host=finding.host, attachment_id=finding.object_id))
         item = msgspec.convert(finding.details["item"], MendItem)
@@ -295,12 +297,14 @@ class HostAudit:
             tx, self.saga, params.host, msgspec.structs.replace(params, items=named), system_context("doctor")
         )
 
-    def _operation(self, tx: Tx, run: Run) -> HostCall:
+    def _operation(self, tx: Tx, run: Run) -> HostCall | None:
         params: MendParams = run.params
-        if params.attachment_id is None:
-            return params.host, MendHost(items=params.items)
-        attachment = self.volume.attachment(tx, params.attachment_id)
-        call: HostCall = self.volume.export_operation(tx, params.attachment_id, attachment.host)
+        call: HostCall | None = (params.host, MendHost(items=params.items))
+        if params.server_id is not None:
+            call = self.compute.define_operation(tx, params.server_id)
+        elif params.attachment_id is not None:
+            attachment = self.volume.attachment(tx, params.attachment_id)
+            call = self.volume.export_operation(tx, params.attachment_id, attachment.host)
         return call
 
 

@@ -30,6 +30,7 @@ from sqlalchemy import (
 from cumulet.conductor.tables import HOSTS
 from cumulet.db import Database, Tx
 from cumulet.kernel.context import RequestContext, system_context
+from cumulet.saga import journal
 from cumulet.saga.tables import SAGA_OWNERS, SAGAS
 from cumulet.services.compute import migrations
 from cumulet.services.compute import tables as ct
@@ -371,29 +372,6 @@ _REMOVE: dict[int, Executable] = {
     )
     for number, child in enumerate(CHILDREN)
 }
-_FREE_SLOT = (
-    update(SAGA_OWNERS)
-    .where(
-        SAGA_OWNERS.c.object_kind == bindparam("the_kind"),
-        SAGA_OWNERS.c.object_id == bindparam("the_object"),
-        SAGA_OWNERS.c.saga_id == bindparam("the_saga"),
-    )
-    .values(saga_id=None)
-)
-_FREE_NEXT = (
-    update(SAGA_OWNERS)
-    .where(
-        SAGA_OWNERS.c.object_kind == bindparam("the_kind"),
-        SAGA_OWNERS.c.object_id == bindparam("the_object"),
-        SAGA_OWNERS.c.next_saga_id == bindparam("the_saga"),
-    )
-    .values(next_saga_id=None)
-)
-_CANCEL = (
-    update(SAGAS)
-    .where(SAGAS.c.id == bindparam("the_id"), SAGAS.c.status == "running")
-    .values(cancel_requested=True, wake_at=bindparam("now"))
-)
 _DROP_DISK = delete(_D).where(_D.c.id == bindparam("the_id"))
 _DROP_INTERFACE = delete(_I).where(_I.c.port_id == bindparam("the_id"))
 _DROP_REPORT = delete(ct.VMMS).where(
@@ -618,13 +596,13 @@ class Rows:
         self.network.let_floating_ip_go(tx, row[0])
 
     def _free_slot(self, tx: Tx, row: Any) -> None:
-        tx.run(_FREE_SLOT, _slot(row))
+        journal.free_slot(tx, *_slot(row))
 
     def _free_next(self, tx: Tx, row: Any) -> None:
-        tx.run(_FREE_NEXT, _slot(row))
+        journal.unqueue(tx, *_slot(row))
 
     def _cancel(self, tx: Tx, row: Any) -> None:
-        tx.run(_CANCEL, {"the_id": row[0], "now": tx.now})
+        journal.request_cancel(tx, row[0])
 
     def _unstick_server(self, tx: Tx, row: Any) -> str:
         server = self.compute.row(tx, row[0])
@@ -658,9 +636,9 @@ def _is_compute(row: Any) -> bool:
     return "compute" in row[2]
 
 
-def _slot(row: Any) -> dict[str, str]:
+def _slot(row: Any) -> tuple[str, str, str]:
     kind, _, object_id = row[0].partition(":")
-    return {"the_kind": kind, "the_object": object_id, "the_saga": row[2]}
+    return kind, object_id, row[2]
 
 
 def _document(host: str, kind: str, object_id: str, message: str) -> Finding:
