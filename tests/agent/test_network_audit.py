@@ -124,8 +124,8 @@ class Kernel:
         self.removed.append(device)
         return True
 
-    def astray(self, port: PortDoc) -> str | None:
-        return self.words.get(port.id)
+    def astray(self, ports: list[PortDoc]) -> list[tuple[PortDoc, str]]:
+        return [(port, self.words[port.id]) for port in ports if port.id in self.words]
 
     def audit(self, ports: list[PortDoc]) -> list[Drift]:
         return self.strange
@@ -351,7 +351,7 @@ def test_forwarding_of_linux_bridges(tmp_path: Path, monkeypatch: pytest.MonkeyP
     flood, learned = "00:00:00:00:00:00", {"mac": MAC, "dst": "192.0.2.2", "state": ""}
     entries = [{"mac": flood, "dst": "192.0.2.2"}, {"mac": flood, "dst": "192.0.2.66", "state": "permanent"}, learned]
     monkeypatch.setattr(linuxbridge, "run", lambda argv, **more: json.dumps(entries))
-    assert bridge.astray(port) is None
+    assert list(bridge.astray([port])) == []
     assert told(list(bridge.audit([port]))) == [
         ("forwarding", "missing", f"vxlan-7 {flood} 192.0.2.3"),
         ("forwarding", "unknown", f"vxlan-7 {flood} 192.0.2.66"),
@@ -359,7 +359,7 @@ def test_forwarding_of_linux_bridges(tmp_path: Path, monkeypatch: pytest.MonkeyP
     entries[1]["dst"] = "192.0.2.3"
     assert list(bridge.audit([port])) == []
     monkeypatch.setattr(links, "master", lambda device: None)
-    assert bridge.astray(port) == f"`ip link set dev {names.tap(PORT)} master {master}` is to be done"
+    assert list(bridge.astray([port])) == [(port, f"`ip link set dev {names.tap(PORT)} master {master}` is to be done")]
     assert told(list(bridge.audit([port]))) == [("tunnel", "different", "vxlan-7")]
 
 
@@ -367,13 +367,17 @@ def test_tags_of_open_vswitch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     switch = OpenVSwitch(NetworkConfig(state_dir=tmp_path, run_dir=tmp_path), DocumentStore(tmp_path / "d"), "system")
     switch._tags = {NETWORK: 5}
     held: dict[str, tuple[int, str]] = {}
-    monkeypatch.setattr(switch, "_tag_of", held.get)
+    monkeypatch.setattr(switch, "_ports", lambda: held)
     monkeypatch.setattr(links.Plan, "words", lambda plan: None)
-    assert switch.astray(guest_port()) == f"qvo{PORT[:11]} is not in br-int"
+
+    def words() -> list[str]:
+        return [said for _, said in switch.astray([guest_port()])]
+
+    assert words() == [f"qvo{PORT[:11]} is not in br-int"]
     held[f"qvo{PORT[:11]}"] = (9, NETWORK)
-    assert switch.astray(guest_port()) == f"qvo{PORT[:11]} has tag 9 of network {NETWORK}, not 5"
+    assert words() == [f"qvo{PORT[:11]} has tag 9 of network {NETWORK}, not 5"]
     held[f"qvo{PORT[:11]}"] = (5, NETWORK)
-    assert switch.astray(guest_port()) is None
+    assert words() == []
 
 
 def test_tags_that_somebody_changed_never_join_networks() -> None:

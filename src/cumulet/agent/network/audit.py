@@ -39,15 +39,18 @@ class NetworkAudit:
         ports: dict[str, PortDoc] = dict(documents.get("port", {}))
         routers: dict[str, RouterDoc] = dict(documents.get("router", {}))
         plugged = _plugged(networks, ports, routers)
-        with self._w.lock:
-            return [
-                *self._namespaces(networks, routers),
-                *self._dhcp(networks),
-                *self._routing(routers),
-                *self._filters(ports),
-                *self._forwarding(plugged),
-                *self._devices(plugged),
-            ]
+        found: list[Drift] = []
+        for part in (
+            self._namespaces(networks, routers),
+            self._dhcp(networks),
+            self._routing(routers),
+            self._filters(ports),
+            self._forwarding(plugged),
+            self._devices(plugged),
+        ):
+            with self._w.lock:  # nobody waits for all of it
+                found += part
+        return found
 
     def _namespaces(self, networks: dict[str, NetworkDoc], routers: dict[str, RouterDoc]) -> Iterator[Drift]:
         wanted = {
@@ -148,19 +151,13 @@ class NetworkAudit:
         return [] if held is None else held.members
 
     def _forwarding(self, plugged: list[Plugged]) -> Iterator[Drift]:
-        for port, document in plugged:
-            if not links.exists(names.tap(port.id)):
-                continue
-            try:
-                words = self._w.mechanism.astray(port)
-            except DriverError as error:  # then its document fails too, which is told
-                _log.info("the wire of port %s cannot be looked at: %s", port.id, error.message)
-                continue
-            if words is not None:
-                yield _drift("forwarding", port.id, "different", f"port {port.id}: {words}", document)
+        there = [port for port, _ in plugged if links.exists(names.tap(port.id))]
+        whose = {port.id: document for port, document in plugged}
         try:
+            for port, words in self._w.mechanism.astray(there):
+                yield _drift("forwarding", port.id, "different", f"port {port.id}: {words}", whose[port.id])
             yield from self._w.mechanism.audit([port for port, _ in plugged])
-        except DriverError as error:
+        except DriverError as error:  # then documents fail too, which is told
             _log.info("the wiring cannot be looked at: %s", error.message)
 
     def _devices(self, plugged: list[Plugged]) -> Iterator[Drift]:

@@ -81,11 +81,17 @@ class LinuxBridge:
     def is_private(self, bridge: str) -> bool:
         return bridge.startswith("brq")
 
-    def astray(self, port: PortDoc) -> str | None:
-        plan = links.Plan(look=True)
-        bridge = self._wire(plan, port.network_id, port.segment)
-        self._plug(plan, port, names.tap(port.id), bridge)
-        return plan.words()
+    def astray(self, ports: Iterable[PortDoc]) -> Iterator[tuple[PortDoc, str]]:
+        for port in ports:
+            plan = links.Plan(look=True)
+            try:
+                bridge = self._wire(plan, port.network_id, port.segment)
+            except DriverError as error:
+                yield port, error.message
+                continue
+            self._plug(plan, port, names.tap(port.id), bridge)
+            if words := plan.words():
+                yield port, words
 
     def audit(self, ports: Iterable[PortDoc]) -> Iterator[Drift]:
         """Of each network that spans hosts: its tunnel, and to whom that forwards."""

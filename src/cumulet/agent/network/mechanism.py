@@ -44,9 +44,9 @@ class Mechanism(Protocol):
         """True for a bridge made for one tenant network (or port), where the host itself has no business."""
         ...
 
-    def astray(self, port: PortDoc) -> str | None:
-        """How the wire of a plugged port is not as documents say, in words; None: it is. The next `prepare` and `plug`
-        of the port set it right."""
+    def astray(self, ports: Iterable[PortDoc]) -> Iterator[tuple[PortDoc, str]]:
+        """Of plugged ports: those whose wires are not as documents say, and how, in words. The next `prepare` and
+        `plug` of the port set it right."""
         ...
 
     def audit(self, ports: Iterable[PortDoc]) -> Iterator[Drift]:

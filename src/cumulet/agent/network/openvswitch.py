@@ -165,33 +165,36 @@ class OpenVSwitch:
 
     # -- what an operator looks for -----------------------------------------------------------------------------------
 
-    def astray(self, port: PortDoc) -> str | None:
-        """Its devices, and its tag in br-int."""
-        plan = links.Plan(look=True)
-        if _hybrid(port):
-            self._join(plan, port)
-        self._plug(plan, port, names.tap(port.id))
-        if words := plan.words():
-            return words
-        tag, outer = self._ready().get(port.network_id), _outer(port)
-        found = self._tag_of(outer)
-        if found == (tag, port.network_id):
-            return None
-        if found is None:
-            return f"{outer} is not in {INTEGRATION}"
-        return f"{outer} has tag {found[0]} of network {found[1] or 'none'}, not {tag}"
+    def astray(self, ports: Iterable[PortDoc]) -> Iterator[tuple[PortDoc, str]]:
+        """Devices, and tags in br-int."""
+        if self._tags is None:
+            return  # nothing was wired yet
+        held = self._ports()
+        for port in ports:
+            plan = links.Plan(look=True)
+            if _hybrid(port):
+                self._join(plan, port)
+            self._plug(plan, port, names.tap(port.id))
+            tag, outer = self._tags.get(port.network_id), _outer(port)
+            found = held.get(outer)
+            if words := plan.words():
+                yield port, words
+            elif found is None:
+                yield port, f"{outer} is not in {INTEGRATION}"
+            elif found != (tag, port.network_id):
+                yield port, f"{outer} has tag {found[0]} of network {found[1]}, not {tag}"
 
     def audit(self, ports: Iterable[PortDoc]) -> Iterator[Drift]:
         """Bridges and what joins them, tunnels, strange ports, and every flow."""
         wanted = list(ports)
-        if self._tags is None and not wanted:
-            return  # nothing of ours was ever needed here
-        tags = self._ready()
+        tags = self._tags
+        if tags is None:
+            return  # nothing was wired yet
         present = self._rows("Bridge", "name", "fail_mode", "external_ids")
         standing = {row["name"]: row for row in present}
         interfaces = {row["name"]: row for row in self._rows("Interface", "name", "type", "options")}
         yield from self._standing(standing, interfaces)
-        yield from self._tunnelling(interfaces)
+        yield from self._tunnelling(tags, interfaces)
         outers = {_outer(port) for port in [*wanted, *all_ports(self._store)]}
         joints = {PATCH_TUN, *(ovs_flows.patch_names(bridge)[0] for bridge in self._patched)}
         inside = run(["ovs-vsctl", "list-ports", INTEGRATION]).split() if INTEGRATION in standing else []
@@ -219,10 +222,10 @@ class OpenVSwitch:
             elif row is not None and (row["type"], row["options"].get("peer")) != ("patch", peer):
                 yield _switch(name, "different", f"{name} of {bridge} does not lead to {peer}")
 
-    def _tunnelling(self, interfaces: dict[str, Any]) -> Iterator[Drift]:
+    def _tunnelling(self, tags: dict[str, int], interfaces: dict[str, Any]) -> Iterator[Drift]:
         wanted = {
             tunnel_port(kind, peer): (kind, self._tunnel_options(kind, peer))
-            for kind, peers in self._wanted_tunnels(self._networks(self._ready(), None)).items()
+            for kind, peers in self._wanted_tunnels(self._networks(tags, None)).items()
             for peer in peers
         }
         present = {name: (row["type"], row["options"]) for name, row in interfaces.items() if row["type"] in _TUNNELS}

@@ -33,7 +33,7 @@ from cumulet.services.operator.audit.model import Check, Finding, Severity
 from cumulet.services.volume import tables as vt
 
 _MEND_SECONDS = 60.0
-_ANSWER_SECONDS = 10.0
+_ANSWER_SECONDS = 30.0
 _PREFIX = 11  # device names hold so much of a port's id
 _S, _P, _V, _A, _B = ct.SERVERS, nt.PORTS, vt.VOLUMES, vt.ATTACHMENTS, vt.BACKUPS
 _SERVERS = select(_S.c.id, _S.c.host, _S.c.goal, _S.c.image_id, _S.c.root_gb, _S.c.deleting, _S.c.launched_at).where(
