@@ -1,7 +1,6 @@
 """The course of a request: what is noted, what is drawn, and that clocks do not draw what cannot be."""
 
 import re
-import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any

@@ -280,6 +280,7 @@ class HostAudit:
                 if time.monotonic() > end:
                     raise
                 time.sleep(0.05)
+        pause = 0.005
         while time.monotonic() < end:
             row = self.db.read(lambda tx: journal.load(tx, saga_id))
             if row is not None and row.status == "finished":
@@ -288,7 +289,7 @@ class HostAudit:
                 return done[0] if done else CODES[finding.code][2] or "mended"
             if row is None or row.status == "failed":
                 raise CloudError(row.error or "It failed." if row else "Its saga is gone.")
-            time.sleep(0.01)
+            time.sleep(pause := min(2 * pause, 0.2))
         raise CloudError(f"The host is still at it (saga {saga_id}).")
 
     def _start(self, tx: Tx, params: MendParams) -> str:
