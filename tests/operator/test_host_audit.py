@@ -12,7 +12,9 @@ from cumulet.agent.contract import AuditHost, MendItem
 from cumulet.agent.errors import DriverError
 from cumulet.agent.fake.world import Disks, Domain, Volume, World
 from cumulet.saga.tables import SAGAS
+from cumulet.services.compute import tables as ct
 from cumulet.services.operator.audit.host import CODES, PLUMBING
+from cumulet.services.volume import tables as vt
 from tests.operator.test_operator import ask
 from tests.operator.test_rows import NOBODY, Stage
 
@@ -315,6 +317,28 @@ def test_every_kind_is_tried() -> None:
     assert set(PLANTS) == (set(CODES) - people) | plumbing
     tried = {code.rsplit("-", 1)[0] for code in plumbing}
     assert tried == {"namespace", "dnsmasq", "dhcp-host", "lease", "chain", "forwarding"}
+
+
+def test_a_row_that_names_no_known_host_leaves_what_hosts_have(stage: Hosts) -> None:
+    """The guest that runs and the only copy of a volume are not leftovers because a row is wrong."""
+    host, world, storage = stage.host, stage.world, stage.storage
+    storing = next(name for name, one in stage.cloud.hosts.items() if one.fake.world is storage)
+    stage.run(update(ct.SERVERS).where(ct.SERVERS.c.id == stage.server).values(host="burnt"))
+    stage.run(update(vt.VOLUMES).where(vt.VOLUMES.c.id == stage.volume).values(host="burnt"))
+    try:
+        found = stage.audit(fix=True)
+        assert {"server-on-unknown-host", "volume-on-unknown-host"} <= {f["code"] for f in found}
+        assert {"domain-of-gone-server", "disk-without-server", "volume-without-row"}.isdisjoint(
+            f["code"] for f in found
+        )
+        assert world.state.domains[stage.server].power_state == 1
+        assert stage.server in world.state.disks
+        assert stage.volume in storage.state.volumes
+    finally:
+        stage.run(update(ct.SERVERS).where(ct.SERVERS.c.id == stage.server).values(host=host))
+        stage.run(update(vt.VOLUMES).where(vt.VOLUMES.c.id == stage.volume).values(host=storing))
+    stage.settle()
+    stage.cloud.wait(lambda: serious(stage.audit(fix=True)) == [], 20)
 
 
 def test_nothing_unknown_is_touched_unasked(stage: Hosts) -> None:

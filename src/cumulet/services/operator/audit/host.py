@@ -75,11 +75,17 @@ class _World:
     disks: dict[str, str]  # attachment -> the server's disk that it is
     owned: set[tuple[str, str]]
     between: set[tuple[str, str]]  # (server, host) of moves that are not over: both hosts may have its disks
+    hosts: set[str]  # all that the cloud knows, up or not
     prefixes: dict[str, str] = field(default_factory=dict)
 
     def port_of(self, tap: str) -> str | None:
         """A host may know of a port no more than what its tap's name holds."""
         return tap if tap in self.ports else self.prefixes.get(tap[:_PREFIX])
+
+    def elsewhere(self, row_host: str | None, host: str) -> bool:
+        """Does a row say for sure that its thing is not here? One that names no host, or one that the cloud does not
+        know, says nothing: what is here may be the thing itself."""
+        return row_host != host and row_host in self.hosts
 
     def busy(self, *objects: tuple[str, str]) -> bool:
         """Does a saga own one of them?"""
@@ -92,8 +98,8 @@ class _World:
         )  # fmt: skip
 
 
-def _read(tx: Tx, there: set[str]) -> _World:
-    """``there``: servers of which hosts have something."""
+def _read(tx: Tx, there: set[str], hosts: set[str]) -> _World:
+    """``there``: servers of which hosts have something. ``hosts``: the names of all."""
     servers = {row[0]: row for row in tx.rows(_SERVERS)}
     strange = sorted(there - servers.keys())
     world = _World(
@@ -106,6 +112,7 @@ def _read(tx: Tx, there: set[str]) -> _World:
         backups={row[0]: row for row in tx.rows(_BACKUPS)},
         between={(row[0], host) for row in tx.rows(_MOVES) for host in row[1:] if host is not None},
         owned={(row[0], row[1]) for row in tx.rows(_OWNED)},
+        hosts=hosts,
     )
     world.prefixes = {port[:_PREFIX]: port for port in world.ports}
     return world
@@ -226,7 +233,7 @@ class HostAudit:
             for answer in answers.values() if isinstance(answer, Audited)
             for thing in answer.things if thing.kind in ("domain", "disk")
         }  # fmt: skip
-        world = self.db.read(lambda tx: _read(tx, there))
+        world = self.db.read(lambda tx: _read(tx, there, {row.name for row in self.hosts.snapshot(tx)}))
         found: list[Finding] = []
         for host, answer in answers.items():
             if isinstance(answer, str):
@@ -345,7 +352,7 @@ def _servers(host: str, things: dict[str, dict[str, Thing]], lists: set[str], wo
     domains, disks = things.get("domain", {}), things.get("disk", {})
     for thing in (*domains.values(), *disks.values()):
         row = world.servers.get(thing.id)
-        if world.busy(("server", thing.id)) or (row is not None and row.host in (host, None)):
+        if world.busy(("server", thing.id)) or (row is not None and not world.elsewhere(row.host, host)):
             continue
         if thing.kind == "disk" and (thing.id, host) in world.between:
             continue
@@ -403,7 +410,9 @@ def _volumes(host: str, things: dict[str, dict[str, Thing]], lists: set[str], wo
     volumes, exports, backups = (things.get(kind, {}) for kind in ("volume", "export", "backup"))
     for thing in volumes.values():
         row = world.volumes.get(thing.id)
-        if world.busy(("volume", thing.id)) or (row is not None and row.deleted_at is None and row.host == host):
+        if world.busy(("volume", thing.id)):
+            continue
+        if row is not None and row.deleted_at is None and not world.elsewhere(row.host, host):
             continue
         whose = "which nobody knows" if row is None else "which is deleted or elsewhere"
         yield _absent("volume-without-row", thing, host, f"{host} has volume {thing.id}, {whose}; it is left alone")
