@@ -1,11 +1,14 @@
 """The local bus under chaos: whoever repeats gets through, and the same seed does the same harm."""
 
 import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from cumulet.agent.contract import Accepted, AskOutcome
-from cumulet.bus import BusTimeout, Chaos, LocalBus
+from cumulet.bus import BusTimeout, Chaos, LocalBus, open_bus
 
 
 def test_the_same_seed_harms_the_same_messages() -> None:
@@ -41,4 +44,25 @@ def test_dropped_calls_time_out_and_repeats_get_through() -> None:
     assert timeouts > 0
     assert len(seen) == 60
     assert max(seen.values()) > 1
+    bus.close()
+
+
+def test_a_file_brings_chaos_upon_a_bus_of_another_process(tmp_path: Path) -> None:
+    def within(seconds: float, holds: Callable[[], bool]) -> bool:
+        end = time.monotonic() + seconds
+        while not holds() and time.monotonic() < end:
+            time.sleep(0.01)
+        return holds()
+
+    file = tmp_path / "harm.json"
+    bus = open_bus(f"local?chaos={file}")
+    assert bus.in_process
+    Chaos(seed=3, drop=1.0, quiet=True).write(file)
+    assert within(5, lambda: not bus.in_process)
+    bus.serve("agent.a", lambda message: Accepted(op_id=message.op_id))
+    with pytest.raises(BusTimeout):
+        bus.call("agent.a", AskOutcome(op_id="1"))
+    file.unlink()
+    assert within(5, lambda: bus.in_process)
+    assert bus.call("agent.a", AskOutcome(op_id="2")) == Accepted(op_id="2")
     bus.close()

@@ -31,23 +31,6 @@ def answer(message: Any) -> c.Accepted:
 # -- messages --------------------------------------------------------------------------------------------------------
 
 
-def harmed(bus: Any, chaos: Chaos) -> Any:
-    """An AMQP bus whose messages, and answers, are lost, doubled, late and overtaken."""
-    publish = bus._publisher.publish
-
-    def harm(*arguments: Any, **more: Any) -> None:
-        for delay in chaos.copies():
-            if delay:
-                timer = threading.Timer(delay, publish, arguments, more)
-                timer.daemon = True
-                timer.start()
-            else:
-                publish(*arguments, **more)
-
-    bus._publisher.publish = harm
-    return bus
-
-
 @pytest.fixture(params=["local", pytest.param("amqp", marks=pytest.mark.rabbit)])
 def harmful(request: pytest.FixtureRequest) -> Iterator[Callable[[Chaos], Bus]]:
     made: list[Bus] = []
@@ -58,7 +41,9 @@ def harmful(request: pytest.FixtureRequest) -> Iterator[Callable[[Chaos], Bus]]:
         else:
             from cumulet.bus.amqp import AmqpBus
 
-            made.append(harmed(AmqpBus(request.getfixturevalue("own_rabbit").url), chaos))
+            bus = AmqpBus(request.getfixturevalue("own_rabbit").url)
+            bus.chaos = chaos
+            made.append(bus)
         return made[-1]
 
     yield make

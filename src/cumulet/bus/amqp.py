@@ -31,6 +31,7 @@ from kombu.exceptions import KombuError
 
 from cumulet.bus import catalogue
 from cumulet.bus.accounts import HOSTS, REPLIES, account_name
+from cumulet.bus.chaos import Chaos
 from cumulet.bus.local import envelop, run_handler
 from cumulet.bus.model import (
     BusTimeout,
@@ -359,6 +360,7 @@ class AmqpBus:
         self.name = ""
         self.observer: Observer | None = None
         self.in_process = False
+        self.chaos: Chaos | None = None
         self.traffic = Traffic()
         self._publisher = _Publisher(self.broker, declares=self.host is None)
         self._waiting: dict[str, _Pending] = {}
@@ -386,7 +388,7 @@ class AmqpBus:
         try:
             while not pending.event.is_set():
                 generation = replies.generation
-                self._publisher.publish(
+                self._publish(
                     *self._way_to(topic),
                     body,
                     end - time.monotonic(),
@@ -431,7 +433,7 @@ class AmqpBus:
     def reply(self, queue: str, correlation_id: str | None, name: str, body: bytes) -> None:
         try:
             exchange = self.queue(REPLIES) if self.host else ""
-            self._publisher.publish(exchange, queue, body, 2.0, type=name, correlation_id=correlation_id)
+            self._publish(exchange, queue, body, 2.0, type=name, correlation_id=correlation_id)
         except Unreachable:
             _log.warning("an answer (%s) is lost: no broker", name)
 
@@ -482,10 +484,27 @@ class AmqpBus:
 
     # -- parts --------------------------------------------------------------------------------------------
 
+    def _publish(self, *message: Any, **properties: Any) -> None:
+        """As the chaos wants it; a copy that is late is lost if there is no broker by then."""
+        if (chaos := self.chaos) is None:
+            self._publisher.publish(*message, **properties)
+            return
+        for seconds in chaos.copies():
+            if seconds:
+                late = threading.Timer(seconds, self._publish_late, (message, properties))
+                late.daemon = True
+                late.start()
+            else:
+                self._publisher.publish(*message, **properties)
+
+    def _publish_late(self, message: Any, properties: dict[str, Any]) -> None:
+        with suppress(Unreachable):
+            self._publisher.publish(*message, **properties)
+
     def _hint(self, exchange: str, key: str, message: msgspec.Struct) -> None:
         name, body = catalogue.encode(message)
         try:
-            self._publisher.publish(exchange, key, body, 0.5, type=name, headers=self._headers(), **self._account)
+            self._publish(exchange, key, body, 0.5, type=name, headers=self._headers(), **self._account)
         except Unreachable:
             _log.warning("a hint (%s) is lost: no broker", name)
 

@@ -5,12 +5,10 @@ With a ``Chaos`` (tests), messages are delayed, doubled, dropped and overtaken, 
 """
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
@@ -18,6 +16,7 @@ import msgspec
 
 from cumulet import logs
 from cumulet.bus import catalogue
+from cumulet.bus.chaos import Chaos
 from cumulet.bus.model import (
     Bus,
     BusTimeout,
@@ -34,36 +33,6 @@ from cumulet.bus.pool import Pool, current_depth
 
 _log = logging.getLogger(__name__)
 _STOP_SECONDS = 5.0
-
-
-@dataclass
-class Chaos:
-    """How often (0..1) a message is harmed. A delayed message is overtaken by those sent after it."""
-
-    seed: int = field(default_factory=lambda: random.SystemRandom().randrange(1 << 32))
-    drop: float = 0.0
-    double: float = 0.0
-    delay: float = 0.0
-    delay_seconds: float = 0.02
-    drop_seconds: float = 0.2  # how soon the caller of a dropped call gets its time-out
-    quiet: bool = False
-
-    def __post_init__(self) -> None:
-        self._random = random.Random(self.seed)
-        self._lock = threading.Lock()
-        if not self.quiet:
-            print(f"bus chaos: {self!r}")  # shown by pytest when the test fails
-
-    def copies(self) -> list[float]:
-        """The delays, in seconds, with which copies of one message arrive; empty: it is lost."""
-        with self._lock:
-            if self._random.random() < self.drop:
-                return []
-            number = 2 if self._random.random() < self.double else 1
-            return [
-                self._random.uniform(0, self.delay_seconds) if self._random.random() < self.delay else 0.0
-                for _ in range(number)
-            ]
 
 
 class _Pending:
