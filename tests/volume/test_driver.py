@@ -3,9 +3,11 @@
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,13 +115,35 @@ def test_exports_are_fenced_by_generation_and_outlive_us(host, tmp_path):
     assert list((tmp_path / "storage" / "exports").iterdir()) == []
 
 
-def test_exports_come_back_after_the_daemon_died(host, tmp_path):
+@pytest.mark.parametrize("tended", [False, True])
+def test_exports_come_back_after_the_daemon_died(host, tmp_path, tended):
     volume = host.create()
     uri = host.export(volume)
     io(uri, "write -P 3 0 64k")
-    os.kill(int(host.provider.daemon.pid_file.read_text()), 9)
-    Host(tmp_path, host.provider.daemon.run_dir)
+    pid = int(host.provider.daemon.pid_file.read_text())
+    os.kill(pid, signal.SIGKILL)
+    while (process := Path(f"/proc/{pid}/cmdline")).exists() and process.read_bytes():
+        time.sleep(0.01)
+    if tended:
+        host.provider.facts()  # with the next heartbeat
+    else:
+        Host(tmp_path, host.provider.daemon.run_dir)
     io(uri, "read -P 3 0 64k")
+
+
+def test_a_daemon_that_does_not_answer_is_not_started_twice(host, monkeypatch):
+    uri, pid_file = host.export(host.create()), host.provider.daemon.pid_file
+    pid = int(pid_file.read_text())
+    monkeypatch.setattr("cumulet.agent.volume.daemon.Qmp", partial(Qmp, timeout=0.3))
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        host.provider.facts()
+        with pytest.raises(DriverError, match="does not answer"):
+            host.export(host.create())
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert int(pid_file.read_text()) == pid
+    io(uri, "read 0 64k")
 
 
 @pytest.mark.parametrize("exported", [False, True])

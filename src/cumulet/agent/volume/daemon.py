@@ -41,11 +41,18 @@ class StorageDaemon:
         self._lock = threading.RLock()
 
     def running(self) -> bool:
+        """Does its process live? One that does not answer for a while is no reason to start another."""
+        return self._process() is not None
+
+    def _process(self) -> tuple[int, list[bytes]] | None:
+        """Its number and its command line."""
         try:
-            Qmp(self.monitor, timeout=5).close()
-        except OSError:
-            return False
-        return True
+            pid = int(self.pid_file.read_text())
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")  # a zombie has none
+        except (OSError, ValueError):
+            return None
+        ours = os.path.basename(words[0]) == PROGRAM.encode() and str(self.pid_file).encode() in words
+        return (pid, words) if ours else None
 
     def ensure(self) -> bool:
         """Start it unless it runs; True if it had to be started (it then has no exports)."""
@@ -100,11 +107,10 @@ class StorageDaemon:
 
     def speaks_tls(self) -> bool:
         """As it runs, or is to be started: one that was started before this host had a certificate goes on as it is."""
-        try:
-            command = Path(f"/proc/{int(self.pid_file.read_text())}/cmdline").read_bytes()
-        except (OSError, ValueError):
+        process = self._process()
+        if process is None:
             return self.tls is not None
-        return f"tls-creds={_CREDENTIALS}".encode() in command
+        return any(f"tls-creds={_CREDENTIALS}".encode() in word for word in process[1])
 
     def outdated(self) -> bool:
         """Is it known to others by another certificate (or none) than this host has by now?"""
@@ -145,13 +151,10 @@ class StorageDaemon:
 
     def stop(self, seconds: float = 10) -> None:
         """End it: every guest that uses a volume of it loses its disk."""
-        try:
-            pid = int(self.pid_file.read_text())
-            name = Path(f"/proc/{pid}/comm").read_text().strip()
-        except (FileNotFoundError, ValueError):
+        process = self._process()
+        if process is None:
             return
-        if not PROGRAM.startswith(name):
-            return  # the number is another process's by now
+        pid = process[0]
         try:
             with Qmp(self.monitor, timeout=5) as qmp:
                 qmp.execute("quit")

@@ -309,6 +309,7 @@ class FileProvider:
         shutil.rmtree(self.daemon.run_dir, ignore_errors=True)
 
     def facts(self) -> Facts:
+        self.exports.tend()  # with every heartbeat
         total, free = self.volumes.space()
         warnings = [] if self.daemon.listen is None or self.daemon.speaks_tls() else [_PLAIN]
         if self.daemon.tls is not None and self.daemon.speaks_tls() and self.daemon.outdated():

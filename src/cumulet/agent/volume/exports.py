@@ -5,6 +5,7 @@ the daemon (its client is cut off), an older one is refused: a host that was fen
 died, `restore` serves everything recorded again.
 """
 
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from cumulet.agent.errors import DriverError
 from cumulet.agent.volume.daemon import StorageDaemon
 from cumulet.agent.volume.files import FileVolumes
 from cumulet.agent.volume.qmp import Qmp
+
+_log = logging.getLogger(__name__)
 
 
 class ExportRecord(msgspec.Struct, frozen=True):
@@ -161,6 +164,12 @@ class Exports:
                 _end_export(qmp, name)
                 if list(nodes.values()).count(nodes[name]) == 1:
                     qmp.execute("blockdev-del", **{"node-name": nodes[name]})
+
+    def tend(self) -> None:
+        """A daemon that died while it served comes back: the guests' disks wait for it."""
+        if not self._daemon.running() and self.all():
+            _log.warning("the storage daemon has died: it is started again")
+            self.restore()
 
     def resize(self, volume_id: str, size: int) -> None:
         """Grow an open volume. The daemon lets nobody grow what it exports, and an export's size is fixed when it is
