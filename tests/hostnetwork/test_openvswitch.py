@@ -119,6 +119,8 @@ def test_restarts_of_switch_and_agent(switched: list[Host]) -> None:
     )  # fmt: skip
     time.sleep(0.3)
     worker = switched[0].restart()
+    guarded = switched[0].sh("nft list table netdev cumulet_guard")
+    assert "eth1" in guarded, "the host's own stack sees no tunnel packets, before the first port is wired again, too"
     worker("plug", ports[0])
     assert [c for c in worker.changes() if c[0] == "ip"] == []
     out = pinging.communicate()[0]

@@ -55,7 +55,7 @@ class OpenVSwitch:
         self._installed: dict[str, list[str]] = {}
         self._tunnels: dict[str, set[str]] = {kind: set() for kind in _TUNNELS}
         self._patched: set[str] = set()  # bridges of physical networks with patch ports
-        self._nics: set[str] = set()  # NICs in bridges of ours that a user space datapath reads
+        self._nics: set[str] | None = None  # NICs in bridges that a user space datapath reads; None: not read yet
         self._daemon = _vswitchd(config)
 
     # -- Mechanism ---------------------------------------------------------------------------------------------------
@@ -139,8 +139,21 @@ class OpenVSwitch:
             found += links.names("qvo")
             # veths of DHCP servers and routers; a guest's tap is at home in its qbr
             found += [d for d in links.names("tap") if not links.is_tap(d) and not links.exists("qbr" + d[3:])]
-            found += [n for n in sorted(self._nics) if links.exists(n)]
+            found += [n for n in sorted(self._read_nics()) if links.exists(n)]
         return found
+
+    def _read_nics(self) -> set[str]:
+        """At first those that an earlier life left in OVSDB: they stay guarded until the first port is wired again."""
+        if self._nics is None:
+            self._nics = set()
+            if self._running():
+                for bridge in {UNDERLAY, *self._config.bridge_mappings.values()} & set(self._bridges()):
+                    self._nics |= self._nics_in(bridge)
+        return self._nics
+
+    def _nics_in(self, bridge: str) -> set[str]:
+        members = run(["ovs-vsctl", "--no-wait", "list-ports", bridge]).split()
+        return {member for member in members if links.exists(member) and not links.is_tap(member)}
 
     def is_private(self, bridge: str) -> bool:
         return bridge.startswith("qbr")
@@ -161,7 +174,7 @@ class OpenVSwitch:
                 ip_batch([f"addr replace {home['cumulet-address']} dev {home['cumulet-nic']}"])
         self.distrust()
         self._seen.clear()
-        self._nics.clear()
+        self._nics = set()
 
     # -- what an operator looks for -----------------------------------------------------------------------------------
 
@@ -347,8 +360,7 @@ class OpenVSwitch:
             *_patch(bridge, outer, inner),
         )
         if self._netdev:
-            members = run(["ovs-vsctl", "list-ports", bridge]).split()
-            self._nics.update(m for m in members if links.exists(m) and not links.is_tap(m))
+            self._read_nics().update(self._nics_in(bridge))
         self._patched.add(bridge)
 
     def _underlay(self, tunnel_ip: str) -> None:
@@ -357,7 +369,7 @@ class OpenVSwitch:
         holder = _holder(tunnel_ip)
         if holder is not None and holder[0] in self._bridges():
             if nic:
-                self._nics.add(nic)
+                self._read_nics().add(nic)
             return
         if not nic or holder is None or holder[0] != nic:
             raise DriverError(
@@ -380,7 +392,7 @@ class OpenVSwitch:
                 f"link set dev {UNDERLAY} up",
             ]
         )
-        self._nics.add(nic)
+        self._read_nics().add(nic)
 
     def _sync(self, port: PortDoc | None) -> None:
         """Tunnels and flows to what ports and documents say."""
