@@ -1,5 +1,6 @@
 #!/bin/bash
-# Start Open vSwitch inside a pretend host, datapath in user space allowed. With "restart": only ovs-vswitchd anew.
+# Start Open vSwitch inside a pretend host, datapath in user space allowed. With "restart": only ovs-vswitchd anew;
+# "start-switch": it was killed.
 set -e
 start_switch() {
     ovs-vswitchd unix:/run/openvswitch/db.sock --pidfile --detach --no-chdir --disable-system \
@@ -9,6 +10,10 @@ if [ "${1:-}" = restart ]; then
     pid=$(cat /run/openvswitch/ovs-vswitchd.pid)
     ovs-appctl -t ovs-vswitchd exit
     while kill -0 "$pid" 2>/dev/null; do sleep 0.02; done
+    start_switch
+    exit
+fi
+if [ "${1:-}" = start-switch ]; then  # after it was killed
     start_switch
     exit
 fi

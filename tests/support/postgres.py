@@ -1,9 +1,12 @@
 """A private PostgreSQL server in a directory of its own; the system's clusters are never touched."""
 
+import contextlib
 import itertools
 import os
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 from tests.support import leftovers
@@ -64,7 +67,7 @@ class PostgresServer:
             self._run("initdb", "-D", str(data), "-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync")
         options = f"-p {self.port} -h 127.0.0.1 -k {self.directory} -c max_connections=300"
         if not durable:
-            options += " -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c shared_buffers=32MB"
+            options += " -c fsync=off -c full_page_writes=off -c shared_buffers=32MB"
         if self._tls is not None:
             own = [Path(shutil.copy(path, self.directory)) for path in self._tls]
             for path in own:
@@ -108,11 +111,27 @@ class PostgresServer:
         name = url.rpartition("/")[2]
         return [f"host={self.directory} port={self.port} user=postgres dbname={name}"]
 
+    def pids(self) -> list[int]:
+        """The server's processes, its first one first; none if it does not run."""
+        with contextlib.suppress(FileNotFoundError):
+            first = self.pid
+            return [first, *map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split())]
+        return []
+
+    def kill(self) -> None:
+        """All of it at once, with SIGKILL; `start` brings it back with what was written."""
+        pids = self.pids()
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        while any(Path(f"/proc/{pid}").exists() for pid in pids):  # whoever inherited them has to notice
+            time.sleep(0.01)
+
     def restart(self) -> None:
         """Every connection is cut at once."""
         self._run("pg_ctl", "-D", str(self.directory / "data"), "-m", "immediate", "-w", "stop")
         self.start()
 
     def destroy(self) -> None:
-        self._run("pg_ctl", "-D", str(self.directory / "data"), "-m", "immediate", "-w", "stop")
+        self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)

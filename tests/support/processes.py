@@ -115,11 +115,27 @@ class Processes(Clients):
     def pid(self, role: str) -> int:
         return _innermost(self._running[role].pid)
 
+    def roles(self) -> list[str]:
+        """Those that were started and not killed by us."""
+        return list(self._running)
+
+    def ended(self) -> list[str]:
+        """Those of them that ended by themselves."""
+        return [role for role, process in self._running.items() if process.poll() is not None]
+
     def kill(self, role: str) -> None:
         """kill -9: no word to anyone."""
         process = self._running.pop(role)
         os.kill(_innermost(process.pid), signal.SIGKILL)
         process.wait(10)
+
+    def pause(self, role: str) -> None:
+        os.kill(self.pid(role), signal.SIGSTOP)
+
+    def resume(self, role: str) -> None:
+        """What started it where it lives (`nsenter`) stops with it."""
+        for pid in {self.pid(role), self._running[role].pid}:
+            os.kill(pid, signal.SIGCONT)
 
     def forget(self, role: str) -> None:
         """It died with its machine."""
