@@ -14,6 +14,7 @@ from cumulet.chaos.field import EmulatedField, rows
 from cumulet.chaos.ground import Ground
 from cumulet.chaos.model import Record, Thing
 from cumulet.chaos.reckoning import Reckoning
+from cumulet.chaos.victims import Victim, Victims
 from cumulet.services.compute.tables import SERVERS
 
 
@@ -37,7 +38,11 @@ class Scene:
 
     def server(self) -> Thing:
         network = self.ground.tenants[0].network
-        wanted = {"flavorRef": self.ground.flavors[0], "imageRef": self.ground.image, "networks": [{"uuid": network}]}
+        wanted = {
+            "flavorRef": self.ground.flavors[0],
+            "imageRef": self.ground.images[0],
+            "networks": [{"uuid": network}],
+        }
         return self.make("server", wanted)
 
     def reckon(self) -> set[tuple[str, str]]:
@@ -130,3 +135,18 @@ def test_what_was_disturbed_is_taken_back_at_the_end() -> None:
     assert undone == []
     disturber.mend()
     assert sorted(undone) == list(range(next(numbers)))
+
+
+def test_who_is_away_is_not_killed_again() -> None:
+    done: list[str] = []
+    victim = Victim("a", "agent", kill=lambda: done.append("kill"), start=lambda: done.append("start"), dead_s=(9.0,))
+    (killed,) = Victims([victim]).disturbances()
+    rng = random.Random(1)
+    did = killed.act(rng)
+    assert did is not None
+    assert did[0] == "a killed"
+    assert killed.act(rng) is None
+    assert did[1] is not None
+    did[1][2]()
+    assert done == ["kill", "start"]
+    assert killed.act(rng) is not None

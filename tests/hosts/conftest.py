@@ -1,26 +1,31 @@
 """Three pretend hosts for the tests of this folder, made once."""
 
-import fcntl
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from cumulet import guest
-from tests.hostcompute.conftest import learned
-from tests.hosts.machines import Machines
+from tests.hosts.machines import Machines, machines_alone
+from tests.hosts.world import World, make_world
 
 
 @pytest.fixture(scope="package")
-def built(pytestconfig: pytest.Config) -> guest.GuestImage:
+def alone(pytestconfig: pytest.Config) -> Iterator[tuple[Machines, guest.GuestImage]]:
     assert pytestconfig.cache is not None
-    return guest.build(pytestconfig.cache.mkdir("hostcompute-guest"))
+    with machines_alone(pytestconfig.cache.mkdir("hosts").parent) as made:
+        yield made
 
 
 @pytest.fixture(scope="package")
-def machines(pytestconfig: pytest.Config, built: guest.GuestImage) -> Iterator[Machines]:
-    with open(Path(tempfile.gettempdir()) / "guest.lock", "w") as lock:  # one set of guests at a time on a machine
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with Machines(learned(pytestconfig)).running() as running:
-            yield running
+def machines(alone: tuple[Machines, guest.GuestImage]) -> Machines:
+    return alone[0]
+
+
+@pytest.fixture(scope="package")
+def built(alone: tuple[Machines, guest.GuestImage]) -> guest.GuestImage:
+    return alone[1]
+
+
+@pytest.fixture(scope="package")
+def world(machines: Machines, built: guest.GuestImage, tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(machines, built.disk, tmp_path_factory.mktemp("key"))

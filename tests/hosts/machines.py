@@ -1,14 +1,17 @@
 """Two control nodes and three pretend hosts, as an operator would set them up: each role a process of its own, the
 database and the broker where the control nodes are, Open vSwitch, libvirt and the agent on every host. Everything
-between machines goes over TLS, by the site's own authority; hosts become hosts by `cumulet join`.
+between machines goes over TLS, by the site's own authority; hosts become hosts by `cumulet join`. Messages are harmed
+as long as `harm` says so; h1's volumes have a file system of their own, which can be filled.
 
 The control plane lives in the underlay's namespace, at 10.77.0.254; hosts reach it by their management NIC. PostgreSQL
 listens on the loopback there: no host can reach it. h1 is compute, network and storage, h2 and h3 are only compute.
 """
 
+import fcntl
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +21,7 @@ from typing import Any
 import msgspec
 import requests
 
+from cumulet import guest
 from cumulet.settings import load, to_toml
 from tests.support import leftovers
 from tests.support.certificates import Site
@@ -31,6 +35,7 @@ from tests.support.rabbit import RabbitServer
 CONTROL = "10.77.0.254"
 OUTSIDE = "172.31.9.1"  # the world's address on the provider network
 HOSTS = {"h1": ["compute", "network", "storage"], "h2": ["compute"], "h3": ["compute"]}
+_VOLUMES_GB = 40
 _SWITCH = Path(__file__).parents[1] / "hostnetwork" / "ovs-start.sh"
 
 
@@ -50,6 +55,7 @@ class Machines:
         self._learned = learned
         self.directory = leftovers.directory("cumulet-hosts-")
         self.directory.chmod(0o755)  # QEMU's own user passes through
+        self.harm = self.directory / "harm.json"
         self.nodes: dict[str, Processes] = {}
         self.postgres: PostgresServer | None = None
         self.rabbit: RabbitServer | None = None
@@ -94,7 +100,7 @@ class Machines:
         self.rabbit.start()
         self._urls = {
             "database_url": self.postgres.new_database(),
-            "bus_url": f"{self.rabbit.url}?prefix={unique('many')}",
+            "bus_url": f"{self.rabbit.url}?prefix={unique('many')}&chaos={self.harm}",
         }
 
     def _control_nodes(self) -> None:
@@ -154,6 +160,14 @@ class Machines:
                 "ovs-vsctl add-br br-ex -- set bridge br-ex datapath_type=netdev -- add-port br-ex eth2;"
                 "ip link set eth2 up",
             )
+        if "storage" in HOSTS[name]:
+            disk, place = self.directory / f"{name}.disk", self.directory / name / "volumes"
+            make = f"test -e {disk} || {{ truncate -s {_VOLUMES_GB}G {disk} && mkfs.ext4 -q -m 0 {disk}; }}"
+            self.sh(name, f"{make}; mkdir -p {place} && mount -o loop {disk} {place} && chmod 755 {place}")
+
+    def start_switch(self, name: str) -> None:
+        """ovs-vswitchd, after it died."""
+        self.sh(name, f"bash {_SWITCH} start-switch")
 
     def power_off(self, name: str) -> None:
         self.hosts.power_off(name)
@@ -180,6 +194,7 @@ class Machines:
         settings.network.tunnel_nic = "eth1"
         settings.network.dns_servers = [CONTROL]
         settings.storage.driver = "file"
+        settings.storage.directory = str(node.directory / "volumes")
         compute = node.directory / "compute"
         compute.mkdir(parents=True)
         if (self._learned / "libvirt").is_dir():
@@ -248,10 +263,11 @@ class Machines:
         assert done.returncode == 0, f"{host}: {script}\n{done.stdout}{done.stderr}"
         return done.stdout
 
-    def guests(self, host: str) -> list[str]:
-        """The QEMU processes of servers on a host."""
-        listed = self.sh(host, "ps -eo pid,args").splitlines()
-        return [line.split()[0] for line in listed if "qemu-system" in line and "guest=" in line]
+    def guests(self, host: str) -> dict[str, str]:
+        """The QEMU processes of servers on a host: server -> process."""
+        listed = self.sh(host, "ps -ww -eo pid,args").splitlines()
+        guests = (line for line in listed if "qemu-system" in line and "guest=" in line)
+        return {line.partition(" -uuid ")[2].split()[0]: line.split()[0] for line in guests}
 
     def libvirtd(self, host: str) -> int:
         """Its process, as it is numbered in the host; 0 while there is none."""
@@ -260,3 +276,17 @@ class Machines:
 
     def api(self, user: str) -> Api:
         return self.nodes["c1"].api(user)
+
+
+@contextmanager
+def machines_alone(cache: Path) -> Iterator[tuple[Machines, guest.GuestImage]]:
+    """The machines of one run, and the guests' image. ``cache`` keeps what is slow to make. One set of guests runs at
+    a time on a machine: it is waited for."""
+    directories = [cache / name for name in ("hostcompute-guest", "hostcompute-learned")]
+    for directory in directories:
+        directory.mkdir(parents=True, exist_ok=True)
+    built = guest.build(directories[0])
+    with open(Path(tempfile.gettempdir()) / "guest.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with Machines(directories[1]).running() as running:
+            yield running, built

@@ -1,10 +1,8 @@
 """Three hosts under one control plane: servers on each, one network over all, and every process killed in turn."""
 
 import json
-import re
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -14,165 +12,19 @@ from typing import Any
 import pytest
 import requests
 
-from cumulet import guest
-from tests.hosts.machines import HOSTS, OUTSIDE, Machines, eventually
-from tests.support.cloud import Api, unique
+from tests.hosts.machines import HOSTS, OUTSIDE, eventually
+from tests.hosts.world import BOOT_SECONDS, Pings, World
+from tests.support.cloud import unique
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]
 _DRIFT = Path(__file__).parents[1] / "support" / "drift.py"
-_BOOT_SECONDS = 300  # three emulated guests at once on a busy machine
 
 
-class World:
-    """One network over three hosts with a server on each; the one on h2 has a floating IP."""
-
-    def __init__(self, machines: Machines, image: Path, key: Path) -> None:
-        self.machines = machines
-        self.admin: Api = machines.api("admin")
-        self.key = key
-        self.network, self.router = self._networks()
-        self._open_security_group()
-        flavor = {"name": unique("nano"), "vcpus": 1, "ram": 128, "disk": 1}
-        self.flavor = self._made("compute", "/flavors", {"flavor": flavor})["flavor"]["id"]
-        self.image = self._upload(image)
-        pair = {"name": unique("key"), "public_key": key.with_suffix(".pub").read_text().strip()}
-        self._made("compute", "/os-keypairs", {"keypair": pair})
-        self.keypair = pair["name"]
-        self.servers = {host: self.create(host) for host in HOSTS}
-        self.addresses = {host: self.active(server_id, host) for host, server_id in self.servers.items()}
-        self.floating_ip = self._floating_ip(self.servers["h2"])
-
-    def _made(self, service: str, path: str, body: Any, version: str | None = None) -> Any:
-        answer = self.admin.post(service, path, body, version=version)
-        assert answer.status in (200, 201, 202), answer.text
-        return answer.body
-
-    def _networks(self) -> tuple[str, str]:
-        public = {
-            "name": "public",
-            "router:external": True,
-            "provider:network_type": "flat",
-            "provider:physical_network": "public",
-        }
-        self.public = self._made("network", "/networks", {"network": public})["network"]["id"]
-        outer = {
-            "network_id": self.public,
-            "cidr": "172.31.9.0/24",
-            "ip_version": 4,
-            "gateway_ip": OUTSIDE,
-            "enable_dhcp": False,
-            "allocation_pools": [{"start": "172.31.9.20", "end": "172.31.9.60"}],
-        }
-        self._made("network", "/subnets", {"subnet": outer})
-        network = self._made("network", "/networks", {"network": {"name": "private"}})["network"]["id"]
-        inner = {"network_id": network, "cidr": "10.9.0.0/24", "ip_version": 4}
-        subnet = self._made("network", "/subnets", {"subnet": inner})["subnet"]["id"]
-        router = {"name": "router", "external_gateway_info": {"network_id": self.public}}
-        router_id = self._made("network", "/routers", {"router": router})["router"]["id"]
-        plugged = self.admin.put("network", f"/routers/{router_id}/add_router_interface", {"subnet_id": subnet})
-        assert plugged.status == 200, plugged.text
-        return network, router_id
-
-    def _open_security_group(self) -> None:
-        groups = self.admin.get("network", f"/security-groups?name=default&project_id={self.admin.project_id}")
-        (group,) = groups["security_groups"]
-        for protocol, port in (("icmp", None), ("tcp", 22)):
-            rule = {"security_group_id": group["id"], "direction": "ingress", "protocol": protocol}
-            if port:
-                rule |= {"port_range_min": port, "port_range_max": port}
-            self._made("network", "/security-group-rules", {"security_group_rule": rule})
-
-    def _upload(self, path: Path) -> str:
-        body = {"name": unique("tiny"), "disk_format": "qcow2", "container_format": "bare"}
-        image = self._made("image", "/images", body)["id"]
-        headers = {"content-type": "application/octet-stream"}
-        sent = self.admin.put("image", f"/images/{image}/file", data=path.read_bytes(), headers=headers)
-        assert sent.status == 204, sent.text
-        return str(image)
-
-    def create(self, host: str) -> str:
-        body = {
-            "name": f"on-{host}",
-            "imageRef": self.image,
-            "flavorRef": self.flavor,
-            "key_name": self.keypair,
-            "networks": [{"uuid": self.network}],
-            "availability_zone": f"nova:{host}",
-        }
-        return str(self._made("compute", "/servers", {"server": body})["server"]["id"])
-
-    def show(self, server_id: str) -> Any:
-        answer = self.admin.get("compute", f"/servers/{server_id}")
-        return None if answer.status == 404 else answer["server"]
-
-    def active(self, server_id: str, host: str) -> str:
-        """Its address, when it is."""
-
-        def look() -> Any:
-            server = self.show(server_id)
-            assert server["status"] != "ERROR", server.get("fault")
-            return server["status"] == "ACTIVE" and server
-
-        server = eventually(f"the server on {host} is ACTIVE", look, 120)
-        assert server["OS-EXT-SRV-ATTR:host"] == host
-        return str(server["addresses"]["private"][0]["addr"])
-
-    def _floating_ip(self, server_id: str) -> str:
-        (port,) = self.admin.get("network", f"/ports?device_id={server_id}")["ports"]
-        body = {"floating_network_id": self.public, "port_id": port["id"]}
-        return str(self._made("network", "/floatingips", {"floatingip": body})["floatingip"]["floating_ip_address"])
-
-    def ssh(self, command: str) -> list[str]:
-        """The command line that runs a command in the guest on h2, through its floating IP."""
-        options = "-oStrictHostKeyChecking=no -oUserKnownHostsFile=/dev/null -oLogLevel=ERROR -oConnectTimeout=10"
-        return ["ssh", "-i", str(self.key), *options.split(), f"cirros@{self.floating_ip}", command]
-
-    def says(self, command: str) -> str | None:
-        done = subprocess.run(self.ssh(command), capture_output=True, text=True, timeout=60, check=False)
-        return done.stdout if done.returncode == 0 else None
-
-    def delete(self, server_id: str) -> None:
-        assert self.admin.delete("compute", f"/servers/{server_id}").status == 204
-        eventually("the server is gone", lambda: self.show(server_id) is None, 60)
-
-
-@pytest.fixture(scope="module")
-def world(machines: Machines, built: guest.GuestImage, tmp_path_factory: pytest.TempPathFactory) -> World:
-    key = tmp_path_factory.mktemp("key") / "key"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
-    made = World(machines, built.disk, key)
-    eventually("SSH by the floating IP", lambda: made.says("true") is not None, _BOOT_SECONDS)
-    return made
-
-
-class Pings:
-    """From the guest on h2 to one address, and what came of it."""
-
-    def __init__(self, world: World, address: str) -> None:
-        command = f"sudo ping -i 0.2 {shlex.quote(address)} & echo $! >/tmp/{address}; wait"
-        self._world, self.address = world, address
-        self._process = subprocess.Popen(world.ssh(command), stdout=subprocess.PIPE, text=True)
-
-    def end(self) -> None:
-        """Every packet was answered, but for a first one that looked for its way, before anything was disturbed, and
-        a last one that was still under way."""
-        self._world.says(f"sudo kill -INT $(cat /tmp/{self.address})")
-        try:
-            said = self._process.communicate(timeout=30)[0]
-        finally:
-            self.stop()
-        found = re.search(r"(\d+) packets transmitted", said)
-        assert found, said[-500:]
-        answered = [int(number) for number in re.findall(r"seq=(\d+)", said)]
-        assert len(answered) > 4
-        first, last = answered[0], answered[-1]
-        assert answered == list(range(first, last + 1)), f"lost or doubled on the way to {self.address}"
-        assert first <= 1
-        assert int(found[1]) - last <= 2
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.wait(10)
+def assert_none_lost(pings: Pings) -> None:
+    """But for a first one that looked for its way, before anything was disturbed."""
+    sent, lost = pings.end()
+    assert sent > 4
+    assert set(lost) <= {0}, f"{len(lost)} of {sent} lost on the way to {pings.address}"
 
 
 @pytest.fixture
@@ -185,7 +37,7 @@ def undisturbed(world: World) -> Iterator[None]:
     try:
         yield
         for one in pings:
-            one.end()
+            assert_none_lost(one)
     finally:
         for one in pings:
             one.stop()
@@ -359,7 +211,7 @@ def test_power_lost_on_one_host(world: World) -> None:
     pings = Pings(world, world.addresses["h1"])
     machines.power_off("h3")
     eventually("h3 is down", lambda: sorted(machines.nodes["c1"].hosts_up()) == ["h1", "h2"])
-    pings.end()
+    assert_none_lost(pings)
     machines.power_on("h3")
     machines.start_agents("h3")
     server_id = world.servers["h3"]
@@ -368,8 +220,8 @@ def test_power_lost_on_one_host(world: World) -> None:
     assert started.status == 202, started.text
     world.active(server_id, "h3")
     address = world.addresses["h3"]
-    eventually("it answers again", lambda: world.says(f"ping -c 1 -W 2 {address}"), _BOOT_SECONDS)
+    eventually("it answers again", lambda: world.says(f"ping -c 1 -W 2 {address}"), BOOT_SECONDS)
     assert {host: machines.guests(host) for host in before} == before
     for server in world.servers.values():
         world.delete(server)
-    assert all(machines.guests(host) == [] for host in HOSTS)
+    assert all(machines.guests(host) == {} for host in HOSTS)

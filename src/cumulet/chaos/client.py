@@ -19,7 +19,6 @@ _MOST = {
     "server": 4, "volume": 3, "snapshot": 2, "image": 2, "port": 3, "floatingip": 2, "network": 2, "router": 1,
     "security_group": 2,
 }  # fmt: skip
-_PAUSE_S = 0.25
 
 
 class Client:
@@ -35,6 +34,7 @@ class Client:
         self.session: Session = ground.session(tenant, user)
         self.error: BaseException | None = None
         self._stop_work = stop
+        self._most = {**_MOST, **ground.habits.most}
         self._names = 0
         self._wishes: list[tuple[Callable[[], None], int]] = [
             (self._create_server, 10), (self._power, 14), (self._rebuild, 3), (self._delete_server, 7),
@@ -52,7 +52,7 @@ class Client:
             while not self._stop_work.is_set():
                 wishes, weights = zip(*self._wishes, strict=True)
                 self.random.choices(wishes, weights)[0]()
-                self._stop_work.wait(self.random.expovariate(1 / _PAUSE_S))
+                self._stop_work.wait(self.random.expovariate(1 / self.ground.habits.think_s))
         except BaseException as error:  # noqa: BLE001 - it is told at the end: a client that dies is a defect of the run
             self.error = error
         finally:
@@ -108,7 +108,7 @@ class Client:
         return self.random.choice(mine) if mine else None
 
     def _full(self, kind: str) -> bool:
-        return len(self.record.living(kind, self.tenant.project, self.number)) >= _MOST[kind]
+        return len(self.record.living(kind, self.tenant.project, self.number)) >= self._most[kind]
 
     # -- servers ------------------------------------------------------------------------------------------------------
 
@@ -120,16 +120,19 @@ class Client:
         kind = self.random.random()
         if kind < 0.2:
             body["block_device_mapping_v2"] = [
-                {"boot_index": 0, "uuid": self.ground.image, "source_type": "image", "destination_type": "volume",
+                {"boot_index": 0, "uuid": self._image(), "source_type": "image", "destination_type": "volume",
                  "volume_size": 1, "delete_on_termination": True}
             ]  # fmt: skip
         else:
-            body["imageRef"] = self.ground.image
+            body["imageRef"] = self._image()
         port = self._one("port", own=True) if self.random.random() < 0.2 else None
         body["networks"] = [{"port": port.id} if port else {"uuid": self._network()}]
         made = self._create("server", body)
         if port is not None and made is not None:
             self.record.note(port, Event("attach", now(), now(), made.created, made.id))
+
+    def _image(self) -> str:
+        return self.random.choice(self.ground.images)
 
     def _network(self) -> str:
         own = self._one("network", own=True)
@@ -150,7 +153,7 @@ class Client:
         self._server_action(verb, body)
 
     def _rebuild(self) -> None:
-        self._server_action("rebuild", {"rebuild": {"imageRef": self.ground.image}})
+        self._server_action("rebuild", {"rebuild": {"imageRef": self._image()}})
 
     def _delete_server(self) -> None:
         self._delete("server")
@@ -190,7 +193,7 @@ class Client:
         more: dict[str, Any] = {}
         kind = self.random.random()
         if kind < 0.2:
-            more["imageRef"] = self.ground.image
+            more["imageRef"] = self._image()
         elif kind < 0.35 and (snapshot := self._one("snapshot")):
             more["snapshot_id"] = snapshot.id
         elif kind < 0.45 and (source := self._one("volume")):

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 
-from cumulet.bus.local import Chaos, LocalBus
+from cumulet.bus import Chaos, LocalBus
 from cumulet.chaos.model import now
 from cumulet.emulator import Emulator
 
@@ -75,6 +76,33 @@ class Disturber:
                 self._say(word)
 
 
+def harm_messages(seed: int, use: Callable[[Chaos | None], None], *, weight: int) -> Disturbance:
+    """``use`` brings the harm upon the bus, or ends it."""
+    going_on: list[Chaos] = []
+    numbers = count()
+
+    def act(rng: random.Random) -> tuple[str, Undo] | None:
+        values = rng.uniform(0, 0.3), rng.uniform(0, 0.3), rng.uniform(0, 0.5), rng.uniform(0.01, 0.5)
+        if going_on:
+            return None
+        chaos = Chaos(seed + next(numbers), *values, quiet=True)
+        use(chaos)
+        going_on.append(chaos)
+        told = f"messages: {chaos.drop:.0%} lost, {chaos.double:.0%} doubled, {chaos.delay:.0%} late"
+        return told, (rng.uniform(0.3, 2), "messages arrive", back)
+
+    def back() -> None:
+        use(None)
+        going_on.clear()
+
+    return Disturbance("messages harmed", weight, act)
+
+
+def in_file(path: Path) -> Callable[[Chaos | None], None]:
+    """For buses that were opened with ``?chaos=path``."""
+    return lambda chaos: path.unlink(missing_ok=True) if chaos is None else chaos.write(path)
+
+
 _WORDS = (
     "boot", "stop", "reboot", "image", "disk", "port", "delete", "snapshot", "attach", "detach", "volume",
     "volume-delete", "volume-extend", "volume-snapshot", "ExportVolume", "UnexportVolume", "DefineServer",
@@ -89,14 +117,14 @@ class EmulatedDisturbances:
         self._cloud = cloud
         assert isinstance(cloud.bus, LocalBus)
         self._bus = cloud.bus
-        self._chaos = Chaos(seed, quiet=True)
+        self._seed = seed
         self._conductor_lives = True
 
     def list(self) -> list[Disturbance]:
         return [
             Disturbance("host killed", 8, self._lose_host),
             Disturbance("conductor killed", 6, self._kill_conductor),
-            Disturbance("messages harmed", 8, self._harm_messages),
+            harm_messages(self._seed, self._harm, weight=8),
             Disturbance("operations fail", 8, self._fail),
             Disturbance("disk full", 3, self._fill),
             Disturbance("operations late", 6, self._delay),
@@ -125,19 +153,8 @@ class EmulatedDisturbances:
         self._cloud.start_conductor()
         self._conductor_lives = True
 
-    def _harm_messages(self, rng: random.Random) -> tuple[str, Undo | None] | None:
-        chaos = self._chaos
-        values = rng.uniform(0, 0.3), rng.uniform(0, 0.3), rng.uniform(0, 0.5), rng.uniform(0.01, 0.5)
-        if self._bus.chaos is not None:
-            return None
-        chaos.drop, chaos.double, chaos.delay, chaos.delay_seconds = values
+    def _harm(self, chaos: Chaos | None) -> None:
         self._bus.chaos = chaos
-        told = f"messages: {chaos.drop:.0%} lost, {chaos.double:.0%} doubled, {chaos.delay:.0%} late"
-
-        def back() -> None:
-            self._bus.chaos = None
-
-        return told, (rng.uniform(0.3, 2), "messages arrive", back)
 
     def _fault(self, rng: random.Random, what: str, number: int, host: str | None) -> tuple[str, Undo]:
         where = f" on {host}" if host else ""

@@ -2,6 +2,8 @@
 this process, whose clock is moved to the deadlines instead of waiting for them."""
 
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sqlalchemy import func, select
@@ -20,6 +22,8 @@ _UNDER_WAY = (
            SAGAS.c.position, SAGAS.c.deadline_at, SAGAS.c.error)
     .where(SAGAS.c.status.in_(ACTIVE)).order_by(SAGAS.c.id).limit(100)
 )  # fmt: skip
+_LAST_DEADLINE = select(func.max(SAGAS.c.deadline_at)).where(SAGAS.c.status.in_(ACTIVE))
+_MOST_S, _LATE_S = 600.0, 30.0  # that a settling may take whatever the deadlines say, and after them
 _COMPARE_S = 0.5
 # what is kept of what is over, and what comes and goes without any user's doing
 HISTORY = frozenset({
@@ -29,9 +33,22 @@ HISTORY = frozenset({
 })  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Habits:
+    """What a cloud can stand of its clients, and what is there for them."""
+
+    think_s: float = 0.25  # on average between two requests of a client
+    most: Mapping[str, int] = field(default_factory=dict)  # kind -> how many a client keeps, where not as usual
+    memory_mb: tuple[int, ...] = (64, 128)  # of the flavors
+    images: tuple[bytes, ...] = ()  # qcow2, each boots; empty: any bytes do
+    outer: str = ""  # id of a network with floating IPs; empty: one is made
+    ca: str | None = None  # file of the authority that vouches for the API
+
+
 class Field(Protocol):
     url: str
     db: Database
+    habits: Habits
     pause_s: float  # between disturbances
 
     def admin(self) -> Session: ...
@@ -58,6 +75,16 @@ def under_way(db: Database) -> list[str]:
         return f"{kind} of {object_kind} {object_id} is {status} at step {position} ({phase}{late}){why}"
 
     return db.read(lambda tx: [told(row, tx.now) for row in tx.rows(_UNDER_WAY)])
+
+
+def wait_for_sagas(db: Database, look: Callable[[], object]) -> list[str]:
+    """By real time, as long as deadlines allow; ``look()`` is called meanwhile. What is still under way, in words."""
+    last = db.read(lambda tx: (tx.scalar(_LAST_DEADLINE) or tx.now) - tx.now)
+    end = time.monotonic() + min(_MOST_S, max(float(last) / SECOND, 0.0) + _LATE_S)
+    while (left := under_way(db)) and time.monotonic() < end:
+        look()
+        time.sleep(0.2)
+    return left
 
 
 def rows(db: Database) -> dict[str, int]:
@@ -101,6 +128,7 @@ class EmulatedField:
             compare_seconds=_COMPARE_S,
         )
         self.cloud.start()
+        self.habits = Habits()
         self.url, self.db = self.cloud.url, self.cloud.db
         self.pause_s = 0.5
         self._seed = seed

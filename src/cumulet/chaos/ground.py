@@ -8,6 +8,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
+from cumulet.chaos.field import Habits
 from cumulet.chaos.session import Session
 from cumulet.cli.client import ApiError
 
@@ -31,36 +32,43 @@ class Tenant:
 class Ground:
     url: str
     admin: Session
-    image: str = ""
+    habits: Habits = field(default_factory=Habits)
+    images: list[str] = field(default_factory=list)
     flavors: list[str] = field(default_factory=list)
     outer: str = ""
     tenants: list[Tenant] = field(default_factory=list)
     _made: list[tuple[str, str]] = field(default_factory=list)  # service, path; removed from the end
 
     def session(self, tenant: Tenant, user: str) -> Session:
-        return Session(self.url, user, tenant.project, tenant.password)
+        return Session(self.url, user, tenant.project, tenant.password, self.habits.ca)
 
     def make(self, clients: int) -> None:
-        image = {"name": "chaos", "disk_format": "raw", "container_format": "bare", "visibility": "public"}
-        self.image = self._post("image", "/images", image)["id"]
-        self.admin.must("PUT", "image", f"/images/{self.image}/file", os.urandom(_IMAGE_BYTES))
-        for number in range(2):
-            flavor = {"name": f"chaos-{number}", "vcpus": 1, "ram": 64 << number, "disk": 1}
+        for data in self.habits.images or (os.urandom(_IMAGE_BYTES),):
+            form = "qcow2" if self.habits.images else "raw"
+            image = {"name": "chaos", "disk_format": form, "container_format": "bare", "visibility": "public"}
+            self.images.append(self._post("image", "/images", image)["id"])
+            self.admin.must("PUT", "image", f"/images/{self.images[-1]}/file", data)
+        for memory in self.habits.memory_mb:
+            flavor = {"name": f"chaos-{memory}", "vcpus": 1, "ram": memory, "disk": 1}
             self.flavors.append(self._post("compute", "/flavors", {"flavor": flavor})["flavor"]["id"])
+        self.outer = self.habits.outer or self._outer()
+        member = next(
+            r["id"] for r in self.admin.must("GET", "identity", "/roles")["roles"] if r["name"] == "member"
+        )  # fmt: skip
+        for number in range((clients + 1) // 2):
+            self._tenant(number, member, min(2, clients - 2 * number))
+
+    def _outer(self) -> str:
         outer = {
             "name": "chaos-outer",
             "router:external": True,
             "provider:network_type": "flat",
             "provider:physical_network": "public",
         }
-        self.outer = self._post("network", "/networks", {"network": outer})["network"]["id"]
-        subnet = {"network_id": self.outer, "ip_version": 4, "cidr": OUTER, "enable_dhcp": False}
+        outer_id: str = self._post("network", "/networks", {"network": outer})["network"]["id"]
+        subnet = {"network_id": outer_id, "ip_version": 4, "cidr": OUTER, "enable_dhcp": False}
         self._post("network", "/subnets", {"subnet": subnet})
-        member = next(
-            r["id"] for r in self.admin.must("GET", "identity", "/roles")["roles"] if r["name"] == "member"
-        )  # fmt: skip
-        for number in range((clients + 1) // 2):
-            self._tenant(number, member, min(2, clients - 2 * number))
+        return outer_id
 
     def _tenant(self, number: int, role: str, users: int) -> None:
         name = f"chaos-{number}"

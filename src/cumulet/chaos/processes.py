@@ -4,32 +4,24 @@ process with all roles over SQLite. Each is killed with SIGKILL, stopped with SI
 Owns: the processes and their directory. Fails: with `BenchError` when a process ends that nobody killed.
 """
 
-import random
 import signal
 import time
 from pathlib import Path
 
 import msgspec
-from sqlalchemy import func, select
 
 from cumulet.agent.fake import World
 from cumulet.bench.private import PrivateCloud
 from cumulet.bench.target import BenchError
-from cumulet.chaos.disturb import Disturbance, Undo
-from cumulet.chaos.field import under_way
+from cumulet.chaos.disturb import Disturbance, harm_messages, in_file
+from cumulet.chaos.field import Habits, wait_for_sagas
 from cumulet.chaos.session import Session
-from cumulet.db import METADATA, Database
-from cumulet.kernel.clock import SECOND
-from cumulet.saga.journal import ACTIVE
-from cumulet.saga.tables import SAGAS
+from cumulet.chaos.victims import Victim, Victims
+from cumulet.db import Database
 from cumulet.settings import Settings, to_toml
 
-_PROVIDERS = select(func.count()).select_from(METADATA.tables["resource_providers"])
-_LAST_DEADLINE = select(func.max(SAGAS.c.deadline_at)).where(SAGAS.c.status.in_(ACTIVE))
-_LEASE_S, _HOST_TIMEOUT_S = 3.0, 8.0
-_MOST_S = 600.0  # that a settling may take, whatever the deadlines say
+LEASE_S, HOST_TIMEOUT_S = 3.0, 8.0
 _COMPARE_S = 7.0  # hosts compare their documents every five seconds
-_LATE_S = 30.0
 
 
 class Member(msgspec.Struct):
@@ -45,17 +37,20 @@ class Member(msgspec.Struct):
 
 
 class ProcessField(PrivateCloud):
-    def __init__(self, hosts: int, *, database: str | None, bus: str | None) -> None:
+    def __init__(self, hosts: int, seed: int, *, database: str | None, bus: str | None) -> None:
+        self._seed = seed
         self._apart = apart = bool(database and bus)
+        self.habits = Habits()
         self.pause_s = 1.0 if apart else 2.5
         super().__init__(database=database, bus=bus, apart=apart)
         if not apart and (database or bus):
             raise BenchError("a database server and a broker go together: --database URL --bus URL")
         self.settings.host.name = "host-1"
         self.settings.host.heartbeat_seconds = 1
-        self.settings.conductor.lease_seconds, self.settings.conductor.host_timeout_seconds = _LEASE_S, _HOST_TIMEOUT_S
+        self.settings.conductor.lease_seconds, self.settings.conductor.host_timeout_seconds = LEASE_S, HOST_TIMEOUT_S
         quota = self.settings.quota
         quota.instances = quota.volumes = quota.cores = quota.security_groups = 100
+        self._harm = self.directory / "harm.json"
         self.hosts = [f"host-{number}" for number in range(1, hosts + 1)] if apart else ["host-1"]
         wanted = [("all", "all", "host-1")]
         if apart:
@@ -63,7 +58,6 @@ class ProcessField(PrivateCloud):
                       ("conductor-2", "conductor", "control-2")]  # fmt: skip
             wanted += [(f"agent-{host}", "agent", host) for host in self.hosts]
         self.members = {name: self._member(name, role, host) for name, role, host in wanted}
-        self._away: set[str] = set()  # killed or stopped, by us
         self.url = self.settings.public_url
         self._start_members()
         self.db = Database(self.settings.database_url)
@@ -71,6 +65,7 @@ class ProcessField(PrivateCloud):
     def _member(self, name: str, role: str, host: str) -> Member:
         settings: Settings = msgspec.convert(msgspec.to_builtins(self.settings), Settings)
         settings.host.name = host
+        settings.bus.url += f"{'&' if '?' in settings.bus.url else '?'}chaos={self._harm}"
         settings.paths.run_dir = str(self.directory / "run" / name)
         settings.paths.log_dir = str(self.directory / "log" / name)
         (self.directory / f"{name}.toml").write_text(to_toml(settings))
@@ -126,46 +121,28 @@ class ProcessField(PrivateCloud):
         return Session(self.url, "admin", "admin", self.settings.admin_password_file.read_text().strip())
 
     def disturbances(self) -> list[Disturbance]:
-        return [Disturbance("process killed", 6, self._kill_one), Disturbance("process stopped", 4, self._stop_one)]
+        victims = Victims([self._victim(name) for name in self.members], self._none_ended)
+        return [*victims.disturbances(), harm_messages(self._seed, in_file(self._harm), weight=4)]
 
-    def _choose(self, rng: random.Random) -> str | None:
-        name = rng.choice(list(self.members))
-        return None if name in self._away else name
-
-    def _kill_one(self, rng: random.Random) -> tuple[str, Undo | None] | None:
-        name, seconds = self._choose(rng), rng.choice([0.0, 0.3, 1.0, 3.0, 12.0][: None if self._apart else 2])
-        if name is None:
-            return None
-        self._none_ended()
-        self._away.add(name)
-        self.kill(name)
-
-        def back() -> None:
-            self.launch(name)
-            self._away.discard(name)
-
-        return f"{name} killed", (seconds, f"{name} started", back)
-
-    def _stop_one(self, rng: random.Random) -> tuple[str, Undo | None] | None:
-        """Longer than a lease, longer than hosts may be silent, or only for a moment."""
-        seconds = rng.choice([0.2, 1.0, _LEASE_S + 2, _HOST_TIMEOUT_S + 3][: None if self._apart else 2])
-        name = self._choose(rng)
-        if name is None:
-            return None
-        self._none_ended()
-        self._away.add(name)
-        process = self._running[name]
-        process.send_signal(signal.SIGSTOP)
-
-        def back() -> None:
-            process.send_signal(signal.SIGCONT)
-            self._away.discard(name)
-
-        return f"{name} stopped for {seconds:g} s", (seconds, f"{name} goes on", back)
+    def _victim(self, name: str) -> Victim:
+        """Stopped longer than a lease, longer than hosts may be silent, or only for a moment."""
+        weights = {"api": 4, "conductor": 8, "agent": 8, "all": 12}
+        role = self.members[name].role
+        return Victim(
+            name,
+            "process" if role == "all" else role,
+            kill=lambda: self.kill(name),
+            start=lambda: self.launch(name),
+            pause=lambda: self._running[name].send_signal(signal.SIGSTOP),
+            resume=lambda: self._running[name].send_signal(signal.SIGCONT),
+            dead_s=(0.0, 0.3, 1.0, 3.0, 12.0)[: None if self._apart else 2],
+            paused_s=(0.2, 1.0, LEASE_S + 2, HOST_TIMEOUT_S + 3)[: None if self._apart else 2],
+            weight=weights[role],
+        )
 
     def settle(self, *, compared: bool) -> list[str]:
         self._ready(60)
-        left = self._wait_for_sagas()
+        left = wait_for_sagas(self.db, self._none_ended)
         if left or not compared:
             return left
         for name, member in self.members.items():
@@ -174,15 +151,7 @@ class ProcessField(PrivateCloud):
                 self.launch(name)
         self._ready(60)
         time.sleep(_COMPARE_S)
-        return self._wait_for_sagas()
-
-    def _wait_for_sagas(self) -> list[str]:
-        last = self.db.read(lambda tx: (tx.scalar(_LAST_DEADLINE) or tx.now) - tx.now)
-        end = time.monotonic() + min(_MOST_S, max(float(last) / SECOND, 0.0) + _LATE_S)
-        while (left := under_way(self.db)) and time.monotonic() < end:
-            self._none_ended()
-            time.sleep(0.2)
-        return left
+        return wait_for_sagas(self.db, self._none_ended)
 
     def leftovers(self) -> dict[str, dict[str, list[str]]]:
         found = {}

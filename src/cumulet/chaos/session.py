@@ -35,12 +35,13 @@ class Reply:
 class Session(Cloud):
     """Logs in by itself, also again when its token is no longer taken."""
 
-    def __init__(self, url: str, user: str, project: str, password: str) -> None:
+    def __init__(self, url: str, user: str, project: str, password: str, ca: str | None = None) -> None:
         auth = {
             "auth_url": url + "/identity",
             "username": user,
             "password": password,
             "project_name": project,
+            "cacert": ca,
         }
         super().__init__({"auth": auth}, timeout=_SECONDS)
 

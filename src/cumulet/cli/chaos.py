@@ -72,7 +72,7 @@ def _field(
         return "in-process", EmulatedField(hosts, seed)
     from cumulet.chaos.processes import ProcessField
 
-    return "processes" if bus else "one process", ProcessField(hosts, database=database, bus=bus)
+    return "processes" if bus else "one process", ProcessField(hosts, seed, database=database, bus=bus)
 
 
 def told(result: "Result") -> list[str]:

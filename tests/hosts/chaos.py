@@ -1,0 +1,375 @@
+"""Chaos upon the three hosts of these tests: real agents, libvirt, Open vSwitch and guests under two control nodes.
+
+Killed, stopped and started again are: every api, conductor, agent, libvirtd, dnsmasq, the storage daemon,
+ovs-vswitchd, the database, the broker. Messages are lost, doubled and late; the volumes' file system is filled. Clients
+work as in the other forms, with fewer and slower guests. On each host a guest that no client touches is the witness:
+its process must be the same in the end, and pings between them lose nothing but to Open vSwitch itself: while it is
+dead, and a packet now and then when devices of its host change, for here its datapath is in user space.
+
+``python -m tests.hosts.chaos --seconds 60 --seed 7`` is one run; progress goes to standard error, the result to
+standard output.
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cumulet import guest
+from cumulet.chaos.disturb import Disturbance, Say, Undo, harm_messages, in_file
+from cumulet.chaos.field import Habits, wait_for_sagas
+from cumulet.chaos.run import Result, run
+from cumulet.chaos.session import Session
+from cumulet.chaos.victims import Victim, Victims
+from cumulet.db import Database
+from tests.hosts.machines import HOSTS, Machines, machines_alone
+from tests.hosts.world import Pings, World, make_world
+from tests.support import leftovers
+
+CLIENTS = 4
+CACHE = Path(__file__).parents[2] / ".pytest_cache" / "d"  # pytest's own place for such things
+_LEASE_S, _HOST_TIMEOUT_S = 3.0, 8.0  # as Processes has them
+_COMPARED_S = 35.0  # hosts compare their documents every thirty seconds
+_SWITCH_GAP_S = 5.0  # from its start until packets flow: it is under a second on a quiet machine
+_LINKS_GAP_S = 0.5  # around a change of links
+_SERVES = "cd {run}/network/dhcp && for f in */pid; do echo $(cat $f); done"
+# what exists on a host, as one line each: kind, name
+_LOOK = """
+cd {state}
+ls compute/libvirt/etc/qemu/*.xml 2>/dev/null | sed 's/^/domain /'
+ps -ww -eo args | grep -o '[g]uest=[^,]*' | sort -u | sed 's/^/guest /'
+ls compute/servers 2>/dev/null | sed 's/^/files /'
+ls {volumes}/volumes 2>/dev/null | sed 's/^/volume /'
+grep -l '"served":true' {volumes}/exports/*.json 2>/dev/null | sed 's/^/export /'
+ls {volumes}/scratch 2>/dev/null | sed 's/^/scratch /'
+ip netns list | sed 's/ .*//; s/^/namespace /'
+ls /sys/class/net | sed 's/^/device /'
+for b in $(ovs-vsctl list-br); do
+  ovs-vsctl list-ports $b | sed "s/^/port $b./"
+  ovs-ofctl --no-stats --names dump-flows $b | grep actions= | grep -v 'table=[0-9]*, hard_timeout' |
+    sed "s/ *cookie=[^,]*, *//; s/^/flow $b: /"
+done
+nft list chains | awk '$1 == "table" {{t = $2 "." $3}} $1 == "chain" {{print "chain", t "." $2}}'
+ps -ww -eo args | grep -o '^[d]nsmasq .*pid-file=[^ ]*' | sed 's/.*pid-file=/dnsmasq /'
+"""
+
+
+class HostsField:
+    """The machines as a run of chaos needs them."""
+
+    pause_s = 2.5
+
+    def __init__(self, machines: Machines, world: World, seed: int, images: tuple[bytes, ...], say: Say) -> None:
+        self.machines, self.world = machines, world
+        self._seed, self._say = seed, say
+        control = machines.nodes["c1"]
+        self.url = control.url
+        self._ca = str(control.tls)
+        self.habits = Habits(
+            think_s=1.0,
+            most={"server": 2, "volume": 2, "image": 1, "port": 2, "network": 1},
+            memory_mb=(128,),
+            images=images,
+            outer=world.public,
+            ca=self._ca,
+        )
+        self.db = Database(control.settings.database_url)
+        self.switch_away: list[tuple[str, float, float]] = []  # host, from, until
+
+    def admin(self) -> Session:
+        return Session(self.url, "admin", "admin", "secret-admin", self._ca)
+
+    # -- disturbances -------------------------------------------------------------------------------------------------
+
+    def disturbances(self) -> list[Disturbance]:
+        victims = [self._role(node, role) for node in ("c1", "c2") for role in ("api", "conductor")]
+        for host in HOSTS:
+            victims += [self._role(host, "agent"), self._libvirtd(host), self._switch(host)]
+        victims += [self._storage_daemon("h1"), self._dnsmasq("h1"), self._database(), self._broker()]
+        return [
+            *Victims(victims, self._none_ended).disturbances(),
+            harm_messages(self._seed, in_file(self.machines.harm), weight=10),
+            Disturbance("disk full", 4, self._fill),
+        ]
+
+    def _none_ended(self) -> None:
+        for name, node in self.machines.nodes.items():
+            for role in node.ended():
+                raise AssertionError(f"{role} of {name} ended by itself:\n{node.output(role)}")
+
+    def _role(self, name: str, role: str) -> Victim:
+        node = self.machines.nodes[name]
+        return Victim(
+            f"{role} of {name}",
+            role,
+            kill=lambda: node.kill(role),
+            start=lambda: node.launch(role),
+            pause=lambda: node.pause(role),
+            resume=lambda: node.resume(role),
+            dead_s=(0.0, 0.3, 1.0, 3.0, 12.0),
+            paused_s=(0.2, 1.0, _LEASE_S + 2, _HOST_TIMEOUT_S + 3),
+            weight={"api": 6, "conductor": 10, "agent": 12}[role],
+        )
+
+    def _signalled(self, name: str, kind: str, host: str, pid_of: Callable[[], int], **more: Any) -> Victim:
+        """A process of a host that somebody else starts again."""
+        stopped: list[int] = []
+
+        def send(number: signal.Signals, pid: int) -> None:
+            if pid:
+                self.machines.sh(host, f"kill -{number.value} {pid} 2>/dev/null; true")
+
+        def pause() -> None:
+            stopped.append(pid_of())
+            send(signal.SIGSTOP, stopped[0])
+
+        return Victim(
+            f"{name} of {host}",
+            kind,
+            kill=lambda: send(signal.SIGKILL, pid_of()),
+            pause=pause,
+            resume=lambda: send(signal.SIGCONT, stopped.pop()),
+            **{"dead_s": (1.0,), **more},
+        )
+
+    def _libvirtd(self, host: str) -> Victim:
+        return self._signalled(
+            "libvirtd", "libvirtd", host, lambda: self.machines.libvirtd(host), paused_s=(1.0, 12.0, 25.0), weight=6
+        )
+
+    def _storage_daemon(self, host: str) -> Victim:
+        pid_file = self.machines.nodes[host].settings.run_dir / "volume" / "qsd.pid"
+
+        def pid() -> int:
+            return int((pid_file.read_text() if pid_file.exists() else "") or 0)
+
+        return self._signalled("storage daemon", "storage daemon", host, pid, paused_s=(1.0, 8.0), weight=6)
+
+    def _dnsmasq(self, host: str) -> Victim:
+        rng = random.Random(f"{self._seed}/dnsmasq")
+        run_dir = self.machines.nodes[host].settings.run_dir
+
+        def pid() -> int:
+            pids = self.machines.sh(host, _SERVES.format(run=run_dir)).split()
+            return int(rng.choice(pids)) if pids else 0
+
+        return self._signalled("a dnsmasq", "dnsmasq", host, pid, paused_s=(1.0, 5.0), weight=3)
+
+    def _switch(self, host: str) -> Victim:
+        """What it cuts is its own doing, and is told apart."""
+
+        def kill() -> None:
+            self.switch_away.append((host, time.monotonic(), float("inf")))
+            self.machines.sh(host, "kill -9 $(cat /run/openvswitch/ovs-vswitchd.pid)")
+
+        def start() -> None:
+            self.machines.start_switch(host)
+            self.switch_away[:] = [
+                (name, began, min(ended, time.monotonic() + _SWITCH_GAP_S) if name == host else ended)
+                for name, began, ended in self.switch_away
+            ]
+
+        return Victim(f"ovs-vswitchd of {host}", "ovs-vswitchd", kill=kill, start=start, dead_s=(0.0, 0.5), weight=3)
+
+    def _database(self) -> Victim:
+        postgres = self.machines.postgres
+        assert postgres is not None
+        stopped: list[int] = []
+
+        def pause() -> None:
+            stopped.extend(postgres.pids())
+            _signal(stopped, signal.SIGSTOP)
+
+        def resume() -> None:
+            _signal(stopped, signal.SIGCONT)
+            stopped.clear()
+
+        return Victim(
+            "the database", "database", kill=postgres.kill, start=postgres.start, pause=pause, resume=resume,
+            dead_s=(0.0, 2.0, 6.0), paused_s=(1.0, 6.0), weight=4,
+        )  # fmt: skip
+
+    def _broker(self) -> Victim:
+        rabbit = self.machines.rabbit
+        assert rabbit is not None
+        return Victim(
+            "the broker",
+            "broker",
+            kill=rabbit.kill,
+            start=rabbit.start,
+            pause=lambda: os.kill(rabbit.pid, signal.SIGSTOP),
+            resume=lambda: os.kill(rabbit.pid, signal.SIGCONT),
+            dead_s=(0.0, 2.0),
+            paused_s=(1.0, 6.0, 15.0),
+            weight=4,
+        )
+
+    def _fill(self, rng: random.Random) -> tuple[str, Undo | None] | None:
+        """All but less than a volume's first words need."""
+        place = self.machines.nodes["h1"].settings.volume_dir
+        seconds, left_kb = rng.uniform(2, 10), rng.choice([0, 64, 4096])
+        room = f"$(( $(df -k --output=avail {place} | tail -1) - {left_kb} ))K"
+        fill = f"test ! -e {place}/filler && fallocate -l {room} {place}/filler && echo full; true"
+        if not self.machines.sh("h1", fill):
+            return None
+        return "the disk of h1's volumes is full", (
+            seconds, "the disk of h1's volumes has space", lambda: self.machines.sh("h1", f"rm -f {place}/filler")
+        )  # fmt: skip
+
+    # -- afterwards ---------------------------------------------------------------------------------------------------
+
+    def settle(self, *, compared: bool) -> list[str]:
+        self._all_ready()
+        left = wait_for_sagas(self.db, self._none_ended)
+        if left or not compared:
+            return left
+        for host in HOSTS:  # an agent's first words are what is on its host
+            self.machines.nodes[host].kill("agent")
+            self.machines.nodes[host].launch("agent")
+        self._all_ready()
+        time.sleep(_COMPARED_S)
+        return wait_for_sagas(self.db, self._none_ended)
+
+    def _all_ready(self) -> None:
+        for node in self.machines.nodes.values():
+            for role in node.roles():
+                node.wait_ready(role, 120)
+
+    def leftovers(self) -> dict[str, dict[str, list[str]]]:
+        found: dict[str, dict[str, list[str]]] = {}
+        for host in HOSTS:
+            settings = self.machines.nodes[host].settings
+            script = _LOOK.format(state=settings.state_dir, volumes=settings.volume_dir)
+            for line in self.machines.sh(host, script).splitlines():
+                kind, _, name = line.partition(" ")
+                found.setdefault(host, {}).setdefault(kind, []).append(name)
+        return found
+
+    def close(self) -> None:
+        self.db.close()
+
+
+def _signal(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+
+
+class Witnesses:
+    """One guest on each host, that nobody touches; the one on h2 pings the others."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._before = self._processes()
+        self._monitors = {host: world.machines.directory / f"{host}.links" for host in world.servers}
+        for host, log in self._monitors.items():  # it ends with its host
+            world.machines.sh(host, f"setsid --fork ip -tshort monitor link >{log} 2>&1 </dev/null")
+        self._pings = {host: Pings(world, world.addresses[host]) for host in ("h1", "h3")}
+        time.sleep(2)
+
+    def _link_changes(self, host: str) -> list[float]:
+        """When devices of the host came, went or changed. Open vSwitch then reads the routes of its tunnels anew, and
+        with its datapath in user space, as here, may lose a packet meanwhile, agent or not."""
+        apart = time.time() - time.monotonic()
+        found = re.findall(r"^\[(\S+)\]", self._monitors[host].read_text(), re.MULTILINE)
+        return [datetime.fromisoformat(when).timestamp() - apart for when in found]
+
+    def _processes(self) -> dict[str, str]:
+        machines, servers = self._world.machines, self._world.servers
+        return {host: machines.guests(host).get(servers[host], "none") for host in servers}
+
+    def told(self, began: float, switch_away: list[tuple[str, float, float]]) -> tuple[dict[str, int], list[str]]:
+        """Counts, and what they saw that must not be (times since ``began``)."""
+        counts = {"pings": 0, "lost": 0, "lost_to_switch": 0, "lost_to_links": 0, "stopped": 0}
+        wrong = []
+        changes = {host: self._link_changes(host) for host in self._world.servers}
+        for host, pings in self._pings.items():
+            sent, lost = pings.end()
+            counts["pings"] += sent
+            lost.pop(0, None)  # it looked for its way, before anything was disturbed
+            away = [(since - 2, until + 2) for name, since, until in switch_away if name in (host, "h2")]
+            left = {n: at for n, at in lost.items() if not any(a <= pings.began + at <= b for a, b in away)}
+            counts["lost_to_switch"] += len(lost) - len(left)
+            mine = []
+            for number, at in left.items():
+                alone = number - 1 not in lost and number + 1 not in lost
+                near = (abs(pings.began + at - change) < _LINKS_GAP_S for change in changes[host] + changes["h2"])
+                if alone and any(near):
+                    counts["lost_to_links"] += 1
+                else:
+                    mine.append(at)
+            counts["lost"] += len(mine)
+            if mine:
+                when = ", ".join(f"{at + pings.began - began:.1f} s" for at in mine[:20])
+                wrong.append(f"{len(mine)} of {sent} pings from h2 to {host} are lost, at {when}")
+        for host, process in self._processes().items():
+            if process != self._before[host]:
+                counts["stopped"] += 1
+                wrong.append(f"the guest on {host} was process {self._before[host]} and is {process}")
+        return counts, wrong
+
+
+def images(built: guest.GuestImage) -> tuple[bytes, ...]:
+    """Most of the clients' guests only need a QEMU process: two cores emulate all of them."""
+    sector = guest.boot_sector_qcow2()
+    return built.disk.read_bytes(), sector, sector
+
+
+def chaos(
+    machines: Machines, world: World, *, seconds: float, seed: int, images: tuple[bytes, ...], say: Say
+) -> dict[str, Any]:
+    field = HostsField(machines, world, seed, images, say)
+    try:
+        witnesses = Witnesses(world)
+        began = time.monotonic()
+        result: Result = run(
+            field, form="three hosts", seed=seed, seconds=seconds, clients=CLIENTS, hosts=len(HOSTS), say=say
+        )
+        counts, wrong = witnesses.told(began, field.switch_away)
+    finally:
+        field.close()
+    found: dict[str, Any] = msgspec.to_builtins(result)
+    found["witnesses"] = counts
+    found["violations"] += [{"what": "witness", "about": "guests", "message": line, "story": []} for line in wrong]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.hosts.chaos")
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 31))
+    parser.add_argument("--logs", type=Path, help="keep the logs of all roles there")
+    given = parser.parse_args()
+    leftovers.sweep()
+    print(f"seed {given.seed}", file=sys.stderr)
+    with machines_alone(CACHE) as (machines, built), tempfile.TemporaryDirectory() as directory:
+        try:
+            found = chaos(
+                machines, make_world(machines, built.disk, Path(directory)), seconds=given.seconds, seed=given.seed,
+                images=images(built), say=lambda text: print(text, file=sys.stderr, flush=True),
+            )  # fmt: skip
+        finally:
+            if given.logs is not None:
+                for name, node in machines.nodes.items():
+                    shutil.copytree(node.settings.log_dir, given.logs / name, dirs_exist_ok=True)
+    print(json.dumps(found, indent=1))
+    sys.exit(1 if found["violations"] else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,19 @@
+"""A short run of chaos upon three real hosts, from a fixed seed. `./run-tests --long chaos` runs a long one."""
+
+import pytest
+
+from cumulet import guest
+from tests.hosts.chaos import chaos, images
+from tests.hosts.machines import HOSTS, Machines
+from tests.hosts.world import World
+
+pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]
+
+
+def test_three_hosts(machines: Machines, world: World, built: guest.GuestImage) -> None:
+    result = chaos(machines, world, seconds=75, seed=4, images=images(built), say=print)
+    assert result["violations"] == []
+    assert result["requests"]["acknowledged"] > 20
+    assert len(result["disturbances"]) >= 8
+    assert result["witnesses"]["pings"] > 200
+    assert all(len(machines.guests(host)) == 1 for host in HOSTS)
