@@ -160,7 +160,8 @@ def test_a_host_with_its_own_account_speaks_for_itself_alone(cloud: Cloud) -> No
                 cloud.conductor.handle(message)
         cloud.conductor.handle(beat("h2"))
     assert [host.name for host in cloud.db.read(cloud.hosts.list)] == ["h2"]
-    assert set(cloud.conductor._handlers) | {c.PasswordPosted} > FROM_HOSTS
+    of_services = {c.PasswordPosted, c.RenewCertificate}
+    assert set(cloud.conductor._handlers) | of_services > FROM_HOSTS
 
 
 def test_documents_reach_the_host_and_are_removed_again(cloud: Cloud) -> None:
