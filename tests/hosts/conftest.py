@@ -29,3 +29,11 @@ def built(alone: tuple[Machines, guest.GuestImage]) -> guest.GuestImage:
 @pytest.fixture(scope="package")
 def world(machines: Machines, built: guest.GuestImage, tmp_path_factory: pytest.TempPathFactory) -> World:
     return make_world(machines, built.disk, tmp_path_factory.mktemp("key"))
+
+
+@pytest.fixture(scope="package")
+def sector(world: World, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An image that needs no time to boot."""
+    path = tmp_path_factory.mktemp("sector") / "image"
+    path.write_bytes(guest.boot_sector_qcow2())
+    return world.upload(path)

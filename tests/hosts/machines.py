@@ -232,13 +232,15 @@ class Machines:
                 node.start("agent", seconds=120)  # from here on as a child of these tests
 
     def token(self, **wanted: Any) -> str:
-        headers = {"X-Auth-Token": self.api("admin").token}
-        made = requests.post(
-            f"{self.nodes['c1'].url}/operator/v1/host-tokens",
-            json=wanted, headers=headers, timeout=10, verify=str(self._site.ca),
-        )  # fmt: skip
-        assert made.status_code == 201, made.text
-        return str(made.json()["token"]["token"])
+        return str(self.operator("/host-tokens", wanted)["token"]["token"])
+
+    def operator(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The operator API: a look, or with ``body`` a POST."""
+        url, headers = f"{self.nodes['c1'].url}/operator/v1{path}", {"X-Auth-Token": self.api("admin").token}
+        verb = "GET" if body is None else "POST"
+        answer = requests.request(verb, url, json=body, headers=headers, timeout=30, verify=str(self._site.ca))
+        assert answer.status_code in (200, 201, 202), answer.text
+        return answer.json()
 
     def _down(self) -> None:
         if self._haproxy is not None:

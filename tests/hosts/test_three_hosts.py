@@ -123,7 +123,7 @@ def qemu_img(world: World, host: str, export: str, *, certificate: bool) -> str:
 
 def test_a_volume_of_another_host(world: World, undisturbed: None) -> None:
     """By NBD with both sides' certificates; only a host with an attachment is let in."""
-    volume = world._made("volume", "/volumes", {"volume": {"size": 1, "name": unique("volume")}})["volume"]["id"]
+    volume = world.made("volume", "/volumes", {"volume": {"size": 1, "name": unique("volume")}})["volume"]["id"]
 
     def is_now(status: str) -> bool:
         shown = world.admin.get("volume", f"/volumes/{volume}")["volume"]
@@ -133,7 +133,7 @@ def test_a_volume_of_another_host(world: World, undisturbed: None) -> None:
     eventually("the volume is made", lambda: is_now("available"))
     server = world.servers["h2"]
     attach = {"volumeAttachment": {"volumeId": volume}}
-    world._made("compute", f"/servers/{server}/os-volume_attachments", attach)
+    world.made("compute", f"/servers/{server}/os-volume_attachments", attach)
     eventually("it is attached", lambda: is_now("in-use"))
     device = "/dev/vdb"
     eventually("the guest sees it", lambda: world.says(f"test -b {device}") is not None)
@@ -151,7 +151,7 @@ def test_a_volume_of_another_host(world: World, undisturbed: None) -> None:
     assert "virtual size" not in qemu_img(world, "h3", export, certificate=True), (
         "h3 has a certificate, and nothing here"
     )
-    world._made("volume", f"/volumes/{volume}/action", {"os-extend": {"new_size": 2}}, "3.42")
+    world.made("volume", f"/volumes/{volume}/action", {"os-extend": {"new_size": 2}}, "3.42")
     grown = f"test $(cat /sys/block/vdb/size) = {2 << 21}"
     eventually("the guest sees it grow", lambda: world.says(grown) is not None, 60)
     detached = world.admin.delete("compute", f"/servers/{server}/os-volume_attachments/{volume}")
@@ -204,17 +204,26 @@ def test_planted_drift(world: World) -> None:
     assert world.says(f"ping -c 1 {OUTSIDE}")
 
 
-def test_power_lost_on_one_host(world: World) -> None:
-    """The last one: what h3 ran is off until someone starts it; the others notice nothing."""
+def test_power_lost_on_one_host(world: World, sector: str) -> None:
+    """The last one: what h3 ran is off until someone starts it, or is built anew elsewhere; the others notice nothing.
+    What was evacuated is taken from h3 when that is back."""
     machines = world.machines
+    refugee = world.create("h3", sector)
+    world.active(refugee, "h3")
     before = {host: machines.guests(host) for host in ("h1", "h2")}
     pings = Pings(world, world.addresses["h1"])
     machines.power_off("h3")
     eventually("h3 is down", lambda: sorted(machines.nodes["c1"].hosts_up()) == ["h1", "h2"])
     assert_none_lost(pings)
+    world.act(refugee, {"evacuate": {"host": "h1"}}, "2.79")
+    eventually("it was evacuated", lambda: world.is_at(refugee, "h1", "ACTIVE"), 120)
+    left = machines.nodes["h3"].settings.state_dir / "compute" / "servers" / refugee
+    assert left.exists()
     machines.power_on("h3")
     machines.start_agents("h3")
     server_id = world.servers["h3"]
+    eventually("what was evacuated is gone from it", lambda: not left.exists(), 90)
+    world.delete(refugee)
     eventually("the server is off", lambda: world.show(server_id)["status"] == "SHUTOFF")
     started = world.admin.post("compute", f"/servers/{server_id}/action", {"os-start": None})
     assert started.status == 202, started.text

@@ -23,16 +23,16 @@ class World:
         self.network, self.router = self._networks()
         self._open_security_group()
         flavor = {"name": unique("nano"), "vcpus": 1, "ram": 128, "disk": 1}
-        self.flavor = self._made("compute", "/flavors", {"flavor": flavor})["flavor"]["id"]
-        self.image = self._upload(image)
+        self.flavor = self.made("compute", "/flavors", {"flavor": flavor})["flavor"]["id"]
+        self.image = self.upload(image)
         pair = {"name": unique("key"), "public_key": key.with_suffix(".pub").read_text().strip()}
-        self._made("compute", "/os-keypairs", {"keypair": pair})
+        self.made("compute", "/os-keypairs", {"keypair": pair})
         self.keypair = pair["name"]
         self.servers = {host: self.create(host) for host in HOSTS}
         self.addresses = {host: self.active(server_id, host) for host, server_id in self.servers.items()}
         self.floating_ip = self._floating_ip(self.servers["h2"])
 
-    def _made(self, service: str, path: str, body: Any, version: str | None = None) -> Any:
+    def made(self, service: str, path: str, body: Any, version: str | None = None) -> Any:
         answer = self.admin.post(service, path, body, version=version)
         assert answer.status in (200, 201, 202), answer.text
         return answer.body
@@ -44,7 +44,7 @@ class World:
             "provider:network_type": "flat",
             "provider:physical_network": "public",
         }
-        self.public = self._made("network", "/networks", {"network": public})["network"]["id"]
+        self.public = self.made("network", "/networks", {"network": public})["network"]["id"]
         outer = {
             "network_id": self.public,
             "cidr": "172.31.9.0/24",
@@ -53,12 +53,12 @@ class World:
             "enable_dhcp": False,
             "allocation_pools": [{"start": "172.31.9.20", "end": "172.31.9.60"}],
         }
-        self._made("network", "/subnets", {"subnet": outer})
-        network = self._made("network", "/networks", {"network": {"name": "private"}})["network"]["id"]
+        self.made("network", "/subnets", {"subnet": outer})
+        network = self.made("network", "/networks", {"network": {"name": "private"}})["network"]["id"]
         inner = {"network_id": network, "cidr": "10.9.0.0/24", "ip_version": 4}
-        subnet = self._made("network", "/subnets", {"subnet": inner})["subnet"]["id"]
+        subnet = self.made("network", "/subnets", {"subnet": inner})["subnet"]["id"]
         router = {"name": "router", "external_gateway_info": {"network_id": self.public}}
-        router_id = self._made("network", "/routers", {"router": router})["router"]["id"]
+        router_id = self.made("network", "/routers", {"router": router})["router"]["id"]
         plugged = self.admin.put("network", f"/routers/{router_id}/add_router_interface", {"subnet_id": subnet})
         assert plugged.status == 200, plugged.text
         return network, router_id
@@ -70,26 +70,26 @@ class World:
             rule = {"security_group_id": group["id"], "direction": "ingress", "protocol": protocol}
             if port:
                 rule |= {"port_range_min": port, "port_range_max": port}
-            self._made("network", "/security-group-rules", {"security_group_rule": rule})
+            self.made("network", "/security-group-rules", {"security_group_rule": rule})
 
-    def _upload(self, path: Path) -> str:
+    def upload(self, path: Path) -> str:
         body = {"name": unique("tiny"), "disk_format": "qcow2", "container_format": "bare"}
-        image = self._made("image", "/images", body)["id"]
+        image = self.made("image", "/images", body)["id"]
         headers = {"content-type": "application/octet-stream"}
         sent = self.admin.put("image", f"/images/{image}/file", data=path.read_bytes(), headers=headers)
         assert sent.status == 204, sent.text
         return str(image)
 
-    def create(self, host: str) -> str:
+    def create(self, host: str, image: str | None = None) -> str:
         body = {
             "name": f"on-{host}",
-            "imageRef": self.image,
+            "imageRef": image or self.image,
             "flavorRef": self.flavor,
             "key_name": self.keypair,
             "networks": [{"uuid": self.network}],
             "availability_zone": f"nova:{host}",
         }
-        return str(self._made("compute", "/servers", {"server": body})["server"]["id"])
+        return str(self.made("compute", "/servers", {"server": body})["server"]["id"])
 
     def show(self, server_id: str) -> Any:
         answer = self.admin.get("compute", f"/servers/{server_id}")
@@ -110,7 +110,7 @@ class World:
     def _floating_ip(self, server_id: str) -> str:
         (port,) = self.admin.get("network", f"/ports?device_id={server_id}")["ports"]
         body = {"floating_network_id": self.public, "port_id": port["id"]}
-        return str(self._made("network", "/floatingips", {"floatingip": body})["floatingip"]["floating_ip_address"])
+        return str(self.made("network", "/floatingips", {"floatingip": body})["floatingip"]["floating_ip_address"])
 
     def ssh(self, command: str) -> list[str]:
         """The command line that runs a command in the guest on h2, through its floating IP."""
@@ -120,6 +120,17 @@ class World:
     def says(self, command: str) -> str | None:
         done = subprocess.run(self.ssh(command), capture_output=True, text=True, timeout=60, check=False)
         return done.stdout if done.returncode == 0 else None
+
+    def act(self, server_id: str, action: dict[str, Any], version: str | None = None) -> None:
+        answer = self.admin.post("compute", f"/servers/{server_id}/action", action, version=version)
+        assert answer.status in (200, 202, 204), answer.text
+
+    def is_at(self, server_id: str, host: str, status: str) -> Any:
+        """Is it of this status on this host, with nothing going on?"""
+        server = self.show(server_id)
+        assert status == "ERROR" or server["status"] != "ERROR", server.get("fault")
+        there = (server["OS-EXT-SRV-ATTR:host"], server["status"], server["OS-EXT-STS:task_state"])
+        return there == (host, status, None)
 
     def delete(self, server_id: str) -> None:
         assert self.admin.delete("compute", f"/servers/{server_id}").status == 204

@@ -131,6 +131,13 @@ def _(stage: Hosts) -> str:
     return NOBODY
 
 
+@plant("disk-kept-for-no-resize", aside("disk"))
+def _(stage: Hosts) -> str:
+    with stage.world.change() as state:
+        state.aside[NOBODY] = Disks(root_gb=1, image_id=None)
+    return NOBODY
+
+
 @plant("tap-without-port")
 def _(stage: Hosts) -> str:
     with stage.world.change() as state:

@@ -151,8 +151,7 @@ class ComputeDriver(Driver):
         self.hypervisor.start()
         self._hypervisor_version = self.hypervisor.call("version", lambda connection: connection.getVersion())
         self._cpu_info = host.cpu_info()
-        self._settle_arrivals()
-        self._open_or_close_door()
+        self._look_after_arrivals()
         self._housekeeper = threading.Thread(target=self._keep_house, name="compute-housekeeping", daemon=True)
         self._housekeeper.start()
 
@@ -398,6 +397,13 @@ class ComputeDriver(Driver):
         else:
             self._door.close()
 
+    def _look_after_arrivals(self) -> None:
+        try:
+            self._settle_arrivals()
+            self._open_or_close_door()
+        except DriverError as error:
+            LOG.warning("servers from other hosts cannot arrive yet: %s", error.message)
+
     def _settle_arrivals(self) -> None:
         """A guest that was let run here, by a life of the agent that did not come to say so."""
         for server_id, mark in self.marks.all(Incoming).items():
@@ -513,6 +519,7 @@ class ComputeDriver(Driver):
 
     def _keep_house(self) -> None:
         while not self._stopping.wait(_HOUSEKEEPING_SECONDS):
+            self._look_after_arrivals()
             try:
                 self.instances.trim_console_logs()
                 for path in self.cache.prune(

@@ -180,14 +180,17 @@ class Instances:
             except FileNotFoundError:
                 continue  # never started, or deleted meanwhile
 
-    def console(self, server_id: str, lines: int | None) -> str:
+    def end_of_console(self, server_id: str) -> bytes:
         try:
             with self.console_log(server_id).open("rb") as file:
                 file.seek(0, os.SEEK_END)
                 file.seek(max(0, file.tell() - _CONSOLE_KEEP_BYTES))
-                text = file.read().decode(errors="replace").replace("\r\n", "\n")
+                return file.read()
         except FileNotFoundError:
-            return ""
+            return b""
+
+    def console(self, server_id: str, lines: int | None) -> str:
+        text = self.end_of_console(server_id).decode(errors="replace").replace("\r\n", "\n")
         if lines is None:
             return text
         return "".join(text.splitlines(keepends=True)[-lines:] if lines > 0 else [])

@@ -39,7 +39,10 @@ from cumulet.agent.errors import DriverError, not_found
 
 LOG = logging.getLogger(__name__)
 _POLL_SECONDS = 0.1
+_END_SECONDS = 0.01  # between looks when the guest stands still
+_CONFIRMED = "phase='confirm3'"  # in what libvirt keeps of a domain that runs
 _ASK_AGAIN_SECONDS = 1.0
+_TAKE_SECONDS = 600.0
 _SETTLE_SECONDS = 120.0
 _WISH_AGAIN_SECONDS = 5.0  # libvirt 9.0 may hang when it is told twice in a row
 _FLAGS = (
@@ -65,6 +68,7 @@ class _Course:
         self.wished_at = float("-inf")
         self.why = ""  # the error code, if it was us who ended it
         self.stopped_at = 0.0
+        self.taken_at = 0.0
         self.stats: dict[str, Any] = {}
 
 
@@ -96,7 +100,9 @@ class Live:
             self._marks.set(server_id, mark)
             self._courses[server_id] = course
             try:
-                error = self._run(op, caller, xml, inside, course, progress)
+                error = self._run(op, mark, caller, xml, inside, course, progress)
+            except DriverError as failed:
+                error = failed
             finally:
                 del self._courses[server_id]
         elif not mark.moved:
@@ -121,14 +127,22 @@ class Live:
         return Outgoing(to_host=op.to_host, xml=inactive, paused=paused, stopped=paused), xml, there["inside"]
 
     def _run(
-        self, op: MigrateServer, caller: Caller, xml: str, inside: str, course: _Course, progress: Progress
+        self,
+        op: MigrateServer,
+        mark: Outgoing,
+        caller: Caller,
+        xml: str,
+        inside: str,
+        course: _Course,
+        progress: Progress,
     ) -> DriverError | None:
         """Try it once; the error, if libvirt says that it failed."""
         server_id = op.server.server_id
-        for name in ("disk.config", "console.log"):
-            path = self._instances.folder(server_id) / name
-            if path.exists():
-                caller.put(path, name)
+        drive = self._instances.files(server_id).config_drive
+        if drive is not None:
+            caller.put(drive.name, drive.read_bytes())
+        log = self._instances.console_log(server_id)
+        caller.put(log.name, self._instances.end_of_console(server_id))
         sockets = self._sockets()
         names = {stream: sockets.seen_inside(server_id, stream) for stream in ("control", "memory", "disks")}
         if inside != str(sockets.inside):
@@ -158,7 +172,7 @@ class Live:
         with self._tunnels(caller, sockets, server_id):
             thread = threading.Thread(target=go, name=f"migrate-{server_id[:8]}", daemon=True)
             thread.start()
-            self._watch(op, course, thread, progress)
+            self._watch(op, course, thread, progress, lambda: self._hand_over(op, mark, caller, course))
         if not failure:
             return None
         error = failure[0]
@@ -172,17 +186,46 @@ class Live:
                 open_ones.enter_context(caller.tunnel(stream, sockets.path(server_id, stream), admit=sockets.give))
             yield
 
-    def _watch(self, op: MigrateServer, course: _Course, thread: threading.Thread, progress: Progress) -> None:
+    def _watch(
+        self,
+        op: MigrateServer,
+        course: _Course,
+        thread: threading.Thread,
+        progress: Progress,
+        hand_over: Callable[[], None],
+    ) -> None:
         end = time.monotonic() + op.timeout_seconds if op.timeout_seconds else None
         while thread.is_alive():
             if end is not None and time.monotonic() > end and not course.wish:
                 course.wish = op.on_timeout
                 course.why = "timeout" if op.on_timeout == "abort" else ""
+            if course.stopped_at and not course.wish:
+                hand_over()
+                progress()
+                thread.join(_END_SECONDS)
+                continue
             with contextlib.suppress(DriverError):  # libvirtd may be gone: the thread will hear it
                 self._hypervisor().call("look at a migration", lambda c: self._look(c, op, course))
             done, total = (course.stats.get(name, 0) for name in ("data_processed", "data_total"))
             progress(min(0.99, done / total) if total else None)
             thread.join(_POLL_SECONDS)
+
+    def _hand_over(self, op: MigrateServer, mark: Outgoing, caller: Caller, course: _Course) -> None:
+        """As soon as libvirt has written down that the guest has left for good, which is some tenths of a second before
+        it has ended the old QEMU: from then on it only ever ends it, also in another life."""
+        server_id = op.server.server_id
+        if course.taken_at:
+            return
+        try:
+            if _CONFIRMED not in (self._sockets().states / f"{op.server.instance_name}.xml").read_text():
+                return
+        except OSError:
+            return
+        with self._marking:
+            self._marks.set(server_id, msgspec.structs.replace(mark, stopped=True, moved=True))
+        with contextlib.suppress(DriverError):  # it is asked again when libvirt is done
+            caller.ask("run", run=not mark.paused)
+            course.taken_at = time.monotonic()
 
     def _look(self, connection: Any, op: MigrateServer, course: _Course) -> None:
         domain = self._domain(connection, op.server.server_id)
@@ -241,6 +284,7 @@ class Live:
         progress: Progress,
     ) -> MigrateServerResult:
         server_id = op.server.server_id
+        mark = self._marks.get(Outgoing, server_id) or mark
         where = "moved" if mark.moved else self._where(server_id, mark, progress)
         if where != "moved":
             self._unmark(server_id)
@@ -248,14 +292,16 @@ class Live:
                 raise DriverError("not-running", "The guest went off during the migration.")
             raise error or DriverError("hypervisor", "libvirt said that the guest moved, and it is here.")
         try:
-            self._until_taken(caller, mark, progress)
+            if not course.taken_at:
+                self._until_taken(caller, mark, progress)
+                course.taken_at = time.monotonic()
         except DriverError:
             self._back(server_id, mark)
             raise
         with self._marking:
             self._marks.set(server_id, msgspec.structs.replace(mark, stopped=True, moved=True))
         self._hypervisor().of(server_id, _forget)
-        downtime = round((time.monotonic() - course.stopped_at) * 1000) if course.stopped_at else None
+        downtime = round((course.taken_at - course.stopped_at) * 1000) if course.stopped_at else None
         sent = course.stats.get("data_processed")
         return MigrateServerResult(downtime_ms=downtime, transferred_bytes=sent)
 
@@ -292,7 +338,9 @@ class Live:
         return "here"
 
     def _until_taken(self, caller: Caller, mark: Outgoing, progress: Progress) -> None:
-        """The guest is nowhere until the target runs it. ``guest-lost`` if it has it no more."""
+        """The guest is nowhere until the target runs it. ``guest-lost`` if it has it no more; ``unreachable`` if it
+        is silent for long: then nobody but the target knows, and who asks it next decides."""
+        end = time.monotonic() + _TAKE_SECONDS
         while True:
             try:
                 caller.ask("run", run=not mark.paused)
@@ -302,6 +350,8 @@ class Live:
                     raise DriverError(
                         "guest-lost", f"Host {mark.to_host} lost the guest before it ran there; it is off, here."
                     ) from error
+                if time.monotonic() > end:
+                    raise
                 LOG.warning("the guest waits at host %s: %s", mark.to_host, error.message)
             progress()
             time.sleep(_ASK_AGAIN_SECONDS)
@@ -320,6 +370,8 @@ class Live:
 
 
 def _forget(domain: Any) -> None:
-    """The definition that a migration was to take away, and was killed before it did."""
-    if not domain.isActive() and domain.isPersistent():
+    """What a migration was to take away, and was killed before it did: the guest runs elsewhere."""
+    if domain.isActive():
+        domain.destroy()
+    if domain.isPersistent():
         domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)

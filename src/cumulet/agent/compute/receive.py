@@ -32,7 +32,7 @@ from cumulet.agent.errors import DriverError, not_found
 
 LOG = logging.getLogger(__name__)
 _PUT = {"disk.config", "console.log"}
-_PUT_BYTES = 256 << 20
+_PUT_BYTES = 64 << 20
 _CALL_SECONDS = 60
 _ANNOUNCE = '{"execute":"announce-self","arguments":{"initial":50,"max":550,"rounds":10,"step":50}}'
 
@@ -44,6 +44,11 @@ class Sockets(msgspec.Struct, frozen=True):
     outside: Path
     libvirtd: Path
     inside: Path = Path("/run/libvirt/moves")
+
+    @property
+    def states(self) -> Path:
+        """Where libvirt keeps what it knows of domains that run."""
+        return self.outside.parent / "qemu"
 
     def prepare(self) -> None:
         self.outside.mkdir(parents=True, exist_ok=True)
@@ -107,7 +112,7 @@ class Receive:
         if not folder.exists():
             return
         mark = self._marks.get(Incoming, server_id)
-        if mark is not None and not mark.settled:
+        if (mark is not None and not mark.settled) or not any(folder.iterdir()):
             self._instances.delete(server_id)
         else:
             LOG.warning(

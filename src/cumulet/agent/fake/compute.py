@@ -309,9 +309,10 @@ class FakeCompute(FakeDriver):
                 for one, domain in state.domains.items()
             ]
             things += [c.Thing(kind="disk", id=one, owner=one) for one in state.disks]
+            things += [c.Thing(kind="disk-aside", id=one, owner=one) for one in state.aside]
             things += [c.Thing(kind="tap", id=port, owner=server) for port, server in state.taps.items()]
             things += [c.Thing(kind="quarantine", id=key) for key in state.quarantine if key.startswith("disk/")]
-            return c.Audited(kinds=["domain", "disk", "tap"], things=things)
+            return c.Audited(kinds=["domain", "disk", "disk-aside", "tap"], things=things)
 
     def mend(self, item: c.MendItem) -> str | None:
         with self.world.change() as state:
@@ -325,6 +326,10 @@ class FakeCompute(FakeDriver):
                 if item.id in state.disks:
                     state.quarantine[f"disk/{item.id}"] = msgspec.to_builtins(state.disks.pop(item.id))
                 return f"the disks are moved aside: disk/{item.id}"
+            if item.kind == "disk-aside":
+                if item.id in state.aside:
+                    state.quarantine[f"disk/{item.id}"] = msgspec.to_builtins(state.aside.pop(item.id))
+                return f"the disks from before the resize are moved aside: disk/{item.id}"
         return None
 
     def facts(self) -> Facts:

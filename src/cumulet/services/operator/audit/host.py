@@ -126,6 +126,7 @@ CODES: dict[str, tuple[Severity, str, str | None]] = {
     "server-without-domain": ("error", "domains", "the server is rebooted hard, which defines it again"),
     "stopped-server-without-domain": ("warning", "domains", "it is defined again, and stays off"),
     "disk-without-server": ("error", "disks of servers", "they are moved aside on their host"),
+    "disk-kept-for-no-resize": ("warning", "disks of servers", "they are moved aside on their host"),
     "server-without-disk": ("error", "disks of servers", None),
     "server-file-missing": ("error", "disks of servers", None),
     "tap-without-port": ("error", "taps", "it is removed"),
@@ -364,6 +365,10 @@ def _servers(host: str, things: dict[str, dict[str, Thing]], lists: set[str], wo
         else:
             message = f"{host} has disks of server {thing.id}, {whose}; they are left alone"
             yield _absent("disk-without-server", thing, host, message)
+    for thing in things.get("disk-aside", {}).values():
+        if not world.busy(("server", thing.id)) and (thing.id, host) not in world.between:
+            message = f"{host} keeps disks of server {thing.id} from before a resize that is over; they are left alone"
+            yield _absent("disk-kept-for-no-resize", thing, host, message)
     for row in world.servers.values():
         if row.host != host or row.deleting or row.launched_at is None or world.busy(("server", row.id)):
             continue
