@@ -5,6 +5,7 @@ left that could move. A move that failed is tried again when the operator drains
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import bindparam, delete, select, text
@@ -14,7 +15,7 @@ from cumulet.kernel.context import RequestContext, system_context
 from cumulet.kernel.errors import CloudError
 from cumulet.services.compute import migrations, store
 from cumulet.services.compute.moves import Moves
-from cumulet.services.compute.rows import MigrationRow, ServerRow
+from cumulet.services.compute.rows import FaultRow, MigrationRow, ServerRow
 from cumulet.services.compute.tables import HOST_DRAINS
 
 AT_ONCE = 4  # moves from one host
@@ -56,19 +57,20 @@ class Drains:
         if not self.moves.host_up(tx, host):
             return 0
         servers = store.servers_on(tx, host)
-        room = AT_ONCE - sum(row.task_state is not None for row in servers)
+        moving = store.servers_of(tx, migrations.touching(tx, host))  # some are elsewhere, on their last steps
+        room = AT_ONCE - len({row.id for row in (*servers, *moving) if row.task_state is not None})
+        last = migrations.last_of(tx, [server.id for server in servers])
         begun = 0
         for server in servers:
             if begun >= room:
                 break
-            if self._may_move(tx, server, asked_at) and self._begin(tx, server):
+            if self._may_move(server, last.get(server.id), asked_at) and self._begin(tx, server):
                 begun += 1
         return begun
 
-    def _may_move(self, tx: Tx, server: ServerRow, asked_at: int) -> bool:
+    def _may_move(self, server: ServerRow, last: MigrationRow | None, asked_at: int) -> bool:
         if server.task_state is not None or server.deleting or server.vm_state not in (*_LIVE, *_COLD):
             return False
-        last = migrations.last(tx, server.id)
         return last is None or last.status not in _FAILED or last.created_at < asked_at
 
     def _begin(self, tx: Tx, server: ServerRow) -> bool:
@@ -82,32 +84,43 @@ class Drains:
             return False  # somebody came first
         return True
 
-    def why(self, tx: Tx, host: str, server: ServerRow) -> str:
-        """Why something of the server still is on the host."""
-        last = migrations.last(tx, server.id)
-        if last is not None and last.status in migrations.OPEN and server.task_state is not None:
-            return f"it is on its way{f' to {last.dest}' if last.dest else ''} ({last.type}, {last.status})"
-        if server.host != host:
-            return "its old disks wait here until its resize is confirmed or reverted"
-        asked = tx.scalar(_ASKED, {"the_host": host})
-        if asked is None:
-            return "drain the host, and it moves"
-        if not self.moves.host_up(tx, host):
-            return "its host is down: evacuate it"
-        if server.task_state is not None:
-            return f"it is {server.task_state}"
-        if server.vm_state in _STAYS:
-            return _STAYS[server.vm_state]
-        if last is not None and last.status in _FAILED and last.created_at >= asked:
-            return f"its move failed: {self._error(tx, server, last)}; drain again to try again"
-        return "it waits for its turn"
+    def why(self, tx: Tx, host: str, servers: Sequence[ServerRow]) -> dict[str, str]:
+        """Why something of each still is on the host."""
+        if not servers:
+            return {}
+        asked_at: int | None = tx.scalar(_ASKED, {"the_host": host})
+        up = self.moves.host_up(tx, host)
+        last = migrations.last_of(tx, [server.id for server in servers])
+        failed = [server_id for server_id, move in last.items() if move.status in _FAILED]
+        faults = store.faults(tx, failed)
+        return {one.id: _why(one, host, up, asked_at, last.get(one.id), faults.get(one.id)) for one in servers}
 
-    def _error(self, tx: Tx, server: ServerRow, last: MigrationRow) -> str:
-        fault = store.faults(tx, [server.id]).get(server.id)
-        if fault is None or fault.created_at < last.created_at:
-            return last.status
-        details: dict[str, Any] = json.loads(fault.details or "{}")
-        return str(details.get("error") or fault.message).rstrip(".")
+
+def _why(
+    server: ServerRow, host: str, up: bool, asked_at: int | None, last: MigrationRow | None, fault: FaultRow | None
+) -> str:
+    if last is not None and last.status in migrations.OPEN and server.task_state is not None:
+        return f"it is on its way{f' to {last.dest}' if last.dest else ''} ({last.type}, {last.status})"
+    if server.host != host:
+        return "its old disks wait here until its resize is confirmed or reverted"
+    if asked_at is None:
+        return "drain the host, and it moves"
+    if not up:
+        return "its host is down: evacuate it"
+    if server.task_state is not None:
+        return f"it is {server.task_state}"
+    if server.vm_state in _STAYS:
+        return _STAYS[server.vm_state]
+    if last is not None and last.status in _FAILED and last.created_at >= asked_at:
+        return f"its move failed: {_error(last, fault)}; drain again to try again"
+    return "it waits for its turn"
+
+
+def _error(move: MigrationRow, fault: FaultRow | None) -> str:
+    if fault is None or fault.created_at < move.created_at:
+        return move.status
+    details: dict[str, Any] = json.loads(fault.details or "{}")
+    return str(details.get("error") or fault.message).rstrip(".")
 
 
 def _of(server: ServerRow) -> RequestContext:

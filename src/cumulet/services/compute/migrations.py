@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Select, and_, bindparam, or_, select, update
+from sqlalchemy import Select, and_, bindparam, func, or_, select, update
 
 from cumulet.db import Tx
 from cumulet.kernel.ids import new_uuid
@@ -24,6 +24,11 @@ _OPEN = _OF_SERVER.where(M.c.status.in_(OPEN))
 _IN_PROGRESS = _OF_SERVER.where(M.c.status.in_(IN_PROGRESS), M.c.type == LIVE)
 _RESIZED = _OF_SERVER.where(M.c.status == "finished")
 _OPEN_OF = select(*M.c).where(M.c.server_id.in_(bindparam("ids", expanding=True)), M.c.status.in_(OPEN))
+_LAST_OF = select(*M.c).where(
+    M.c.number.in_(
+        select(func.max(M.c.number)).where(M.c.server_id.in_(bindparam("ids", expanding=True))).group_by(M.c.server_id)
+    )
+)
 _UNCONFIRMED = select(*M.c).where(M.c.status == "finished", M.c.updated_at < bindparam("before")).order_by(M.c.number)
 _TOUCHING = select(M.c.server_id).where(
     M.c.status.in_(OPEN), or_(M.c.source == bindparam("the_host"), M.c.dest == bindparam("the_host"))
@@ -99,9 +104,9 @@ def unconfirmed(tx: Tx, before: int) -> list[MigrationRow]:
     return _rows(tx, _UNCONFIRMED, before=before)
 
 
-def last(tx: Tx, server_id: str) -> MigrationRow | None:
-    """The newest of the server."""
-    return next(iter(reversed(_rows(tx, _OF_SERVER, the_server=server_id))), None)
+def last_of(tx: Tx, server_ids: Sequence[str]) -> dict[str, MigrationRow]:
+    """The newest of each server that ever moved."""
+    return {row.server_id: row for row in _rows(tx, _LAST_OF, ids=list(server_ids))} if server_ids else {}
 
 
 def touching(tx: Tx, host: str) -> list[str]:

@@ -165,7 +165,7 @@ class ComputeService:
 
     def on_host(self, tx: Tx, host: str) -> list[tuple[str, str, str]]:
         """Those that are not quite there yet, or not quite gone, too."""
-        moving = [row for id in migrations.touching(tx, host) if (row := store.server(tx, id)) is not None]
+        moving = store.servers_of(tx, migrations.touching(tx, host))
         here = {row.id: row for row in [*store.servers_on(tx, host), *moving] if row.deleted_at is None}
         return [("server", row.id, row.name) for row in here.values()]
 
@@ -176,10 +176,9 @@ class ComputeService:
         """Moves that are under way go on."""
         self.drains.forget(tx, host)
 
-    def why_left(self, tx: Tx, host: str, kind: str, object_id: str) -> str | None:
-        """Why a server is on a host that is to be empty."""
-        server = store.server(tx, object_id) if kind == "server" else None
-        return self.drains.why(tx, host, server) if server is not None else None
+    def why_left(self, tx: Tx, host: str, server_ids: Sequence[str]) -> dict[str, str]:
+        """Why servers are on a host that is to be empty."""
+        return self.drains.why(tx, host, store.servers_of(tx, server_ids))
 
     def go_on_draining(self) -> str | None:
         """Begin the next moves from the hosts that are to be empty."""

@@ -22,6 +22,7 @@ from cumulet.services.compute.tables import (
 
 _SERVER = select(*SERVERS.c)
 _BY_ID = _SERVER.where(SERVERS.c.id == bindparam("id"))
+_OF_IDS = _SERVER.where(SERVERS.c.id.in_(bindparam("ids", expanding=True)))
 _NUMBERS = select(SERVERS.c.id, SERVERS.c.number).where(SERVERS.c.id.in_(bindparam("ids", expanding=True)))
 _FORGET_HOST = delete(VMMS).where(VMMS.c.host == bindparam("the_host"))
 _ON_HOST = _SERVER.where(SERVERS.c.host == bindparam("host"), SERVERS.c.deleted_at.is_(None))
@@ -45,6 +46,11 @@ def insert_servers(tx: Tx, values: Sequence[dict[str, Any]]) -> None:
 def server(tx: Tx, server_id: str) -> ServerRow | None:
     row = tx.first(_BY_ID, {"id": server_id})
     return ServerRow(*row) if row is not None else None
+
+
+def servers_of(tx: Tx, ids: Sequence[str]) -> list[ServerRow]:
+    """Deleted ones too, in no order."""
+    return [ServerRow(*row) for row in tx.rows(_OF_IDS, {"ids": list(ids)})] if ids else []
 
 
 def servers_on(tx: Tx, host: str) -> list[ServerRow]:

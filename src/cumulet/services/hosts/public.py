@@ -5,6 +5,7 @@ servers to other network hosts, has servers move away, and says what is left and
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -54,10 +55,10 @@ class HostsService:
         joining: Joining,
         tenants: list[Tenant],
         moved: Callable[[], object] = lambda: None,
-        why: Callable[[Tx, str, str, str], str | None] = lambda tx, host, kind, object_id: None,
+        why: Callable[[Tx, str, list[str]], dict[str, str]] = lambda tx, host, server_ids: {},
     ) -> None:
-        """``moved``: called when something waits for another host. ``why``: knows of a thing that is left (host, kind,
-        id) why it is."""
+        """``moved``: called when something waits for another host. ``why``: knows of servers that are left on a host
+        why they are."""
         self.db = db
         self.hosts = hosts
         self.desired = desired
@@ -69,34 +70,34 @@ class HostsService:
     # -- looking ------------------------------------------------------------------------------------------------------
 
     def listing(self) -> list[dict[str, Any]]:
-        return self.db.read(lambda tx: [self._view(tx, host) for host in self.hosts.list(tx)])
+        return self.db.read(lambda tx: [self._view(tx, host, self._on(tx, host.name)) for host in self.hosts.list(tx)])
 
     def show(self, name: str) -> dict[str, Any]:
         return self.db.read(lambda tx: self._shown(tx, name))
 
     def _shown(self, tx: Tx, name: str) -> dict[str, Any]:
         host = self.hosts.get(tx, name)
+        held = self._on(tx, name)
+        why = self._why(tx, name, [id for kind, id, _ in held if kind == "server"])
         left = [
-            {"kind": kind, "id": id, "name": title, "why": self._why(tx, name, kind, id) or _WHY.get(kind, "")}
-            for kind, id, title in self._on(tx, name)
+            {"kind": kind, "id": id, "name": title, "why": why.get(id) or _WHY.get(kind, "")}
+            for kind, id, title in held
         ]
-        return {**self._view(tx, host), "left": left}
+        return {**self._view(tx, host, held), "left": left}
 
     def _on(self, tx: Tx, name: str) -> list[tuple[str, str, str]]:
         return [one for tenant in self.tenants for one in tenant.on_host(tx, name)]
 
-    def _view(self, tx: Tx, host: Any) -> dict[str, Any]:
-        counts: dict[str, int] = {}
-        for kind, _, _ in self._on(tx, host.name):
-            counts[kind] = counts.get(kind, 0) + 1
+    def _view(self, tx: Tx, host: Any, held: list[tuple[str, str, str]]) -> dict[str, Any]:
+        counts = Counter(kind for kind, _, _ in held)
         certificates = store.valid_of(tx, host.name)
-        held = {role for role, reason in host.disabled_roles.items() if _drained(reason)}
+        drained = any(_drained(reason) for reason in host.disabled_roles.values())
         return {
             "name": host.name,
             "roles": host.roles,
             "up": host.up,
             "forced_down": host.forced_down,
-            "drain": None if not held else "waiting" if counts else "done",
+            "drain": None if not drained else "waiting" if counts else "done",
             "disabled": host.disabled_roles,
             "version": host.version,
             "ip": host.ip,
