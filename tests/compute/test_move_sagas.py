@@ -111,6 +111,17 @@ def test_every_undo_of_a_move_matters(harness: CloudHarness) -> None:
 
 
 @pytest.mark.slow
+def test_a_move_that_waits_for_nobody_survives_kills(harness: CloudHarness) -> None:
+    def to_relocate(h: CloudHarness) -> tuple[str, msgspec.Struct]:
+        server_id, params = to_move(h)
+        return server_id, msgspec.structs.replace(params, confirmed=True)
+
+    relocating = case(harness, "server.relocate", to_relocate, unwinds=False)
+    testing.check_repeats(harness, relocating)
+    assert testing.check_crashes(harness, relocating) >= 4
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["server.confirm_resize", "server.revert_resize"])
 def test_the_end_of_a_move_survives_kills(harness: CloudHarness, kind: str) -> None:
     ending = case(harness, kind, moved, unwinds=False)
