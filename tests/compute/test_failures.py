@@ -155,6 +155,29 @@ def test_hard_reboot_and_delete_preempt(own: Nova) -> None:
     own.gone(server)
 
 
+def test_a_hard_reboot_asked_for_again_is_another(own: Nova) -> None:
+    """Two actions, one after the other: what came up between them may hang as well."""
+    server = own.boot()
+    host = own.as_user("admin").show(server)["OS-EXT-SRV-ATTR:host"]
+    event = own.cloud.hosts[host].fake.faults.hang("PowerServer")
+    for _ in range(2):
+        assert own.act(server, "reboot", {"type": "HARD"}).status == 202
+        assert own.show(server)["status"] == "HARD_REBOOT"
+    path = f"/servers/{server}/os-instance-actions"
+    actions = [one for one in own.get(path)["instanceActions"] if one["action"] == "reboot"]
+    assert len({one["request_id"] for one in actions}) == 2
+    event.set()
+
+    def ended() -> bool:
+        found = [own.get(f"{path}/{one['request_id']}")["instanceAction"] for one in actions]
+        events = [event for one in found for event in one["events"]]
+        return {event["result"] for event in events} == {"Success"} and all(one["events"] for one in found)
+
+    own.cloud.wait(ended)
+    own.wait(server, "ACTIVE")
+    own.remove(server)
+
+
 def test_quota_admits_exactly_ten(own: Nova) -> None:
     body = own.server_body()
     statuses: list[int] = []

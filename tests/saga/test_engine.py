@@ -151,6 +151,38 @@ def test_a_delete_waits_for_the_call_under_way(world: World) -> None:
     assert world.host.state == set()
 
 
+def test_what_repeats_runs_once_more_after_the_first(world: World) -> None:
+    world.host.hold.add("volume.delete")
+    again = replace(sagas.REMOVE, kind="thing.again", preempts=1, repeats=True)
+    first = run(world, again)
+    until(lambda: len(world.host.seen) == 2)
+    second = run(world, again)
+    assert second != first
+    assert world.start(again, "t") == second, "it has not begun: it will do what the third asks for"
+    assert not status(world, first).cancel_requested
+    assert status(world, second).status == "queued"
+    world.host.hold.clear()
+    world.bus.call("conductor", sagas.c.Outcome(op_id=world.host.seen[1], host="h1", state="done"))
+    assert ended(world, first).status == ended(world, second).status == "finished"
+    assert status(world, second).created_at < status(world, first).ended_at
+    assert len(world.host.seen) == 4
+    assert ended(world, run(world, again)).status == "finished", "the object is free again"
+
+
+def test_a_delete_takes_the_place_of_what_would_run_once_more(world: World) -> None:
+    world.host.hold.add("volume.delete")
+    again = replace(sagas.REMOVE, kind="thing.again", preempts=1, repeats=True)
+    first = run(world, again)
+    until(lambda: len(world.host.seen) == 2)
+    second, third = run(world, again), run(world, replace(sagas.REMOVE, preempts=2))
+    assert ended(world, second).cancelled
+    assert status(world, first).cancel_requested
+    world.host.hold.clear()
+    world.bus.call("conductor", sagas.c.Outcome(op_id=world.host.seen[1], host="h1", state="done"))
+    assert ended(world, first).cancelled
+    assert ended(world, third).status == "finished"
+
+
 def test_epochs_rise_over_the_sagas_of_an_object(world: World) -> None:
     ended(world, run(world, sagas.BUILD))
     before = world.host.epochs["t"]

@@ -143,7 +143,7 @@ class Reckoning:
 
     @staticmethod
     def _joined(event: Event, server: Thing, known: Collection[tuple[str, str]]) -> bool:
-        """A hard reboot that is asked for while another waits or runs is that one."""
+        """A hard reboot that is asked for while another waits for its turn is that one."""
         return event.verb == "reboot" and any(
             (other.reply.request_id, "reboot") in known and other.began < event.ended
             for other in server.of("reboot") if other is not event

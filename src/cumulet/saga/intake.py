@@ -97,23 +97,29 @@ class Intake:
         return False
 
     def _preempt(self, tx: Tx, saga: Saga, object_id: str, saga_id: str) -> str | None:
-        """Queue behind the owner and ask it to unwind; the id of the same saga if it is there already."""
+        """Queue behind the owner and ask it to unwind, unless it is the same saga that `repeats`; the id of the one
+        that is there already and does what is asked for."""
         found = journal.owner(tx, saga.object_kind, object_id)
         assert found is not None
         owner_id, next_id, _ = found
+        once_more = False
         for other in (next_id, owner_id):
             row = journal.load(tx, other) if other else None
             if row is None:
                 continue
             if row.kind == saga.kind:
-                return row.id
+                if not saga.repeats or row.id == next_id:
+                    return row.id
+                once_more = True
+                continue
             decl = self._sagas.get((row.kind, row.version))
             if decl is not None and decl.preempts >= saga.preempts:
                 raise Conflict(f"{saga.object_kind} {object_id} is being deleted.", code="owned")
             if row.id == next_id:
                 journal.drop_queued(tx, saga.object_kind, object_id, row.id)
         assert owner_id is not None
-        journal.request_cancel(tx, owner_id)
+        if not once_more:
+            journal.request_cancel(tx, owner_id)
         if not journal.queue_behind(tx, saga.object_kind, object_id, owner_id, saga_id):
             raise Conflict(f"Another operation is under way on {saga.object_kind} {object_id}.", code="owned")
         tx.after_commit(lambda: self._wake(owner_id))

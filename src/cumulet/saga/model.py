@@ -134,6 +134,7 @@ class Saga:
     version: int = 1
     # Asks an owner that preempts less (1: a hard reboot, 2: a delete) to unwind, then runs. True is 1.
     preempts: int = 0
+    repeats: bool = False  # asked for while it runs, it runs once more afterwards; else the one that runs is meant
     action: str | None = None  # instance action name (create, delete, reboot, ...): shown by os-instance-actions
     secrets: tuple[str, ...] = ()  # fields of the params that the end of the saga, good or bad, wipes from the journal
 

@@ -96,6 +96,7 @@ class PowerWorkflows(Workflow):
             finished=self._finished(action),
             failed=self._failed(action),
             preempts=action.preempts,
+            repeats=bool(action.preempts),
             action=action.action,
         )
 
