@@ -1,9 +1,9 @@
 """The compute driver of a host: libvirt and QEMU behind the operations, queries and reports of the agent's contract.
 
 Puts the parts together and holds no knowledge of its own: images (`agent.image.cache`), files (`instances`), XML
-(`domain`), the connection (`hypervisor`), power (`power`), devices (`hotplug`), copies (`snapshot`). It adopts
-what runs: at start and after each break it lists every domain of ours and reports it. Domains that are not ours are
-left alone.
+(`domain`), the connection (`hypervisor`), power (`power`), devices (`hotplug`), copies (`snapshot`), moves to and from
+other hosts (`live`, `receive`, `cold`, through the `door`) and resizes on this one (`resize`). It adopts what runs: at
+start and after each break it lists every domain of ours and reports it. Domains that are not ours are left alone.
 """
 
 import logging
