@@ -29,6 +29,7 @@ from cumulet.agent.network import dhcp_files, inside, links, linuxbridge, names,
 from cumulet.agent.network.audit import NetworkAudit
 from cumulet.agent.network.config import NetworkConfig
 from cumulet.agent.network.dhcp import DhcpServers
+from cumulet.agent.network.driver import NetworkDriver
 from cumulet.agent.network.linuxbridge import LinuxBridge
 from cumulet.agent.network.openvswitch import OpenVSwitch
 from cumulet.agent.network.router import Routers
@@ -78,6 +79,25 @@ def test_a_dnsmasq_that_does_not_run_is_noticed(servers: DhcpServers, running: "
     running.kill()
     running.wait()
     assert servers.silent() == [NETWORK]
+
+
+def test_a_dnsmasq_that_died_is_started_at_once_and_told_if_it_stays_away(
+    servers: DhcpServers, running: "subprocess.Popen[bytes]"
+) -> None:
+    asked: list[tuple[str, list[str]]] = []
+    hooks = SimpleNamespace(reapply=lambda kind, ids: asked.append((kind, ids)))
+    driver: Any = SimpleNamespace(_networks=servers, _hooks=hooks, _silent=set())
+    servers._w.store.put(document())
+    assert NetworkDriver._missing_daemons(driver) == []
+    assert asked == []
+    running.kill()
+    running.wait()
+    assert NetworkDriver._missing_daemons(driver) == []
+    assert asked == [("network", [NETWORK])]
+    (warning,) = NetworkDriver._missing_daemons(driver)
+    assert warning["code"] == "dnsmasq-down"
+    servers._w.store.drop(NetworkDoc, NETWORK)
+    assert NetworkDriver._missing_daemons(driver) == [], "what is over is not told any more"
 
 
 def test_none_is_missed_where_none_is_to_be(servers: DhcpServers) -> None:

@@ -59,6 +59,7 @@ class NetworkDriver(Driver):
         self._audit = NetworkAudit(self._wiring, self._networks, self._routers)
         self._external: tuple[str, ...] = ()  # bridges of the single machine
         self._warnings: list[dict[str, str]] = []
+        self._silent: set[str] = set()  # networks without their dnsmasq, at the last look
         self._looked = -float(_LOOK_SECONDS) - 1
         self._stopping = threading.Event()
         self._hooks: Hooks | None = None
@@ -143,11 +144,24 @@ class NetworkDriver(Driver):
                 shutil.rmtree(self.config.run_dir / name, ignore_errors=True)
 
     def _warnings_now(self) -> list[dict[str, str]]:
-        """Looked up again now and then: firewalls come after us."""
+        """Firewalls come after us: they are looked at now and then. A daemon is missed, and found again, at once."""
         if time.monotonic() - self._looked > _LOOK_SECONDS:
             self._looked = time.monotonic()
             self._warnings = self._look_around()
-        return self._warnings
+        return self._warnings + self._missing_daemons()
+
+    def _missing_daemons(self) -> list[dict[str, str]]:
+        """Started again at first sight, told at the second: a document may be being applied now."""
+        before, self._silent = self._silent, set(self._networks.silent())
+        if self._silent and self._hooks is not None:
+            _log.warning("dnsmasq does not run for network %s: it is started", ", ".join(sorted(self._silent)))
+            self._hooks.reapply("network", sorted(self._silent))
+        still = ", ".join(sorted(before & self._silent))
+        if not still:
+            return []
+        message = f"dnsmasq does not run for network {still}: it is started again"
+        cure = "if it comes back: see the kernel's log for out-of-memory kills"
+        return [{"code": "dnsmasq-down", "message": message, "cure": cure}]
 
     def _watch(self) -> None:
         """A restarted ovs-vswitchd has no flows: give them back at once."""
@@ -170,15 +184,4 @@ class NetworkDriver(Driver):
                     "cure": forward_cure(chain, *self._wiring.mechanism.bridge_patterns, *self._external),
                 }
             )
-        silent = self._networks.silent()
-        if silent:
-            found.append(
-                {
-                    "code": "dnsmasq-down",
-                    "message": f"dnsmasq does not run for network {', '.join(sorted(silent))}: it is started again",
-                    "cure": "if it comes back: see the kernel's log for out-of-memory kills",
-                }
-            )
-            if self._hooks is not None:
-                self._hooks.reapply("network", silent)
         return found
