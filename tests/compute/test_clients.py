@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.compute.helpers import Nova
+from tests.compute.places import Places
 from tests.support.cloud import unique
 
 pytestmark = pytest.mark.clients
@@ -73,3 +74,71 @@ def test_command_line(nova: Nova) -> None:
     openstack("server", "delete", "--wait", server["id"])
     openstack("keypair", "delete", key)
     openstack("flavor", "delete", flavor, user="admin")
+
+
+def test_moves_by_sdk(places: Places) -> None:
+    nova, cloud = places.nova, places.cloud
+    conn, admin = cloud.connect("demo"), cloud.connect("admin")
+    server = places.boot()
+    flavor = nova.new_flavor(ram=128)
+    conn.compute.resize_server(server, flavor)
+    conn.compute.wait_for_server(conn.compute.get_server(server), status="VERIFY_RESIZE", wait=20, interval=0.05)
+    conn.compute.revert_server_resize(server)
+    conn.compute.wait_for_server(conn.compute.get_server(server), wait=20, interval=0.05)
+    admin.compute.migrate_server(server)
+    conn.compute.wait_for_server(conn.compute.get_server(server), status="VERIFY_RESIZE", wait=20, interval=0.05)
+    conn.compute.confirm_server_resize(server)
+    conn.compute.wait_for_server(conn.compute.get_server(server), wait=20, interval=0.05)
+    host = places.host(server)
+    admin.compute.live_migrate_server(server, host=None, block_migration="auto")
+    cloud.wait(lambda: places.host(server) != host)
+    nova.wait(server, "ACTIVE")
+    moves = [move for move in admin.compute.migrations() if move.server_id == server]
+    assert [move.migration_type for move in moves] == ["live-migration", "migration", "resize"]
+    assert list(admin.compute.server_migrations(server)) == []
+    places.remove(server)
+
+
+def test_moves_by_command_line(places: Places) -> None:
+    nova, cloud = places.nova, places.cloud
+
+    def openstack(*words: Any, user: str = "admin", parse: bool | None = None, version: str = "2.95") -> Any:
+        return cloud.openstack(user, "--os-compute-api-version", version, *words, parse=parse)
+
+    server, flavor = places.boot(), nova.new_flavor(ram=128)
+    openstack("server", "resize", "--flavor", flavor, "--wait", server, user="demo", parse=False)
+    nova.wait(server, "VERIFY_RESIZE")
+    openstack("server", "resize", "confirm", server, user="demo", parse=False)
+    nova.wait(server, "ACTIVE")
+    openstack("server", "migrate", "--wait", server, parse=False)
+    openstack("server", "migration", "revert", server, parse=False)
+    nova.wait(server, "ACTIVE")
+    openstack("server", "migrate", "--wait", server, parse=False)
+    openstack("server", "migration", "confirm", server, parse=False)
+    nova.wait(server, "ACTIVE")
+    for host in cloud.hosts.values():
+        host.fake.compute.moving.seconds = 60
+    for command, status in (("abort", "cancelled"), ("force complete", "completed")):
+        openstack("server", "migrate", "--live-migration", server, parse=False)
+        [row] = cloud.wait(lambda: _running(openstack("server", "migration", "list", "--server", server)))
+        openstack("server", "migration", *command.split(), server, row["Id"], parse=False)
+        nova.wait(server, "ACTIVE")
+        assert openstack("server", "migration", "list", "--server", server)[0]["Status"] == status
+    for host in cloud.hosts.values():
+        host.fake.compute.moving.seconds = 0
+    source = places.host(server)
+    [target, *_] = sorted(set(cloud.hosts) - {source})
+    openstack("server", "migrate", "--live-migration", "--host", target, "--wait", server, parse=False)
+    assert places.host(server) == target
+    openstack("compute", "service", "set", "--down", target, "nova-compute", parse=False)
+    openstack("server", "evacuate", "--host", source, server, parse=False)
+    cloud.wait(lambda: places.host(server) == source)
+    nova.wait(server, "SHUTOFF")
+    openstack("compute", "service", "set", "--up", target, "nova-compute", parse=False)
+    cloud.control.reconcilers.signal("compute.evacuated")
+    cloud.wait(lambda: places.traces(server) == [source], 40)
+    places.remove(server)
+
+
+def _running(rows: Any) -> Any:
+    return [row for row in rows if row["Status"] == "running"]

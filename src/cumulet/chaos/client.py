@@ -38,6 +38,7 @@ class Client:
         self._names = 0
         self._wishes: list[tuple[Callable[[], None], int]] = [
             (self._create_server, 10), (self._power, 14), (self._rebuild, 3), (self._delete_server, 7),
+            (self._resize, 4), (self._migrate, 5), (self._end_move, 8),
             (self._create_volume, 6), (self._attach_volume, 10), (self._detach_volume, 6), (self._extend_volume, 2),
             (self._delete_volume, 4), (self._create_snapshot, 3), (self._delete_snapshot, 2),
             (self._create_image, 3), (self._delete_image, 2),
@@ -154,6 +155,23 @@ class Client:
 
     def _rebuild(self) -> None:
         self._server_action("rebuild", {"rebuild": {"imageRef": self._image()}})
+
+    def _resize(self) -> None:
+        self._server_action("resize", {"resize": {"flavorRef": self.random.choice(self.ground.flavors)}})
+
+    def _migrate(self) -> None:
+        live = {"host": None, "block_migration": True, "disk_over_commit": False}
+        verb, body = self.random.choice(
+            [
+                ("migrate", {"migrate": None}),
+                ("migrate live", {"os-migrateLive": live}),
+            ]
+        )
+        self._server_action(verb, body)
+
+    def _end_move(self) -> None:
+        verb = self.random.choice(["confirmResize", "revertResize"])
+        self._server_action(verb, {verb: None})
 
     def _delete_server(self) -> None:
         self._delete("server")

@@ -27,7 +27,8 @@ _MOST_S, _LATE_S = 600.0, 30.0  # that a settling may take whatever the deadline
 _COMPARE_S = 0.5
 # what is kept of what is over, and what comes and goes without any user's doing
 HISTORY = frozenset({
-    "sagas", "saga_steps", "server_actions", "request_traces", "processes", "conditions", "reconcilers",
+    "sagas", "saga_steps", "server_actions", "server_migrations", "request_traces", "processes", "conditions",
+    "reconcilers",
     "identity_revocations", "identity_epochs", "identity_keys", "consumers", "hosts", "server_faults",
     "volume_messages",
 })  # fmt: skip

@@ -52,11 +52,12 @@ class Ground:
             flavor = {"name": f"chaos-{memory}", "vcpus": 1, "ram": memory, "disk": 1}
             self.flavors.append(self._post("compute", "/flavors", {"flavor": flavor})["flavor"]["id"])
         self.outer = self.habits.outer or self._outer()
-        member = next(
-            r["id"] for r in self.admin.must("GET", "identity", "/roles")["roles"] if r["name"] == "member"
+        # who may move servers between hosts, besides all that members may
+        manager = next(
+            r["id"] for r in self.admin.must("GET", "identity", "/roles")["roles"] if r["name"] == "manager"
         )  # fmt: skip
         for number in range((clients + 1) // 2):
-            self._tenant(number, member, min(2, clients - 2 * number))
+            self._tenant(number, manager, min(2, clients - 2 * number))
 
     def _outer(self) -> str:
         outer = {

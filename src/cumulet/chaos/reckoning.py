@@ -14,7 +14,7 @@ from cumulet.chaos.session import Reply, Session
 
 # what may be seen of a thing when nobody is at it; others are on the way somewhere
 SETTLED: dict[str, frozenset[str]] = {
-    "server": frozenset({"ACTIVE", "SHUTOFF", "ERROR"}),
+    "server": frozenset({"ACTIVE", "SHUTOFF", "ERROR", "VERIFY_RESIZE"}),
     "volume": frozenset({"available", "in-use", "error", "error_deleting", "error_extending", "error_restoring"}),
     "snapshot": frozenset({"available", "error", "error_deleting"}),
     "image": frozenset({"active", "deleted", "killed"}),
@@ -23,10 +23,14 @@ _FAILED = {"server": {"ERROR"}, "volume": {"error", "error_deleting", "in-use", 
            "snapshot": {"error_deleting", "error"}}  # fmt: skip
 _ACTIONS = {  # a client's verb on a server -> the operations that the journal may call it
     "create": "create", "delete": "delete", "stop": "stop", "start": "start", "reboot": "reboot",
-    "rebuild": "rebuild", "image": "createImage", "attach": "attach", "detach": "detach",
+    "rebuild": "rebuild", "image": "createImage", "attach": "attach", "detach": "detach", "resize": "resize",
+    "migrate": "migrate", "migrate live": "live-migration", "confirmResize": "confirmResize",
+    "revertResize": "revertResize",
 }  # fmt: skip
 _POWER = {"create": {"ACTIVE"}, "start": {"ACTIVE"}, "reboot": {"ACTIVE"}, "stop": {"SHUTOFF"},
-          "rebuild": {"ACTIVE", "SHUTOFF"}}  # fmt: skip
+          "rebuild": {"ACTIVE", "SHUTOFF"}, "resize": {"VERIFY_RESIZE"}, "migrate": {"VERIFY_RESIZE"},
+          "confirmResize": {"ACTIVE", "SHUTOFF"}, "revertResize": {"ACTIVE", "SHUTOFF"},
+          "live-migration": {"ACTIVE", "SHUTOFF"}}  # fmt: skip
 
 
 # a rebuild or delete that failed half-way leaves a server in ERROR, which may have nothing on its host

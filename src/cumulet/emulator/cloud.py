@@ -53,8 +53,9 @@ REALISTIC = {
     "SnapshotServer": 8.0, "AttachVolume": 1.2, "DetachVolume": 1.5, "AttachPort": 0.8, "DetachPort": 0.8,
     "CreateVolume": 1.5, "DeleteVolume": 1.0, "ExtendVolume": 1.0, "CreateVolumeSnapshot": 1.0,
     "DeleteVolumeSnapshot": 0.8, "UploadVolume": 6.0, "RevertVolume": 2.0, "BackupVolume": 6.0, "RestoreBackup": 6.0,
-    "DeleteBackup": 1.0,
+    "DeleteBackup": 1.0, "FetchDisks": 6.0, "ResizeDisks": 1.0,
 }  # fmt: skip
+_MIGRATION_S = 8.0  # a live one, which can be stopped meanwhile
 _PROVIDERS = select(func.count()).select_from(METADATA.tables["resource_providers"])
 _SAGA_UNDER_WAY = select(SAGAS.c.id).where(SAGAS.c.status.in_(ACTIVE)).limit(1)
 _PREFIX = "cumulet-emulator-"
@@ -256,6 +257,7 @@ class Emulator:
         kept = self.directory / f"{name}.agent.db" if self._on_disk else None
         fake = fake or FakeHost(name, **more)
         fake.faults.pace = dict(self._pace)
+        fake.compute.moving.seconds = _MIGRATION_S if self._pace else 0.0
         host = self.hosts[name] = EmulatedHost(self.bus, fake, settings, self._clock, kept)
         self.faults.put_all_on(host.fake)
         host.start()
