@@ -120,6 +120,25 @@ def parent(tolerate: bool) -> Saga:
     )
 
 
+def undone_parent(second: Saga) -> Saga:
+    """Its first child is taken back by removing what it made."""
+    return Saga(
+        kind="thing.undone",
+        object_kind="thing",
+        params=Params,
+        steps=(
+            Children(
+                "two",
+                start=lambda tx, run: [
+                    Start(BUILD, run.object_id + "-1", Params()),
+                    Start(second, run.object_id + "-2", Params()),
+                ],
+                undo=lambda tx, run: [Start(REMOVE, run.object_id + "-1", Params())],
+            ),
+        ),
+    )
+
+
 RETRY = Saga(
     kind="thing.retry",
     object_kind="thing",

@@ -234,6 +234,23 @@ def test_a_failed_child(world: World, tolerate: bool) -> None:
     assert world.thing("t").size == (2 if tolerate else 1)
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_child_that_finished_is_taken_back_when_another_does_not(world: World, cancelled: bool) -> None:
+    for thing in ("t-1", "t-2"):
+        world.add_thing(thing)
+    second = sagas.waiting(lambda tx, run: None) if cancelled else sagas.REFUSED
+    for saga in (sagas.BUILD, sagas.REMOVE, second):
+        world.engine.register(saga)
+    row = run(world, sagas.undone_parent(second))
+    until(lambda: world.thing("t-1").status == "ready" or status(world, row).status != "running")
+    if cancelled:
+        world.db.write(lambda tx: world.engine.cancel(tx, "thing", "t"))
+    assert ended(world, row).status == "failed"
+    assert ended(world, row).cancelled is cancelled
+    assert world.thing("t-1").status == "deleted"
+    assert world.host.state == set()
+
+
 def test_a_child_may_have_the_object_of_its_parent(world: World) -> None:
     world.engine.register(sagas.BUILD)
     assert ended(world, run(world, sagas.RETRY)).status == "finished"

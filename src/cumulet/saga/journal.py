@@ -308,6 +308,13 @@ def request_cancel(tx: Tx, saga_id: str) -> None:
     tx.run(_CANCEL, {"the_id": saga_id, "the_time": tx.now})
 
 
+_IS_CANCELLED = select(SAGAS.c.cancel_requested).where(SAGAS.c.id == bindparam("the_id"))
+
+
+def is_cancelled(tx: Tx, saga_id: str) -> bool:
+    return bool(tx.scalar(_IS_CANCELLED, {"the_id": saga_id}))
+
+
 def cancel_children(tx: Tx, saga_id: str) -> None:
     tx.run(_CANCEL_CHILDREN, {"the_id": saga_id, "the_time": tx.now})
 

@@ -105,7 +105,7 @@ class Children:
     """Starts child sagas and parks until all have ended; fails if one failed unless ``tolerate``. The output is a list
     of ``{"id", "status", "error", "error_code", "error_details"}`` in the order of starting. A child may have the same
     object as its parent (trying another host): it then works under the parent's ownership. ``undo`` starts children
-    that take back what finished ones did."""
+    that take back what finished ones did, also when another failed or the saga was cancelled meanwhile."""
 
     name: str
     start: Callable[[Tx, Run], Sequence["Start"]]

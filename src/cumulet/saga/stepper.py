@@ -297,6 +297,8 @@ class Stepper:
         found = journal.children(tx, row.id, row.position)
         if any(c.status not in ("finished", "failed") for c in found):
             if row.wake_at is not None and row.wake_at - tx.now > 10 * SECOND:
+                if journal.is_cancelled(tx, row.id):
+                    raise Stale  # what is remembered of it is of before
                 return After()  # woken for the sake of another: nothing to write
             row.wake_at = tx.now + 30 * SECOND
             return self._save(tx, flight, After())
@@ -373,6 +375,11 @@ class Stepper:
                 journal.cancel_children(tx, row.id)
                 row.wake_at = tx.now + 30 * SECOND
                 return self._save(tx, flight, After(wake=[c.id for c in found]))
+            ended = StepRow(
+                row.id, row.position, flight.step.name, "done", None, msgspec.to_builtins(found), None,
+                row.step_started_at, tx.now, None,
+            )  # fmt: skip
+            flight.end_step(ended)  # some may have finished first: the step is undone
         row.cancelled, row.error, row.error_code, row.error_details = True, "Cancelled.", "cancelled", {}
         return self._begin_unwinding(tx, flight)
 
@@ -394,7 +401,7 @@ class Stepper:
                 undo is not None
                 and not isinstance(undo, NothingToUndo)
                 and ended is not None
-                and (ended.state == "done" or (ended.state == "failed" and ended.host is not None))
+                and (ended.state == "done" or (ended.state == "failed" and _left_something(step, ended)))
             )
             if not needed or self.probe.drops_undo(row, step):
                 self._down(flight)
@@ -494,3 +501,8 @@ class Stepper:
             journal.insert_steps(tx, flight.unwritten)
             flight.unwritten = []
         return after
+
+
+def _left_something(step: Step, failed: StepRow) -> bool:
+    """A Call that was sent may have had its effect; of several children some may have finished."""
+    return failed.host is not None or isinstance(step, Children)
