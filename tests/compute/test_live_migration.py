@@ -172,6 +172,12 @@ def test_aborted(slow: Places) -> None:
     check()
     assert slow.migrations(server)[0]["status"] == "cancelled"
     assert slow.events(server, "live_migration_cancel") == ["compute_live_migration_abort"]
+    operator = slow.cloud.control.operator
+    row = slow.cloud.db.read(lambda tx: slow.cloud.control.compute.row(tx, server))
+    story = operator.explain_server(row, hosts=True, xml=False)["operations"]
+    told = {one["action"]: one for one in story}
+    assert {"live-migration", "live_migration_cancel", "attach_volume", "create"} <= told.keys()
+    assert told["live-migration"]["error"] == "The migration was aborted."
     # a migration that does not run yet
     events = [host.fake.faults.hang("CacheImage") for host in slow.cloud.hosts.values()]
     assert admin.act(server, "os-migrateLive", AUTO).status == 202

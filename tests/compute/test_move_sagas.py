@@ -16,6 +16,7 @@ from cumulet.services.compute.workflows.live import LiveParams
 from cumulet.services.compute.workflows.move import BackParams, MoveParams
 from tests.compute.test_sagas import VISIBLE, CloudHarness, new_harness
 
+pytestmark = pytest.mark.timeout(600)  # many steps, each killed in turn
 # what tells of the attempt, and what hosts converge to
 TOLD = ("server_migrations", "server_faults", "vmms", "desired_docs", "hosts", "reconcilers")
 IGNORE: dict[str, set[str] | None] = {

@@ -269,7 +269,8 @@ class ComputeService:
         self.start(tx, server, self.power.by_name[name], PowerParams(), ctx, name)
 
     def on_inventory(self, tx: Tx, inventory: Inventory) -> Absent:
-        """Servers on the host that are gone or live elsewhere are to be removed; unknown ones are not named."""
+        """Servers on the host that are gone or live elsewhere are to be removed; unknown ones are not named. A guest
+        that runs stays while the host where it should be does not answer: it might be the only one."""
         absent = []
         seen = set()
         for report in inventory.servers:
@@ -278,6 +279,8 @@ class ComputeService:
             if server is None:
                 continue
             elsewhere = server.host is not None and server.host != inventory.host
+            if elsewhere and report.power_state == Power.RUNNING and not self.parts.hosts.is_up_in(tx, server.host):
+                continue
             if server.deleted_at is not None or (elsewhere and not self._moves_there(tx, server.id, inventory.host)):
                 absent.append(report.server_id)
         for server in store.servers_on(tx, inventory.host):
