@@ -85,6 +85,17 @@ def test_a_move_unwinds_from_every_step(harness: CloudHarness) -> None:
 
 
 @pytest.mark.slow
+def test_relocating_survives_kills(harness: CloudHarness) -> None:
+    def prepare(h: CloudHarness) -> tuple[str, msgspec.Struct]:
+        server_id, params = to_move(h)
+        return server_id, msgspec.structs.replace(params, confirmed=True)
+
+    relocating = case(harness, "server.relocate", prepare, unwinds=False)
+    testing.check_runs(harness, relocating)
+    assert testing.check_crashes(harness, relocating) >= 2
+
+
+@pytest.mark.slow
 def test_a_resize_on_its_way(harness: CloudHarness) -> None:
     testing.check_unwinds(harness, case(harness, "server.resize", to_move))
 

@@ -57,8 +57,7 @@ class Drains:
         if not self.moves.host_up(tx, host):
             return 0
         servers = store.servers_on(tx, host)
-        moving = store.servers_of(tx, migrations.touching(tx, host))  # some are elsewhere, on their last steps
-        room = AT_ONCE - len({row.id for row in (*servers, *moving) if row.task_state is not None})
+        room = AT_ONCE - len(migrations.leaving(tx, host))  # some are elsewhere by now, on their last steps
         last = migrations.last_of(tx, [server.id for server in servers])
         begun = 0
         for server in servers:

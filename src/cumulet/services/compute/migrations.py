@@ -33,6 +33,9 @@ _UNCONFIRMED = select(*M.c).where(M.c.status == "finished", M.c.updated_at < bin
 _TOUCHING = select(M.c.server_id).where(
     M.c.status.in_(OPEN), or_(M.c.source == bindparam("the_host"), M.c.dest == bindparam("the_host"))
 )
+_LEAVING = select(M.c.server_id).where(
+    M.c.status.in_([status for status in OPEN if status != "finished"]), M.c.source == bindparam("the_host")
+)
 _DONE = select(*M.c).where(M.c.type == EVACUATION, M.c.status == "done").order_by(M.c.number)
 _SET_STATUS = (
     update(M)
@@ -112,6 +115,11 @@ def last_of(tx: Tx, server_ids: Sequence[str]) -> dict[str, MigrationRow]:
 def touching(tx: Tx, host: str) -> list[str]:
     """Servers that may have something on this host by a move that is not over."""
     return [row[0] for row in tx.rows(_TOUCHING, {"the_host": host})]
+
+
+def leaving(tx: Tx, host: str) -> set[str]:
+    """Servers on their way from this host."""
+    return {row[0] for row in tx.rows(_LEAVING, {"the_host": host})}
 
 
 def done(tx: Tx) -> list[MigrationRow]:
