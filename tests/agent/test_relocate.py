@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from cumulet.agent import contract as c
-from cumulet.agent.compute import relocate
 from cumulet.agent.compute.domain import HostProfile, ServerFiles, build_domain
+from cumulet.agent.compute.moving import relocate
 from cumulet.agent.errors import DriverError
 
 VOLUME = "11111111-2222-3333-4444-555555555555"

@@ -6,7 +6,7 @@ from typing import Any
 import libvirt
 import pytest
 
-from cumulet.agent.compute import rpcguard
+from cumulet.agent.compute.moving import rpcguard
 from cumulet.agent.errors import DriverError
 
 FLAGS = rpcguard.FLAGS & ~libvirt.VIR_MIGRATE_AUTO_CONVERGE

@@ -17,8 +17,8 @@ import msgspec
 import pytest
 
 from cumulet.agent import contract as c
-from cumulet.agent.compute.door import Caller, Identity, Loop
 from cumulet.agent.compute.libvirtd import qemu_group
+from cumulet.agent.compute.moving.door import Caller, Identity, Loop
 from cumulet.agent.driver import Driver, Found, FoundServer, Hooks, OperationBody, QueryBody
 from cumulet.agent.errors import DriverError
 from cumulet.agent.image.cache import ImageCache

@@ -2,8 +2,8 @@
 
 Puts the parts together and holds no knowledge of its own: images (`agent.image.cache`), files (`instances`), XML
 (`domain`), the connection (`hypervisor`), power (`power`), devices (`hotplug`), copies (`snapshot`), moves to and from
-other hosts (`live`, `receive`, `cold`, through the `door`) and resizes on this one (`resize`). It adopts what runs: at
-start and after each break it lists every domain of ours and reports it. Domains that are not ours are left alone.
+other hosts and resizes (`moving`). It adopts what runs: at start and after each break it lists every domain of ours and
+reports it. Domains that are not ours are left alone.
 """
 
 import logging
@@ -20,20 +20,18 @@ import msgspec
 
 from cumulet.agent import contract as c
 from cumulet.agent.compute import host, kvm
-from cumulet.agent.compute.cold import Cold
 from cumulet.agent.compute.domain import MARK, HostProfile, build_domain
-from cumulet.agent.compute.door import Caller, Door, Hello, Identity, Loop, Reader, Writer
 from cumulet.agent.compute.hotplug import Hotplug
 from cumulet.agent.compute.hypervisor import Event, Hypervisor, ensure_event_loop
 from cumulet.agent.compute.instances import Instances
 from cumulet.agent.compute.libvirtd import PrivateLibvirtd, kvm_for_root_only
-from cumulet.agent.compute.live import Live
-from cumulet.agent.compute.marks import Incoming, Marks, Offer
+from cumulet.agent.compute.moving.door import Identity
+from cumulet.agent.compute.moving.marks import Incoming
+from cumulet.agent.compute.moving.moves import Moves
+from cumulet.agent.compute.moving.receive import Sockets
 from cumulet.agent.compute.ports import PortPlugger
 from cumulet.agent.compute.power import Power, unless_off
 from cumulet.agent.compute.queries import Queries
-from cumulet.agent.compute.receive import Receive, Sockets
-from cumulet.agent.compute.resize import Resize
 from cumulet.agent.compute.snapshot import Snapshots
 from cumulet.agent.compute.states import RUNNING, SHUTDOWN, power_state
 from cumulet.agent.driver import Driver, Facts, Found, FoundServer, Hooks, OperationBody, Progress, QueryBody
@@ -109,16 +107,16 @@ class ComputeDriver(Driver):
         self._profile = HostProfile(virt_type="qemu")
         self.hypervisor: Hypervisor | None = None
         self._sockets = Sockets(Path(), Path())
-        self._loop = Loop()
-        self._at_door = threading.Lock()
-        self._identity = Identity(config.host, config.tls)
-        self.marks = Marks(self.instances)
-        self._door = Door(self._loop, self._identity, config.door, self._serve)
-        where = lambda: self._sockets  # noqa: E731 - known once libvirtd is found
-        self._receive = Receive(lambda: self._hv, self.instances, self.marks, where, self._xml, self._look_and_tell)
-        self._live = Live(lambda: self._hv, self.instances, self.marks, where, self._caller, self._look_and_tell)
-        self._cold = Cold(self.instances, self.marks, self._open_door, self._caller, self._active, self._receive.clear)
-        self._resize = Resize(self.instances, self._active)
+        self.moves = Moves(
+            self.instances,
+            Identity(config.host, config.tls),
+            config.door,
+            hypervisor=lambda: self._hv,
+            sockets=lambda: self._sockets,
+            xml=self._xml,
+            tell=self._look_and_tell,
+            running=self._running,
+        )
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -151,7 +149,7 @@ class ComputeDriver(Driver):
         self.hypervisor.start()
         self._hypervisor_version = self.hypervisor.call("version", lambda connection: connection.getVersion())
         self._cpu_info = host.cpu_info()
-        self._look_after_arrivals()
+        self.moves.look_after_arrivals()
         self._housekeeper = threading.Thread(target=self._keep_house, name="compute-housekeeping", daemon=True)
         self._housekeeper.start()
 
@@ -159,8 +157,7 @@ class ComputeDriver(Driver):
         self._stopping.set()
         if self._housekeeper is not None:
             self._housekeeper.join(timeout=10)
-        self._door.close()
-        self._loop.stop()
+        self.moves.stop()
         if self.hypervisor is not None:
             self.hypervisor.stop()
 
@@ -205,16 +202,7 @@ class ComputeDriver(Driver):
             c.DetachPort: self._detach_port,
             c.SnapshotServer: self._snapshot,
             c.SetAdminPassword: self._set_admin_password,
-            c.OfferDisks: lambda op, progress: self._cold.offer(op),
-            c.WithdrawDisks: self._withdraw_disks,
-            c.FetchDisks: lambda op, progress: self._cold.fetch(op, progress),
-            c.ResizeDisks: lambda op, progress: self._resize.resize(op.server, progress),
-            c.RevertDisks: lambda op, progress: self._resize.revert(op.server_id),
-            c.DropDisksAside: lambda op, progress: self._resize.drop(op.server_id),
-            c.PrepareReceive: self._prepare_receive,
-            c.EndReceive: self._end_receive,
-            c.MigrateServer: lambda op, progress: self._live.migrate(op, progress),
-            c.SteerMigration: lambda op, progress: self._live.steer(op),
+            **self.moves.operations(),
         }
 
     def queries(self) -> dict[type[c.Query], QueryBody]:
@@ -223,7 +211,7 @@ class ComputeDriver(Driver):
             c.DomainXml: lambda query: Queries(self._hv, self.instances).xml(query),
             c.Diagnostics: lambda query: Queries(self._hv, self.instances).diagnostics(query),
             c.ConsoleEndpoint: lambda query: Queries(self._hv, self.instances).console_endpoint(query),
-            c.MigrationProgress: lambda query: self._live.progress(query),
+            **self.moves.queries(),
         }
 
     def inventory(self) -> Found:
@@ -250,7 +238,7 @@ class ComputeDriver(Driver):
     def audit(self, documents: Mapping[str, Mapping[str, Any]]) -> c.Audited:
         servers = self._hv.call("list", self._list)
         things = [c.Thing(kind="domain", id=s.server_id, owner=s.server_id, state=str(s.power_state)) for s in servers]
-        things += [c.Thing(kind="disk", id=i, owner=i, state=self.marks.state(i)) for i in self.instances.ids()]
+        things += [c.Thing(kind="disk", id=i, owner=i, state=self.moves.marks.state(i)) for i in self.instances.ids()]
         kept = [one for one in self.instances.ids() if self.instances.resized_from(one).exists()]
         things += [c.Thing(kind="disk-aside", id=one, owner=one) for one in kept]
         things += [c.Thing(kind="tap", id=one) for one in self._plugger.plugged()]
@@ -265,7 +253,7 @@ class ComputeDriver(Driver):
             if not self._is_ours(domain):
                 continue
             server_id = domain.UUIDString()
-            if not domain.isPersistent() and self.marks.state(server_id) != "arriving":
+            if not domain.isPersistent() and self.moves.marks.state(server_id) != "arriving":
                 message = f"the domain of server {server_id} is defined no more: it ends with its guest"
                 found.append(c.Drift(kind="definition", id=server_id, problem="missing", message=message))
             for path in self.instances.missing_files(domain.XMLDesc()):
@@ -318,7 +306,7 @@ class ComputeDriver(Driver):
 
     def _delete_disks(self, op: c.DeleteDisks, progress: Progress) -> None:
         self.instances.delete(op.server_id)
-        self._open_or_close_door()
+        self.moves.open_or_close_door()
 
     def _plug_ports(self, op: c.PlugPorts, progress: Progress) -> None:
         for port in op.ports:
@@ -337,7 +325,7 @@ class ComputeDriver(Driver):
         self.instances.folder(spec.server_id).mkdir(exist_ok=True)
         xml = self._xml(spec)
         self._hv.call("define", lambda connection: connection.defineXML(xml), 60)
-        self.marks.drop(Incoming, spec.server_id)  # its disks were fetched: it is this host's
+        self.moves.marks.drop(Incoming, spec.server_id)  # its disks were fetched: it is this host's
         return c.DefineServerResult(xml=xml)
 
     def _undefine(self, op: c.UndefineServer, progress: Progress) -> None:
@@ -369,61 +357,6 @@ class ComputeDriver(Driver):
 
     def _xml(self, spec: c.ServerSpec) -> str:
         return build_domain(spec, self._profile, self.instances.files(spec.server_id))
-
-    def _active(self, server_id: str) -> bool:
-        """Does a guest of this server run here, or wait for its memory?"""
-        return bool(self._hv.of(server_id, lambda domain: domain.isActive()))
-
-    # -- between hosts --------------------------------------------------------------------------------------------
-
-    def _caller(self, to_host: str, address: str, server_id: str) -> Caller:
-        return Caller(self._loop, self._identity, to_host, address, server_id)
-
-    async def _serve(self, hello: Hello, reader: Reader, writer: Writer) -> None:
-        await (self._cold if hello.stream == "disk" else self._receive).serve(hello, reader, writer)
-
-    def _open_or_close_door(self) -> None:
-        """It is open while somebody is expected."""
-        with self._at_door:
-            self._door_as_needed()
-
-    def _open_door(self) -> str:
-        with self._at_door:
-            return self._door.open()
-
-    def _door_as_needed(self) -> None:
-        if self.marks.all(Offer) or any(mark.how == "receive" for mark in self.marks.all(Incoming).values()):
-            self._door.open()
-        else:
-            self._door.close()
-
-    def _look_after_arrivals(self) -> None:
-        try:
-            self._settle_arrivals()
-            self._open_or_close_door()
-        except DriverError as error:
-            LOG.warning("servers from other hosts cannot arrive yet: %s", error.message)
-
-    def _settle_arrivals(self) -> None:
-        """A guest that was let run here, by a life of the agent that did not come to say so."""
-        for server_id, mark in self.marks.all(Incoming).items():
-            if mark.how == "receive" and not mark.settled and server_id in self._running():
-                self._receive.run(server_id, runs=True)
-
-    def _running(self) -> set[str]:
-        return {one.server_id for one in self._hv.call("list", self._list) if one.power_state == RUNNING}
-
-    def _prepare_receive(self, op: c.PrepareReceive, progress: Progress) -> c.PrepareReceiveResult:
-        self._receive.prepare(op, progress)
-        return c.PrepareReceiveResult(address=self._open_door())
-
-    def _end_receive(self, op: c.EndReceive, progress: Progress) -> None:
-        self._receive.end(op)
-        self._open_or_close_door()
-
-    def _withdraw_disks(self, op: c.WithdrawDisks, progress: Progress) -> None:
-        self._cold.withdraw(op.server_id)
-        self._open_or_close_door()
 
     # -- devices ----------------------------------------------------------------------------------------------------
 
@@ -484,12 +417,15 @@ class ComputeDriver(Driver):
             raise
         return True
 
+    def _running(self) -> set[str]:
+        return {one.server_id for one in self._hv.call("list", self._list) if one.power_state == RUNNING}
+
     def _report_all(self) -> None:
         for server in self._hv.call("list", self._list):
             self._tell(server)
 
     def _event(self, event: Event) -> None:
-        self._live.happened(event)
+        self.moves.happened(event)
         self._look_and_tell(event.uuid)
 
     def _look_and_tell(self, server_id: str) -> None:
@@ -511,7 +447,7 @@ class ComputeDriver(Driver):
             self._tell(found)
 
     def _hidden(self, server: FoundServer) -> bool:
-        return self.marks.hidden(server.server_id, runs=server.power_state == RUNNING)
+        return self.moves.marks.hidden(server.server_id, runs=server.power_state == RUNNING)
 
     def _tell(self, server: FoundServer) -> None:
         if self._hooks is not None and not self._hidden(server):
@@ -519,7 +455,7 @@ class ComputeDriver(Driver):
 
     def _keep_house(self) -> None:
         while not self._stopping.wait(_HOUSEKEEPING_SECONDS):
-            self._look_after_arrivals()
+            self.moves.look_after_arrivals()
             try:
                 self.instances.trim_console_logs()
                 for path in self.cache.prune(

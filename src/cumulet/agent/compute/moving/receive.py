@@ -20,12 +20,12 @@ from typing import Any
 import libvirt
 import msgspec
 
-from cumulet.agent.compute import relocate, rpcguard
-from cumulet.agent.compute.door import Hello, Reader, Writer, connect_unix, pump, relay, say
 from cumulet.agent.compute.hypervisor import Hypervisor
 from cumulet.agent.compute.instances import Instances
 from cumulet.agent.compute.libvirtd import qemu_group
-from cumulet.agent.compute.marks import Incoming, Marks
+from cumulet.agent.compute.moving import relocate, rpcguard
+from cumulet.agent.compute.moving.door import Hello, Reader, Writer, connect_unix, pump, relay, say
+from cumulet.agent.compute.moving.marks import Incoming, Marks
 from cumulet.agent.contract import EndReceive, PrepareReceive, ServerSpec
 from cumulet.agent.driver import Progress
 from cumulet.agent.errors import DriverError, not_found

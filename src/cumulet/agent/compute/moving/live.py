@@ -27,12 +27,12 @@ from typing import Any, Literal
 import libvirt
 import msgspec
 
-from cumulet.agent.compute import relocate
-from cumulet.agent.compute.door import Caller
 from cumulet.agent.compute.hypervisor import Event, Hypervisor, translated
 from cumulet.agent.compute.instances import Instances
-from cumulet.agent.compute.marks import Marks, Outgoing
-from cumulet.agent.compute.receive import Sockets
+from cumulet.agent.compute.moving import relocate
+from cumulet.agent.compute.moving.door import Caller
+from cumulet.agent.compute.moving.marks import Marks, Outgoing
+from cumulet.agent.compute.moving.receive import Sockets
 from cumulet.agent.contract import MigrateServer, MigrateServerResult, MigrationProgress, SteerMigration
 from cumulet.agent.driver import Progress
 from cumulet.agent.errors import DriverError, not_found

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from cumulet.agent.compute.door import BLOCK, Caller, Hello, Reader, Writer, say
 from cumulet.agent.compute.instances import Instances, grow_root, on_own_base
-from cumulet.agent.compute.marks import Incoming, Marks, Offer
+from cumulet.agent.compute.moving.door import BLOCK, Caller, Hello, Reader, Writer, say
+from cumulet.agent.compute.moving.marks import Incoming, Marks, Offer
 from cumulet.agent.contract import DiskConnection, DiskOffer, FetchDisks, OfferDisks, OfferDisksResult
 from cumulet.agent.driver import Progress
 from cumulet.agent.errors import DriverError
