@@ -10,6 +10,7 @@ import pytest
 from cumulet.bus import LocalBus
 from cumulet.db import Database
 from cumulet.kernel.clock import FakeClock
+from cumulet.kernel.errors import Unavailable
 from cumulet.reconcile import Reconcilers
 
 
@@ -62,19 +63,25 @@ def test_it_runs_at_start_by_period_and_by_signal(db: Database) -> None:
     one.stop()
 
 
-def test_an_error_is_seen_and_the_next_run_tries_again(db: Database) -> None:
+@pytest.mark.parametrize(("error", "traced"), [(RuntimeError("no way"), True), (Unavailable("no way"), False)])
+def test_an_error_is_seen_and_the_next_run_tries_again(
+    db: Database, caplog: pytest.LogCaptureFixture, error: Exception, traced: bool
+) -> None:
+    """What is away for a while is a line in the log at each run, no trace."""
     made = Reconcilers(db, LocalBus())
     broken = [True]
 
     def run() -> None:
         if broken:
-            raise RuntimeError("no way")
+            raise error
 
     made.register("odd", run, period_seconds=1)
     made.start()
     until(lambda: db.read(made.status)[0].status == "error")
     (row,) = db.read(made.status)
-    assert (row.error, row.failures) == ("RuntimeError: no way", 1)
+    assert (row.error, row.failures) == (f"{type(error).__name__}: no way", 1)
+    (record,) = [one for one in caplog.records if "reconciler odd failed" in one.getMessage()]
+    assert (record.exc_info is not None) == traced
     broken.clear()
     advance(db, 2)
     until(lambda: db.read(made.status)[0].status == "ok")

@@ -16,6 +16,7 @@ from sqlalchemy import bindparam, or_, select, text, update
 from cumulet.bus import Bus, register
 from cumulet.db import Database, Tx
 from cumulet.kernel.clock import SECOND, Signal
+from cumulet.kernel.errors import CloudError
 from cumulet.reconcile.tables import RECONCILERS as R
 
 _log = logging.getLogger(__name__)
@@ -198,6 +199,9 @@ class Reconcilers:
         error: str | None = None
         try:
             summary = one.run()
+        except CloudError as failure:  # something it needs is away, or says no
+            _log.warning("reconciler %s failed: %s", one.name, failure)
+            error = f"{type(failure).__name__}: {failure}"
         except Exception as failure:  # noqa: BLE001 - it is noted for people, and logged
             _log.exception("reconciler %s failed", one.name)
             error = f"{type(failure).__name__}: {failure}"
