@@ -204,6 +204,7 @@ def build_control_plane(
         reconcilers.register(
             "compute.resizes", lambda: compute.confirm_old_resizes(seconds), period_seconds=min(seconds, 60)
         )
+    reconcilers.register("volume.deletes", volume.delete_again, period_seconds=60)
     reconcilers.register("network.documents", lambda: reconcile_documents(network), period_seconds=300)
     reconcilers.register("network.ports", lambda: reconcile_ports(network, compute_store.living), period_seconds=300)
     hosts.on_change(lambda tx, host: tx.after_commit(lambda: reconcilers.signal("network.scheduling")))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cumulet.agent.contract import ServerReport
+from cumulet.emulator.clock import EmulatorClock
 from tests.compute.helpers import Nova
 
 
@@ -117,6 +118,48 @@ def test_a_volume_that_its_host_does_not_let_go_of_is_free_once_the_server_is_de
         host.restart()  # an inventory, in which the export is
     own.cloud.wait(lambda: not any(host.fake.world.leftovers().get("exports") for host in own.cloud.hosts.values()))
     assert api.delete("volume", f"/volumes/{volume}").status == 202
+
+
+def test_a_volume_that_goes_with_its_server_goes_once_its_host_lets_it(new_cloud: Any) -> None:
+    clock = EmulatorClock()
+    own = Nova(new_cloud(hosts=2, clock=clock))
+    own.cloud.control.reconcilers.stop()
+    api = own.cloud.api("demo")
+    disk = {"source_type": "blank", "destination_type": "volume", "volume_size": 1, "delete_on_termination": True,
+            "boot_index": -1}  # fmt: skip
+    image = {"source_type": "image", "uuid": own.image, "destination_type": "local", "boot_index": 0,
+             "delete_on_termination": True}  # fmt: skip
+    server = own.boot(block_device_mapping_v2=[image, disk])
+    (volume,) = (one["id"] for one in api.get("volume", "/volumes")["volumes"])
+    path = f"/volumes/{volume}"
+    delete_again = own.cloud.control.volume.delete_again
+    for host in own.cloud.hosts.values():
+        host.fake.faults.fail("UnexportVolume", times=None)
+    own.remove(server)
+    own.cloud.wait(lambda: api.get("volume", path)["volume"]["status"] == "error_deleting")
+    assert delete_again() == "1 begun"  # its host still exports it
+    own.cloud.wait(lambda: api.get("volume", path)["volume"]["status"] == "error_deleting")
+    assert delete_again() is None, "it was tried a moment ago"
+    for host in own.cloud.hosts.values():
+        host.fake.faults.clear()
+        host.restart()  # an inventory, in which the export is
+    own.cloud.wait(lambda: not any(host.fake.world.leftovers().get("exports") for host in own.cloud.hosts.values()))
+    clock.advance(minutes=2)
+    own.cloud.wait(delete_again)
+    own.cloud.wait(lambda: api.get("volume", path).status == 404)
+
+
+def test_a_volume_whose_delete_somebody_asked_for_is_left_to_them(own: Nova) -> None:
+    api = own.cloud.api("demo")
+    volume = api.post("volume", "/volumes", {"volume": {"size": 1}})["volume"]["id"]
+    own.cloud.wait(lambda: api.get("volume", f"/volumes/{volume}")["volume"]["status"] == "available")
+    for host in own.cloud.hosts.values():
+        host.fake.faults.fail("DeleteVolume")
+    assert api.delete("volume", f"/volumes/{volume}").status == 202
+    own.cloud.wait(lambda: api.get("volume", f"/volumes/{volume}")["volume"]["status"] == "error_deleting")
+    assert own.cloud.control.volume.delete_again() is None
+    again = own.cloud.api("admin").post("volume", f"/volumes/{volume}/action", {"os-force_delete": {}})
+    assert again.status == 202
 
 
 def test_a_late_report_of_a_host_where_the_server_is_not_is_forgotten(own: Nova) -> None:

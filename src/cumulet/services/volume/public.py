@@ -7,7 +7,7 @@ import msgspec
 
 from cumulet.agent.contract import Absent, ExportVolume, Inventory, UnexportVolume
 from cumulet.db import Database, Tx
-from cumulet.kernel.clock import Clock
+from cumulet.kernel.clock import SECOND, Clock
 from cumulet.kernel.context import RequestContext, system_context
 from cumulet.kernel.errors import BadInput, Conflict, NotFound
 from cumulet.services.volume import attachments, state, store, types
@@ -18,6 +18,8 @@ from cumulet.services.volume.workflows.attachments import AttachmentWorkflows
 from cumulet.services.volume.workflows.backups import BackupWorkflows
 from cumulet.services.volume.workflows.snapshots import SnapshotWorkflows
 from cumulet.services.volume.workflows.volumes import DeleteParams, VolumeWorkflows
+
+_MAX_PAUSE_MINUTES = 60
 
 
 class VolumeSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,7 +138,28 @@ class VolumeService:
         if store.attachments_of(tx, volume_id) or store.exports_of(tx, volume_id):
             return
         ctx = msgspec.structs.replace(system_context("volume"), project_id=row.project_id, user_id=row.user_id)
-        self.begin_delete(tx, ctx, row, cascade=False)
+        self.begin_delete(tx, ctx, row, cascade=False, unwatched=True)
+
+    def delete_again(self) -> str | None:
+        """Volumes that were to go with their server and that their hosts would not let go of. The more often it failed,
+        the later."""
+        if not self.db.read(self._undeleted):
+            return None
+        count = self.db.write(lambda tx: sum(self._delete_again(tx, row) for row in self._undeleted(tx)))
+        return f"{count} begun" if count else None
+
+    def _undeleted(self, tx: Tx) -> list[VolumeRow]:
+        return store.VOLUMES.where(tx, store.t.VOLUMES.c.status == "error_deleting")
+
+    def _delete_again(self, tx: Tx, row: VolumeRow) -> bool:
+        tries = [one.saga for one in self.sagas.history(tx, "volume", row.id) if one.saga.kind == "volume.delete"]
+        if not tries or not tries[0].params.get("unwatched") or not self.hosts.is_up_in(tx, row.host):
+            return False
+        pause = min(2 ** (len(tries) - 1) - 1, _MAX_PAUSE_MINUTES) * 60 * SECOND
+        if tx.now < tries[0].ended_at + pause:
+            return False
+        self.delete_on_termination(tx, row.id)
+        return True
 
     def on_inventory(self, tx: Tx, inventory: Inventory) -> Absent:
         """Exports of volumes we know whose attachment is gone (it went while the host was down) are to be removed."""
@@ -180,9 +203,12 @@ class VolumeService:
 
     # -- inside the service ----------------------------------------------------------------------------------------
 
-    def begin_delete(self, tx: Tx, ctx: RequestContext, row: VolumeRow, *, cascade: bool) -> None:
+    def begin_delete(
+        self, tx: Tx, ctx: RequestContext, row: VolumeRow, *, cascade: bool, unwatched: bool = False
+    ) -> None:
         state.change(tx, row.id, busy="deleting")
-        self.sagas.start(tx, self.volume_workflows.delete, row.id, DeleteParams(cascade=cascade), ctx)
+        params = DeleteParams(cascade=cascade, unwatched=unwatched)
+        self.sagas.start(tx, self.volume_workflows.delete, row.id, params, ctx)
 
     def changed(self, tx: Tx, volume_id: str) -> None:
         for listener in self.listeners:

@@ -31,6 +31,7 @@ class CreateParams(msgspec.Struct, kw_only=True):
 
 class DeleteParams(msgspec.Struct, kw_only=True):
     cascade: bool = False
+    unwatched: bool = False  # nobody asked for it by name: what fails is tried again
 
 
 class ExtendParams(msgspec.Struct, kw_only=True):
