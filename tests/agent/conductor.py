@@ -9,6 +9,7 @@ import msgspec
 
 from cumulet.agent import contract as c
 from cumulet.bus import LocalBus
+from tests.support.patience import SECONDS
 
 
 class Conductor:
@@ -55,7 +56,7 @@ class Conductor:
         with self._state:
             return [message for message in self.told if isinstance(message, kind) and where(message)]
 
-    def wait(self, kind: type, where: Callable[[Any], bool] = lambda m: True, seconds: float = 5.0) -> Any:
+    def wait(self, kind: type, where: Callable[[Any], bool] = lambda m: True, seconds: float = SECONDS) -> Any:
         end = time.monotonic() + seconds
         with self._state:
             while True:
@@ -64,7 +65,7 @@ class Conductor:
                         return message
                 assert self._state.wait(max(end - time.monotonic(), 0)), f"no such {kind.__name__} came: {self.told}"
 
-    def outcome(self, op_id: str, seconds: float = 5.0) -> c.Outcome:
+    def outcome(self, op_id: str, seconds: float = SECONDS) -> c.Outcome:
         return self.wait(c.Outcome, lambda m: m.op_id == op_id and m.state in ("done", "failed"), seconds)
 
     def want(self, doc: Any) -> None:

@@ -7,15 +7,9 @@ import msgspec
 
 from cumulet.agent import contract as c
 from tests.agent.conftest import Rig
+from tests.support.patience import eventually
 
 METADATA = c.MetadataDoc(id="s1", generation=3, meta_data={"uuid": "s1"}, network_data={})
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "did not become true"
-        time.sleep(0.005)
 
 
 def applied(rig: Rig, generation: int, error: str | None = None) -> Callable[[c.Applied], bool]:

@@ -6,9 +6,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -20,6 +19,7 @@ from cumulet.bench.results import load
 from cumulet.bench.suite import Bench, Progress
 from cumulet.bench.target import Target
 from tests.bench.test_bench import TINY
+from tests.support.patience import eventually
 from tests.support.postgres import PostgresServer
 from tests.support.rabbit import RabbitServer
 
@@ -50,13 +50,6 @@ def living(temporary: Path) -> list[str]:
         if "serve" in command and str(temporary) in command:
             found.append(command)
     return found
-
-
-def eventually(holds: Callable[[], Any], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "did not become true in time"
-        time.sleep(0.05)
 
 
 def test_a_private_cloud_is_measured_and_gone(tmp_path: Path) -> None:

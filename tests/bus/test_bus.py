@@ -10,6 +10,7 @@ import pytest
 from cumulet.agent.contract import Accepted, AskOutcome, DeleteDisks, Execute, LookAgain, Outcome
 from cumulet.bus import Bus, BusTimeout, RemoteFault, Unreachable
 from cumulet.kernel.errors import Unavailable
+from tests.support.patience import eventually
 
 NewBus = Callable[[], Bus]
 
@@ -21,13 +22,6 @@ def execute(op_id: str = "op-1") -> Execute:
 @pytest.fixture
 def topic() -> str:
     return "agent." + uuid.uuid4().hex[:8]
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "did not become true"
-        time.sleep(0.005)
 
 
 def test_a_call_is_answered_with_equal_structs(new_bus: NewBus, topic: str) -> None:

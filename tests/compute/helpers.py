@@ -3,6 +3,7 @@
 from typing import Any
 
 from tests.support.cloud import Answer, unique
+from tests.support.patience import SECONDS
 
 LATEST = "2.96"
 
@@ -96,7 +97,7 @@ class Nova:
         server: dict[str, Any] = found["server"]
         return server
 
-    def wait(self, server_id: str, status: str, seconds: float = 10.0) -> dict[str, Any]:
+    def wait(self, server_id: str, status: str, seconds: float = SECONDS) -> dict[str, Any]:
         def look() -> Any:
             server = self.show(server_id)
             if server["status"] == "ERROR" and status != "ERROR":
@@ -106,7 +107,7 @@ class Nova:
         found: dict[str, Any] = self.cloud.wait(look, seconds)
         return found
 
-    def gone(self, server_id: str, seconds: float = 10.0) -> None:
+    def gone(self, server_id: str, seconds: float = SECONDS) -> None:
         self.cloud.wait(lambda: self.get(f"/servers/{server_id}").status == 404, seconds)
 
     def remove(self, server_id: str) -> None:

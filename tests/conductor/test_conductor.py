@@ -1,7 +1,6 @@
 """Hosts, documents, reports and inventories, with the real agent over fake drivers."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from cumulet.db import Database, Tx
 from cumulet.kernel.clock import SECOND, FakeClock
 from cumulet.kernel.errors import NotFound, Unavailable
 from cumulet.saga import SagaEngine, WakeSagas
+from tests.support.patience import eventually
 
 
 class Cloud:
@@ -40,7 +40,7 @@ class Cloud:
         agent = Agent(settings, self.bus, AgentStore(None), fake.drivers)
         agent.start()
         self.agents.append(agent)
-        until(lambda: self.hosts.is_up(name))
+        eventually(lambda: self.hosts.is_up(name))
         return fake
 
     def close(self) -> None:
@@ -61,11 +61,8 @@ class Docs:
         return c.MetadataDoc(id=object_id, generation=generation, meta_data={"n": generation}, network_data={})
 
 
-def until(condition: Callable[[], Any], seconds: float = 5) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come true"
-        time.sleep(0.005)
+def applied_of(cloud: Cloud) -> Any:
+    return cloud.db.read(lambda tx: cloud.desired.applied(tx, "h1", "metadata", "m1"))
 
 
 @pytest.fixture
@@ -169,15 +166,15 @@ def test_documents_reach_the_host_and_are_removed_again(cloud: Cloud) -> None:
     applied: list[tuple[str, int, str | None]] = []
     cloud.conductor.on_applied(lambda tx, host, kind, id, generation, error: applied.append((id, generation, error)))
     first = cloud.db.write(lambda tx: cloud.desired.touch(tx, "h1", "metadata", "m1"))
-    until(lambda: cloud.db.read(lambda tx: cloud.desired.applied(tx, "h1", "metadata", "m1")) == (first, first, None))
+    eventually(lambda: applied_of(cloud) == (first, first, None))
     assert fake.world.state.documents["metadata"]["m1"]["meta_data"] == {"n": first}
     second = cloud.db.write(lambda tx: cloud.desired.touch(tx, "h1", "metadata", "m1"))
     assert second == first + 1
-    until(lambda: ("m1", second, None) in applied)
+    eventually(lambda: ("m1", second, None) in applied)
     assert cloud.db.read(lambda tx: cloud.desired.holders(tx, "metadata", "m1")) == ["h1"]
     cloud.db.write(lambda tx: cloud.desired.remove(tx, "h1", "metadata", "m1"))
-    until(lambda: not fake.world.state.documents.get("metadata"))
-    until(lambda: cloud.db.read(lambda tx: cloud.desired.behind(tx)) == [])
+    eventually(lambda: not fake.world.state.documents.get("metadata"))
+    eventually(lambda: cloud.db.read(lambda tx: cloud.desired.behind(tx)) == [])
     assert cloud.db.write(lambda tx: cloud.desired.purge(tx, older_seconds=-1)) == 1
     assert cloud.db.write(lambda tx: cloud.desired.touch(tx, "h1", "metadata", "m1")) > second + 1
 
@@ -193,9 +190,9 @@ def test_lost_hints_are_made_up_for(cloud: Cloud) -> None:
     fake = cloud.add_host()
     cloud.desired._send_hints = lambda hints: None  # type: ignore[method-assign]
     cloud.db.write(lambda tx: cloud.desired.touch(tx, "h1", "metadata", "m1"))
-    until(lambda: "m1" in fake.world.state.documents.get("metadata", {}))
+    eventually(lambda: "m1" in fake.world.state.documents.get("metadata", {}))
     cloud.db.write(lambda tx: cloud.desired.remove(tx, "h1", "metadata", "m1"))
-    until(lambda: not fake.world.state.documents.get("metadata"))
+    eventually(lambda: not fake.world.state.documents.get("metadata"))
 
 
 def test_a_removal_of_what_the_host_never_had_is_applied_too(cloud: Cloud) -> None:
@@ -209,7 +206,7 @@ def test_a_removal_of_what_the_host_never_had_is_applied_too(cloud: Cloud) -> No
     assert cloud.db.read(lambda tx: cloud.desired.held_by(tx, "h1")) == []
     assert len(cloud.db.read(lambda tx: cloud.desired.behind(tx))) == 1
     cloud.add_host()
-    until(lambda: cloud.db.read(lambda tx: cloud.desired.behind(tx)) == [])
+    eventually(lambda: cloud.db.read(lambda tx: cloud.desired.behind(tx)) == [])
     assert cloud.db.read(lambda tx: cloud.desired.index(tx, "h1")).entries == []
 
 
@@ -232,7 +229,7 @@ def test_an_error_of_a_document_is_kept(cloud: Cloud) -> None:
     fake = cloud.add_host()
     fake.faults.fail("metadata", times=None, message="no room")
     wanted = cloud.db.write(lambda tx: cloud.desired.touch(tx, "h1", "metadata", "m1"))
-    until(lambda: cloud.db.read(lambda tx: cloud.desired.applied(tx, "h1", "metadata", "m1")) == (wanted, 0, "no room"))
+    eventually(lambda: applied_of(cloud) == (wanted, 0, "no room"))
 
 
 def test_an_old_report_changes_nothing(cloud: Cloud) -> None:

@@ -90,6 +90,11 @@ class Stage:
     def operator(self) -> Any:
         return self.cloud.control.operator
 
+    def sound(self, *, fix: bool = False) -> None:
+        """Nothing is under way, and nothing wrong. ``fix``: or repaired, if another test failed half-way."""
+        self.settle()
+        self.cloud.wait(lambda: [one for one in self.audit(fix=fix) if one["severity"] != "info"] == [])
+
     def settle(self) -> None:
         busy = select(SAGAS.c.id).where(SAGAS.c.status.in_(("queued", "running", "unwinding")))
         self.cloud.wait(lambda: not list(self.rows(busy)))
@@ -450,8 +455,7 @@ def _(stage: Stage) -> str:
 
 @pytest.mark.parametrize("code", sorted(PLANTS))
 def test_planted_drift_is_found_named_and_repaired(stage: Stage, code: str) -> None:
-    stage.settle()
-    assert [f for f in stage.audit() if f["code"] == code] == []
+    stage.sound(fix=True)
     object_id = PLANTS[code](stage)
     (found,) = [f for f in stage.audit() if f["code"] == code and f["object_id"] == object_id]
     assert found["repairable"]
@@ -462,8 +466,7 @@ def test_planted_drift_is_found_named_and_repaired(stage: Stage, code: str) -> N
     assert repaired["repaired"]
     stage.cloud.wait(lambda: [f for f in stage.audit() if f["code"] == code] == [])
     CHECKS[code](stage)
-    stage.settle()
-    stage.cloud.wait(lambda: [f for f in stage.audit() if f["severity"] != "info"] == [])
+    stage.sound()
 
 
 def test_what_only_people_can_repair(stage: Stage) -> None:

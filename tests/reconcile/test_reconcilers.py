@@ -1,7 +1,7 @@
 """Periods, signals, leases, and what is seen of them."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,7 @@ from cumulet.db import Database
 from cumulet.kernel.clock import FakeClock
 from cumulet.kernel.errors import Unavailable
 from cumulet.reconcile import Reconcilers
-
-
-def until(condition: Callable[[], Any], seconds: float = 5) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come true"
-        time.sleep(0.005)
+from tests.support.patience import eventually
 
 
 @pytest.fixture
@@ -49,15 +43,15 @@ def test_it_runs_at_start_by_period_and_by_signal(db: Database) -> None:
     runs: list[str] = []
     one = engine(db, runs)
     one.start()
-    until(lambda: len(runs) == 1)
+    eventually(lambda: len(runs) == 1)
     time.sleep(0.05)
     assert len(runs) == 1
     advance(db, 11)
-    until(lambda: len(runs) == 2)
-    until(lambda: db.read(one.status)[0].status == "ok")
+    eventually(lambda: len(runs) == 2)
+    eventually(lambda: db.read(one.status)[0].status == "ok")
     one.signal("tidy")
-    until(lambda: len(runs) == 3)
-    until(lambda: db.read(one.status)[0].runs == 3)
+    eventually(lambda: len(runs) == 3)
+    eventually(lambda: db.read(one.status)[0].runs == 3)
     (row,) = db.read(one.status)
     assert (row.name, row.status, row.summary, row.failures) == ("tidy", "ok", "run 3", 0)
     one.stop()
@@ -77,14 +71,14 @@ def test_an_error_is_seen_and_the_next_run_tries_again(
 
     made.register("odd", run, period_seconds=1)
     made.start()
-    until(lambda: db.read(made.status)[0].status == "error")
+    eventually(lambda: db.read(made.status)[0].status == "error")
     (row,) = db.read(made.status)
     assert (row.error, row.failures) == (f"{type(error).__name__}: no way", 1)
     (record,) = [one for one in caplog.records if "reconciler odd failed" in one.getMessage()]
     assert (record.exc_info is not None) == traced
     broken.clear()
     advance(db, 2)
-    until(lambda: db.read(made.status)[0].status == "ok")
+    eventually(lambda: db.read(made.status)[0].status == "ok")
     assert db.read(made.status)[0].error is None
     made.stop()
 
@@ -93,14 +87,14 @@ def test_one_conductor_runs_it(db: Database) -> None:
     runs: list[str] = []
     first, second = engine(db, runs), engine(db, runs, "c2")
     first.start()
-    until(lambda: db.read(first.status)[0].runs == 1)
+    eventually(lambda: db.read(first.status)[0].runs == 1)
     second.start()
     time.sleep(0.05)
     assert runs == ["c1"]
     assert not second.run_now("tidy")
     first.stop()
     advance(db, 11)
-    until(lambda: runs == ["c1", "c2"])
+    eventually(lambda: runs == ["c1", "c2"])
     second.stop()
 
 
@@ -130,9 +124,9 @@ def test_a_process_that_runs_none_passes_the_signal_on(db: Database) -> None:
     worker = engine(db, runs)
     service = bus.serve("conductor", lambda message: worker.on_signal(message))
     worker.start()
-    until(lambda: len(runs) == 1)
+    eventually(lambda: len(runs) == 1)
     api.signal("tidy")
-    until(lambda: len(runs) == 2)
+    eventually(lambda: len(runs) == 2)
     worker.stop()
     service.stop()
 
@@ -148,12 +142,12 @@ def test_the_period_begins_when_a_run_ends(db: Database) -> None:
 
     made.register("slow", run, period_seconds=10)
     made.start()
-    until(lambda: db.read(made.status)[0].runs == 1)
+    eventually(lambda: db.read(made.status)[0].runs == 1)
     advance(db, 9.7)  # 10.2 since it began, 9.7 since it ended
     time.sleep(0.1)
     assert len(runs) == 1
     advance(db, 0.4)
-    until(lambda: len(runs) == 2)
+    eventually(lambda: len(runs) == 2)
     made.stop()
 
 
@@ -161,12 +155,12 @@ def test_another_conductor_takes_its_turn_when_the_period_is_over(db: Database) 
     runs: list[str] = []
     first, second = engine(db, runs), engine(db, runs, "c2")
     first.start()
-    until(lambda: db.read(first.status)[0].runs == 1)
+    eventually(lambda: db.read(first.status)[0].runs == 1)
     first.stop()
     advance(db, 6)
     second.start()
     time.sleep(0.1)
     assert runs == ["c1"]
     advance(db, 5)
-    until(lambda: runs == ["c1", "c2"])
+    eventually(lambda: runs == ["c1", "c2"])
     second.stop()

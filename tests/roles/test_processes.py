@@ -4,7 +4,7 @@ import fcntl
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ import requests
 from cumulet.cli.status import agent_problem
 from tests.support import leftovers
 from tests.support.cloud import Api, unique
+from tests.support.patience import eventually
 from tests.support.postgres import PostgresServer
 from tests.support.processes import Processes
 from tests.support.rabbit import RabbitServer
@@ -49,14 +50,6 @@ def apart(postgres: PostgresServer, rabbit: RabbitServer) -> Iterator[Processes]
 def servers(apart: Processes) -> "Servers":
     eventually(apart.hosts_up)
     return Servers(apart)
-
-
-def eventually(holds: Callable[[], Any], seconds: float = 30.0) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := holds()):
-        assert time.monotonic() < end, "did not become true in time"
-        time.sleep(0.05)
-    return found
 
 
 class Servers:

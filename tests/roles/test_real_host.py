@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from cumulet.guest import boot_sector_qcow2
-from tests.roles.test_processes import eventually
 from tests.support import leftovers
 from tests.support.cloud import unique
+from tests.support.patience import eventually
 from tests.support.pretend import PretendHosts
 from tests.support.processes import Processes
 

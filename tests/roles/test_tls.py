@@ -10,9 +10,10 @@ import requests
 
 from cumulet.db import Database
 from cumulet.kernel.errors import Unavailable
-from tests.roles.test_processes import Servers, eventually
+from tests.roles.test_processes import Servers
 from tests.support import leftovers
 from tests.support.certificates import Site
+from tests.support.patience import eventually
 from tests.support.postgres import PostgresServer
 from tests.support.processes import Processes
 from tests.support.rabbit import RabbitServer

@@ -15,9 +15,10 @@ import pytest
 
 import cumulet
 from cumulet.app import ROLES
-from tests.roles.test_processes import Servers, eventually
+from tests.roles.test_processes import Servers
 from tests.support import leftovers
 from tests.support.cloud import unique
+from tests.support.patience import eventually
 from tests.support.postgres import PostgresServer
 from tests.support.processes import Processes
 from tests.support.rabbit import RabbitServer

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from cumulet.settings import to_toml
-from tests.roles.test_processes import Servers, eventually
+from tests.roles.test_processes import Servers
 from tests.support import leftovers
 from tests.support.cloud import unique
+from tests.support.patience import eventually
 from tests.support.postgres import PostgresServer
 from tests.support.processes import Processes
 from tests.support.rabbit import RabbitServer

@@ -11,9 +11,10 @@ from cumulet.kernel.errors import Conflict, Unavailable
 from cumulet.saga import Call, Saga, Transact, nothing_to_undo
 from tests.saga import sagas
 from tests.saga.world import CTX, Params, World
+from tests.support.patience import SECONDS, eventually
 
 
-def ended(world: World, saga_id: str, seconds: float = 5) -> Any:
+def ended(world: World, saga_id: str, seconds: float = SECONDS) -> Any:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         row = status(world, saga_id)
@@ -27,13 +28,6 @@ def status(world: World, saga_id: str) -> Any:
     from cumulet.saga import journal
 
     return world.db.read(lambda tx: journal.load(tx, saga_id))
-
-
-def until(condition: Any, seconds: float = 5) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come true"
-        time.sleep(0.002)
 
 
 def run(world: World, saga: Saga, thing: str = "t", params: Params | None = None) -> Any:
@@ -114,7 +108,7 @@ def test_an_undo_that_fails_is_tried_again_and_then_passed_over(world: World) ->
 def test_an_owned_object_is_refused_and_free_afterwards(world: World) -> None:
     world.host.hold.add("volume.export")
     run(world, sagas.BUILD)
-    until(lambda: len(world.host.seen) == 2)
+    eventually(lambda: len(world.host.seen) == 2)
     with pytest.raises(Conflict):
         world.start(sagas.BUILD, "t")
     owner = world.db.read(lambda tx: world.engine.owner(tx, "thing", "t"))
@@ -125,7 +119,7 @@ def test_an_owned_object_is_refused_and_free_afterwards(world: World) -> None:
 def test_a_delete_asks_the_owner_to_unwind_and_then_runs(world: World) -> None:
     saga = sagas.waiting(lambda tx, run: None)
     first = run(world, saga)
-    until(lambda: status(world, first).phase == "waiting")
+    eventually(lambda: status(world, first).phase == "waiting")
     second = run(world, sagas.REMOVE)
     assert status(world, second).status == "queued" or status(world, first).cancel_requested
     assert world.start(sagas.REMOVE, "t") == second
@@ -139,7 +133,7 @@ def test_a_delete_asks_the_owner_to_unwind_and_then_runs(world: World) -> None:
 def test_a_delete_waits_for_the_call_under_way(world: World) -> None:
     world.host.hold.add("volume.create")
     first = run(world, sagas.BUILD)
-    until(lambda: len(world.host.seen) == 1)
+    eventually(lambda: len(world.host.seen) == 1)
     second = run(world, sagas.REMOVE)
     time.sleep(0.05)
     assert status(world, second).status == "queued"
@@ -155,7 +149,7 @@ def test_what_repeats_runs_once_more_after_the_first(world: World) -> None:
     world.host.hold.add("volume.delete")
     again = replace(sagas.REMOVE, kind="thing.again", preempts=1, repeats=True)
     first = run(world, again)
-    until(lambda: len(world.host.seen) == 2)
+    eventually(lambda: len(world.host.seen) == 2)
     second = run(world, again)
     assert second != first
     assert world.start(again, "t") == second, "it has not begun: it will do what the third asks for"
@@ -173,7 +167,7 @@ def test_a_delete_takes_the_place_of_what_would_run_once_more(world: World) -> N
     world.host.hold.add("volume.delete")
     again = replace(sagas.REMOVE, kind="thing.again", preempts=1, repeats=True)
     first = run(world, again)
-    until(lambda: len(world.host.seen) == 2)
+    eventually(lambda: len(world.host.seen) == 2)
     second, third = run(world, again), run(world, replace(sagas.REMOVE, preempts=2))
     assert ended(world, second).cancelled
     assert status(world, first).cancel_requested
@@ -195,7 +189,7 @@ def test_a_wait_looks_again_when_woken(world: World) -> None:
     seen = threading.Event()
     saga = sagas.waiting(lambda tx, run: "now" if seen.is_set() else None, poll_seconds=60)
     saga_id = run(world, saga)
-    until(lambda: status(world, saga_id).phase == "waiting")
+    eventually(lambda: status(world, saga_id).phase == "waiting")
     seen.set()
     began = time.monotonic()
     world.engine.wake("thing", "t")
@@ -300,7 +294,7 @@ def test_a_call_step_is_one_transaction_of_two_statements(world: World) -> None:
         world.add_thing(f"t{number}")
         if not world.engine._running:
             world.engine.run()
-            until(lambda: world.engine.idle())
+            eventually(lambda: world.engine.idle())
             time.sleep(0.1)
         done.clear()
         before = world.db.statements
@@ -333,6 +327,6 @@ def test_a_saga_of_another_release_waits_and_is_told_once(world: World, caplog: 
     other.run()
     for _ in range(3):
         other.wake_saga(saga_id)
-        until(other.idle)
+        eventually(other.idle)
     assert status(world, saga_id).status == "running"
     assert sum("no saga thing.build" in record.message for record in caplog.records) == 1

@@ -11,8 +11,9 @@ from cumulet.saga import Saga, journal
 from cumulet.saga.engine import SagaEngine
 from cumulet.saga.stepper import Probe
 from tests.saga import sagas
-from tests.saga.test_engine import ended, run, status, until
+from tests.saga.test_engine import ended, run, status
 from tests.saga.world import GET, Params, World
+from tests.support.patience import eventually
 
 
 class Pause(Probe):
@@ -58,7 +59,7 @@ def test_a_paused_conductor_that_wakes_neither_writes_nor_sends(quick: World, po
     sent = list(quick.host.seen)
     epochs = dict(quick.host.epochs)
     pause.go.set()
-    until(first.idle)
+    eventually(first.idle)
     time.sleep(0.05)
     assert status(quick, saga_id) == row
     assert [op for op in quick.host.seen if op.endswith("do:1")].count(f"{saga_id}:create:do:1") == 1
@@ -95,7 +96,7 @@ def test_a_dead_conductors_saga_is_taken_over_when_its_lease_ends(quick: World) 
 def test_the_same_conductor_started_again_goes_on_at_once(world: World) -> None:
     world.host.hold.add("volume.create")
     saga_id = run(world, sagas.BUILD)
-    until(lambda: world.host.seen)
+    eventually(lambda: world.host.seen)
     world.engine.abandon()
     world.host.outcomes[world.host.seen[0]] = c.Outcome(op_id=world.host.seen[0], host="h1", state="done")
     world.registered = [sagas.BUILD]
@@ -141,7 +142,7 @@ def test_progress_puts_the_deadline_off(quick: World, monkeypatch: Any) -> None:
     quick.engine.run()
     quick.add_thing("t")
     saga_id = quick.start(sagas.BUILD, "t")
-    until(lambda: len(quick.host.seen) == 2)
+    eventually(lambda: len(quick.host.seen) == 2)
     op_id = quick.host.seen[1]
     for n in range(8):
         time.sleep(0.1)
@@ -154,7 +155,7 @@ def test_progress_puts_the_deadline_off(quick: World, monkeypatch: Any) -> None:
 def test_a_host_that_goes_down_fails_its_calls_and_undos_are_passed_over(world: World) -> None:
     world.host.hold.add("volume.export")
     saga_id = run(world, sagas.BUILD)
-    until(lambda: len(world.host.seen) == 2)
+    eventually(lambda: len(world.host.seen) == 2)
     world.host.up = False
     world.engine.host_changed("h1")
     row = ended(world, saga_id)
@@ -178,7 +179,7 @@ def test_a_call_may_wait_for_its_host(world: World) -> None:
     patient = replace(sagas.BUILD, steps=(replace(sagas.CREATE_STEP, if_host_down="wait"),))
     world.host.up = False
     saga_id = run(world, patient)
-    until(lambda: status(world, saga_id).phase == "waiting")
+    eventually(lambda: status(world, saga_id).phase == "waiting")
     world.host.up = True
     world.engine.host_changed("h1")
     assert ended(world, saga_id).status == "finished"

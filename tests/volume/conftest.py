@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.support.cloud import unique
+from tests.support.patience import SECONDS
 
 
 class Volumes:
@@ -39,7 +40,7 @@ class Volumes:
         return self.call("POST", f"/volumes/{volume_id}/action", {name: argument or {}}, **more)
 
     def until(self, path: str, key: str, *statuses: str) -> dict[str, Any]:
-        end = time.monotonic() + 10
+        end = time.monotonic() + SECONDS
         while True:
             found = self.ok("GET", path)[key]
             if found["status"] in statuses:
@@ -48,7 +49,7 @@ class Volumes:
             time.sleep(0.01)
 
     def gone(self, path: str) -> None:
-        end = time.monotonic() + 10
+        end = time.monotonic() + SECONDS
         while self.call("GET", path).status != 404:
             assert time.monotonic() < end, self.call("GET", path).text
             time.sleep(0.01)
@@ -69,7 +70,7 @@ class Volumes:
             admin.post("volume", path + "/action", body)
             assert admin.delete("volume", path + "?cascade=true&force=true", version="3.71").status in (202, 404)
         for volume_id in self.made:
-            end = time.monotonic() + 10
+            end = time.monotonic() + SECONDS
             while admin.get("volume", f"/volumes/{volume_id}").status != 404:
                 assert time.monotonic() < end
                 time.sleep(0.01)
