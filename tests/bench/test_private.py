@@ -31,7 +31,8 @@ COUNTS = scale.Counts(
 
 def begin(*words: str, temporary: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", "cumulet", "bench", "--fake", "--quick", *words],
+        # whatever started the tests may ignore Ctrl-C, as a shell does in the background
+        ["env", "--default-signal=INT", sys.executable, "-m", "cumulet", "bench", "--fake", "--quick", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

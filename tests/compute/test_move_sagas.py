@@ -101,6 +101,7 @@ def test_a_resize_on_its_way(harness: CloudHarness) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # a hundred moves, each with a crash
 def test_a_move_survives_everything(harness: CloudHarness) -> None:
     moving = case(harness, "server.migrate", to_move)
     testing.check_repeats(harness, moving)

@@ -17,6 +17,7 @@ import requests
 from tests.support.ports import free_ports
 
 CUMULET = str(Path(sys.executable).parent / "cumulet")
+_IMPORT_SECONDS = 0.22  # of the libraries, by a quiet machine
 _ENV = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": "/nonexistent", "OS_USERNAME": "somebody"}
 
 
@@ -128,9 +129,11 @@ def test_what_a_killed_one_left_is_swept_by_the_next() -> None:
 @pytest.mark.slow
 def test_it_answers_within_seven_tenths_of_a_second() -> None:
     """From the start of the process to the first answer, which is of a seeded cloud whose hosts are up. Counted is the
-    processor's time: other tests run beside, and a start waits for nothing else."""
-    took, used = [], []
+    processor's time: other tests run beside, and a start waits for nothing else. What they take from the processor's
+    caches shows in the import of the libraries alone."""
+    took, used, imports = [], [], []
     for port in free_ports(5):
+        imports.append(_cpu_seconds_of([sys.executable, "-c", "import sqlalchemy, uvicorn, httptools, msgspec"]))
         url = f"http://127.0.0.1:{port}/identity/v3"
         begun = time.monotonic()
         process = subprocess.Popen([CUMULET, "emulator", "--quiet", f"--port={port}"], env=_ENV, stdout=subprocess.PIPE)
@@ -143,8 +146,14 @@ def test_it_answers_within_seven_tenths_of_a_second() -> None:
         finally:
             os.kill(process.pid, signal.SIGTERM)
             process.communicate(timeout=20)
-    print(f"first answer after {min(took):.2f}-{max(took):.2f} s, of the processor {min(used):.2f}-{max(used):.2f} s")
-    assert min(used) < 0.7
+    print(f"first answer after {min(took):.2f}-{max(took):.2f} s, of the processor {min(used):.2f}-{max(used):.2f} s,")
+    print(f"of which the libraries' import alone {min(imports):.2f}-{max(imports):.2f} s")
+    assert min(used) < 0.7 * max(1.0, min(imports) / _IMPORT_SECONDS)
+
+
+def _cpu_seconds_of(command: list[str]) -> float:
+    _, _, usage = os.wait4(subprocess.Popen(command, env=_ENV).pid, 0)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _cpu_seconds(pid: int) -> float:
