@@ -159,7 +159,8 @@ def test_the_control_plane_waits_for_its_database(control: Machines) -> None:
         ours = [line["MESSAGE"] for line in control.journal(_CONTROL, f"cumulet-{role}") if line["_PID"] != "1"]
         assert ours
         others = {line for line in ours if "the database does not answer" not in line}
-        assert all("the message broker is away" in line for line in others), others
+        broker = ("the message broker is away", "The message broker's management API")
+        assert all(any(words in line for words in broker) for line in others), others
 
 
 def test_each_role_is_a_user_of_its_own(control: Machines) -> None:
@@ -246,7 +247,7 @@ def test_a_control_role_killed_is_started_again(server: dict[str, Any], joined: 
     eventually("the host is up", joined.up)
 
 
-@pytest.mark.parametrize("verb", ["kill --kill-whom=main -s KILL", "restart", "stop"])
+@pytest.mark.parametrize("verb", ["kill -s KILL", "restart", "stop"])
 def test_an_agent_that_ends_leaves_guests_alone(server: dict[str, Any], joined: Machines, verb: str) -> None:
     before = living(joined)
     assert {name for name in _GUESTS_NEED if any(name in str(rest) for rest in before.values())} == set(_GUESTS_NEED)

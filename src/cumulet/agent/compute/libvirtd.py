@@ -25,6 +25,7 @@ import uuid
 from pathlib import Path
 
 from cumulet.agent.errors import DriverError
+from cumulet.agent.outlive import outliving
 
 _START_SECONDS = 120.0
 _BOUND = {
@@ -45,6 +46,7 @@ namespaces = [ ]
 cgroup_controllers = [ ]
 """
 # in a mount namespace of its own, whose later mounts come from the host and never go back to it
+_APART = ("setsid", "--fork", "unshare", "--mount", "--propagation", "slave")
 _LAUNCH = """
 set -e
 for pair; do
@@ -226,7 +228,7 @@ class PrivateLibvirtd:
         alive, held = os.pipe()
         with log.open("ab") as output, os.fdopen(held):
             subprocess.run(
-                ["setsid", "--fork", "unshare", "--mount", "--propagation", "slave", "sh", "-c", _LAUNCH, "sh", *pairs],
+                outliving([*_APART, "sh", "-c", _LAUNCH, "sh", *pairs]),
                 env={
                     "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
                     "LIBVIRTD": program,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cumulet.agent.errors import DriverError
 from cumulet.agent.network.shell import in_namespace, run, write_atomically
+from cumulet.agent.outlive import outliving
 
 
 def pid_of(argv: list[str], pid_file: Path) -> int | None:
@@ -37,13 +38,13 @@ def ensure(namespace: str, argv: list[str], pid_file: Path) -> bool:
         _end(pid)
     pid_file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        in_namespace(namespace, lambda: run(argv, timeout=20))
+        in_namespace(namespace, lambda: run(outliving(argv), timeout=20))
     except DriverError:
         pid = pid_of(argv, pid_file)  # one whose pid file was lost holds the port
         if pid is None:
             raise
         _end(pid)
-        in_namespace(namespace, lambda: run(argv, timeout=20))
+        in_namespace(namespace, lambda: run(outliving(argv), timeout=20))
     return True
 
 

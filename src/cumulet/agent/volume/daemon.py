@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cumulet.agent.errors import DriverError
+from cumulet.agent.outlive import outliving
 from cumulet.agent.volume.qmp import Qmp, QmpError
 
 PROGRAM = "qemu-storage-daemon"
@@ -84,7 +85,9 @@ class StorageDaemon:
                 *("--nbd-server", f"{address}{secured},max-connections=0"),
             ]
             try:
-                subprocess.run(command, check=True, timeout=_START_SECONDS, capture_output=True, text=True, cwd="/")
+                subprocess.run(
+                    outliving(command), check=True, timeout=_START_SECONDS, capture_output=True, text=True, cwd="/"
+                )
             except subprocess.CalledProcessError as error:
                 raise DriverError("internal", f"{PROGRAM} did not start: {error.stderr.strip()[-300:]}") from error
             except subprocess.TimeoutExpired as error:
