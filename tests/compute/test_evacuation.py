@@ -64,6 +64,8 @@ def test_evacuated_and_cleaned(three: Places, version: str) -> None:
     # the dead host comes back
     places.cloud.hosts[source].start()
     force_down(places, source, down=False)
+    places.cloud.wait(lambda: source in places.cloud.up_hosts())
+    places.cloud.control.reconcilers.signal("compute.evacuated")  # by itself within half a minute
     places.cloud.wait(lambda: places.traces(server) == [target], 20)
     places.cloud.wait(lambda: places.migrations(server)[0]["status"] == "completed", 40)
     assert places.running(server) == ([] if stopped else [target])
