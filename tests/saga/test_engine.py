@@ -236,7 +236,7 @@ def test_a_child_that_finished_is_taken_back_when_another_does_not(world: World,
     for saga in (sagas.BUILD, sagas.REMOVE, second):
         world.engine.register(saga)
     row = run(world, sagas.undone_parent(second))
-    until(lambda: world.thing("t-1").status == "ready" or status(world, row).status != "running")
+    eventually(lambda: world.thing("t-1").status == "ready" or status(world, row).status != "running")
     if cancelled:
         world.db.write(lambda tx: world.engine.cancel(tx, "thing", "t"))
     assert ended(world, row).status == "failed"
