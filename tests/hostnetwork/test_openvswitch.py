@@ -130,6 +130,11 @@ def test_restarts_of_switch_and_agent(switched: list[Host]) -> None:
     while not guests[0].ping("10.9.0.22") and time.monotonic() < deadline:
         time.sleep(0.1)
     assert guests[0].ping("10.9.0.22", 2)
+    # a port that goes while the switch is dead is not there when it comes back
+    switched[0].sh("kill -9 $(cat /run/openvswitch/ovs-vswitchd.pid); sleep 0.2")
+    worker("unplug", ports[0].id)
+    switched[0].sh(f"bash {HERE}/ovs-start.sh start-switch")
+    assert "qvo" not in switched[0].sh("ovs-vsctl list-ports br-int")
 
 
 def test_router_to_a_flat_network(switched: list[Host]) -> None:

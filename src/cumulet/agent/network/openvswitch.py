@@ -117,9 +117,9 @@ class OpenVSwitch:
 
     def unplug(self, port_id: str, device: str) -> None:
         bridge, inner, outer = _hybrid_names(port_id)
-        if self._running():
+        if _daemon(self._config, "ovsdb-server") is not None:  # it keeps the port, whether or not ovs-vswitchd lives
             gone = [["--if-exists", "del-port", INTEGRATION, name] for name in (outer, device)]
-            self._vsctl(*gone)
+            self._vsctl(*gone, wait=self._running())
         for link in (device, inner, bridge):
             links.delete(link)
 
@@ -466,13 +466,13 @@ class OpenVSwitch:
     def _running(self) -> bool:
         return Path(self._config.ovsdb_socket).exists() and _vswitchd(self._config) is not None
 
-    def _vsctl(self, *commands: list[str]) -> None:
-        """One transaction, applied by ovs-vswitchd when this returns."""
+    def _vsctl(self, *commands: list[str], wait: bool = True) -> None:
+        """One transaction; with ``wait`` it is applied by ovs-vswitchd when this returns."""
         words: list[str] = []
         for command in commands:
             words += ["--", *command]
         if words:
-            run(["ovs-vsctl", "--timeout=20", *words])
+            run(["ovs-vsctl", "--timeout=20", *([] if wait else ["--no-wait"]), *words])
 
     def _rows(self, table: str, *columns: str, where: str | None = None) -> list[dict[str, Any]]:
         verb = ["find", table, where] if where else ["list", table]
@@ -565,14 +565,18 @@ def _holder(address: str) -> tuple[str, str] | None:
     return None
 
 
-def _vswitchd(config: NetworkConfig) -> tuple[int, str] | None:
-    """Process id and start time of the running ovs-vswitchd."""
+def _daemon(config: NetworkConfig, name: str) -> tuple[int, str] | None:
+    """Process id and start time of a daemon of Open vSwitch, if it runs."""
     try:
-        pid = int((Path(config.ovsdb_socket).parent / "ovs-vswitchd.pid").read_text())
+        pid = int((Path(config.ovsdb_socket).parent / f"{name}.pid").read_text())
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except (OSError, ValueError):
         return None
     return pid, fields[19]
+
+
+def _vswitchd(config: NetworkConfig) -> tuple[int, str] | None:
+    return _daemon(config, "ovs-vswitchd")
 
 
 def _plain(value: Any) -> Any:
