@@ -35,7 +35,7 @@ from cumulet.chaos.run import Result, run
 from cumulet.chaos.session import Session
 from cumulet.chaos.victims import Victim, Victims
 from cumulet.db import Database
-from tests.hosts.machines import HOSTS, Machines, machines_alone
+from tests.hosts.machines import HOSTS, Machines, eventually, machines_alone
 from tests.hosts.world import Pings, World, make_world
 from tests.support import leftovers
 
@@ -100,15 +100,19 @@ class HostsField:
             victims += [self._role(host, "agent"), self._libvirtd(host), self._switch(host)]
         victims += [self._storage_daemon("h1"), self._dnsmasq("h1"), self._database(), self._broker()]
         return [
-            *Victims(victims, self._none_ended).disturbances(),
+            *Victims(victims, self._tend).disturbances(),
             harm_messages(self._seed, in_file(self.machines.harm), weight=10),
             Disturbance("disk full", 4, self._fill),
         ]
 
-    def _none_ended(self) -> None:
+    def _tend(self) -> None:
+        """As systemd: a role that found no database when it started is started again. Nothing else ends by itself."""
         for name, node in self.machines.nodes.items():
             for role in node.ended():
-                raise AssertionError(f"{role} of {name} ended by itself:\n{node.output(role)}")
+                said = node.output(role)
+                last = (node.directory / f"{role}.out").read_text(errors="replace").strip().rpartition("\n")[2]
+                assert "the database does not answer" in last, f"{role} of {name} ended by itself:\n{said}"
+                node.launch(role)
 
     def _role(self, name: str, role: str) -> Victim:
         node = self.machines.nodes[name]
@@ -172,13 +176,13 @@ class HostsField:
         """What it cuts is its own doing, and is told apart."""
 
         def kill() -> None:
-            self.switch_away.append((host, time.monotonic(), float("inf")))
+            self.switch_away.append((host, time.time(), float("inf")))
             self.machines.sh(host, "kill -9 $(cat /run/openvswitch/ovs-vswitchd.pid)")
 
         def start() -> None:
             self.machines.start_switch(host)
             self.switch_away[:] = [
-                (name, began, min(ended, time.monotonic() + _SWITCH_GAP_S) if name == host else ended)
+                (name, began, min(ended, time.time() + _SWITCH_GAP_S) if name == host else ended)
                 for name, began, ended in self.switch_away
             ]
 
@@ -233,7 +237,7 @@ class HostsField:
 
     def settle(self, *, compared: bool) -> list[str]:
         self._all_ready()
-        left = wait_for_sagas(self.db, self._none_ended)
+        left = wait_for_sagas(self.db, self._tend)
         if left or not compared:
             return left
         for host in HOSTS:  # an agent's first words are what is on its host
@@ -241,12 +245,15 @@ class HostsField:
             self.machines.nodes[host].launch("agent")
         self._all_ready()
         time.sleep(_COMPARED_S)
-        return wait_for_sagas(self.db, self._none_ended)
+        return wait_for_sagas(self.db, self._tend)
 
     def _all_ready(self) -> None:
-        for node in self.machines.nodes.values():
-            for role in node.roles():
-                node.wait_ready(role, 120)
+        eventually("all roles work", self._ready, 180)
+
+    def _ready(self) -> bool:
+        self._tend()
+        nodes = self.machines.nodes.values()
+        return all((node.settings.run_dir / f"{role}.ready").exists() for node in nodes for role in node.roles())
 
     def leftovers(self) -> dict[str, dict[str, list[str]]]:
         found: dict[str, dict[str, list[str]]] = {}
@@ -271,23 +278,37 @@ def _signal(pids: list[int], number: signal.Signals) -> None:
 
 
 class Witnesses:
-    """One guest on each host, that nobody touches; the one on h2 pings the others."""
+    """One guest on each host, that nobody touches; the one on h2 pings the others. When a ping was sent is seen at the
+    guest's tap, by the clock of everything else."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._before = self._processes()
-        self._monitors = {host: world.machines.directory / f"{host}.links" for host in world.servers}
-        for host, log in self._monitors.items():  # it ends with its host
-            world.machines.sh(host, f"setsid --fork ip -tshort monitor link >{log} 2>&1 </dev/null")
+        logs, machines = world.machines.directory, world.machines
+        self._monitors = {host: logs / f"{host}.links" for host in world.servers}
+        for host, log in self._monitors.items():  # these end with their host
+            machines.sh(host, f"setsid --fork ip -tshort monitor link >{log} 2>&1 </dev/null")
+        (port,) = world.admin.get("network", f"/ports?device_id={world.servers['h2']}")["ports"]
+        self._capture = logs / "h2.pings"
+        capture = f"tcpdump -l -n -tt -i tap{port['id'][:11]} icmp"
+        machines.sh("h2", f"setsid --fork {capture} >{self._capture} 2>/dev/null </dev/null")
+        eventually("pings are listened to", self._capture.exists)
+        time.sleep(1)
         self._pings = {host: Pings(world, world.addresses[host]) for host in ("h1", "h3")}
         time.sleep(2)
+
+    def _sent_at(self, address: str) -> dict[int, float]:
+        """Ping -> when."""
+        asked = re.compile(
+            rf"^([\d.]+) IP \S+ > {re.escape(address)}: ICMP echo request, id \d+, seq (\d+),", re.MULTILINE
+        )
+        return {int(number): float(when) for when, number in asked.findall(self._capture.read_text())}
 
     def _link_changes(self, host: str) -> list[float]:
         """When devices of the host came, went or changed. Open vSwitch then reads the routes of its tunnels anew, and
         with its datapath in user space, as here, may lose a packet meanwhile, agent or not."""
-        apart = time.time() - time.monotonic()
         found = re.findall(r"^\[(\S+)\]", self._monitors[host].read_text(), re.MULTILINE)
-        return [datetime.fromisoformat(when).timestamp() - apart for when in found]
+        return [datetime.fromisoformat(when).timestamp() for when in found]
 
     def _processes(self) -> dict[str, str]:
         machines, servers = self._world.machines, self._world.servers
@@ -301,21 +322,18 @@ class Witnesses:
         for host, pings in self._pings.items():
             sent, lost = pings.end()
             counts["pings"] += sent
-            lost.pop(0, None)  # it looked for its way, before anything was disturbed
-            away = [(since - 2, until + 2) for name, since, until in switch_away if name in (host, "h2")]
-            left = {n: at for n, at in lost.items() if not any(a <= pings.began + at <= b for a, b in away)}
-            counts["lost_to_switch"] += len(lost) - len(left)
-            mine = []
-            for number, at in left.items():
-                alone = number - 1 not in lost and number + 1 not in lost
-                near = (abs(pings.began + at - change) < _LINKS_GAP_S for change in changes[host] + changes["h2"])
-                if alone and any(near):
-                    counts["lost_to_links"] += 1
-                else:
-                    mine.append(at)
+            lost.discard(0)  # it looked for its way, before anything was disturbed
+            sent_at = self._sent_at(pings.address)
+            away = [(since, until) for name, since, until in switch_away if name in (host, "h2")]
+            left = {n for n in lost if not any(a - 0.5 <= sent_at.get(n, 0) <= b for a, b in away)}
+            near = changes[host] + changes["h2"]
+            alone = {n for n in left if not {n - 1, n + 1} & lost}
+            mine = left - {n for n in alone if any(abs(sent_at.get(n, 0) - c) < _LINKS_GAP_S for c in near)}
             counts["lost"] += len(mine)
+            counts["lost_to_links"] += len(left) - len(mine)
+            counts["lost_to_switch"] += len(lost) - len(left)
             if mine:
-                when = ", ".join(f"{at + pings.began - began:.1f} s" for at in mine[:20])
+                when = ", ".join(f"{sent_at.get(number, 0) - began:.2f} s" for number in sorted(mine)[:20])
                 wrong.append(f"{len(mine)} of {sent} pings from h2 to {host} are lost, at {when}")
         for host, process in self._processes().items():
             if process != self._before[host]:
@@ -336,7 +354,7 @@ def chaos(
     field = HostsField(machines, world, seed, images, say)
     try:
         witnesses = Witnesses(world)
-        began = time.monotonic()
+        began = time.time()
         result: Result = run(
             field, form="three hosts", seed=seed, seconds=seconds, clients=CLIENTS, hosts=len(HOSTS), say=say
         )
