@@ -87,7 +87,7 @@ def test_a_signal_is_an_event_that_can_be_nudged() -> None:
     signal.nudge()
     begun = time.monotonic()
     assert not signal.wait(5, known)  # that one came before the wait and counts
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 4
     signal.set()
     assert signal.wait(5)
     signal.clear()

@@ -103,7 +103,7 @@ def test_the_same_conductor_started_again_goes_on_at_once(world: World) -> None:
     began = time.monotonic()
     world.start_control_plane()
     assert ended(world, saga_id).status == "finished"
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10, "it did not wait for the lease of 15 seconds"
     assert [op.split(":", 1)[1] for op in world.host.seen] == ["create:do:1", "export:do:1"]  # asked, not repeated
 
 
