@@ -13,7 +13,6 @@ import secrets
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,6 @@ from cumulet.emulator.cloud import emulator_settings
 from cumulet.emulator.seed import add_accounts
 from cumulet.kernel.clock import SystemClock
 from cumulet.settings import Settings
-from tests.support.patience import SECONDS
 
 # name: (project, role). Everybody's password is "secret-" + name.
 ACCOUNTS = {
@@ -233,12 +231,6 @@ class Cloud(Clients, Emulator):
             name="test-conductor",
             **{"clock": SystemClock(), "heartbeat_seconds": 1.0, **more},
         )
-
-    def wait(self, holds: Callable[[], Any], seconds: float = SECONDS) -> Any:
-        return Emulator.wait(self, holds, seconds)
-
-    def settle(self, seconds: float = SECONDS) -> bool:
-        return Emulator.settle(self, seconds)
 
 
 def test_settings(directory: Path, port: int) -> Settings:

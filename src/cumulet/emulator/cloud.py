@@ -59,6 +59,7 @@ _MIGRATION_S = 8.0  # a live one, which can be stopped meanwhile
 _PROVIDERS = select(func.count()).select_from(METADATA.tables["resource_providers"])
 _SAGA_UNDER_WAY = select(SAGAS.c.id).where(SAGAS.c.status.in_(ACTIVE)).limit(1)
 _PREFIX = "cumulet-emulator-"
+_PATIENCE_SECONDS = 30.0  # of who waits for what is under way: a machine of a CI may be slow
 _STEP_S, _FINE_S = 5.0, 600.0  # how time is let through work that takes time; progress is due at least once a minute
 
 
@@ -171,7 +172,7 @@ class Emulator:
         names = self._known_hosts() or [f"{self._host_prefix}-{n}" for n in range(1, self._first_hosts + 1)]
         for name in names:
             self.add_host(name)
-        self.wait(lambda: set(self.up_hosts()) >= set(names) and self._providers() >= len(names), 30)
+        self.wait(lambda: set(self.up_hosts()) >= set(names) and self._providers() >= len(names))
         if self._seeded and not self.db.is_postgres:
             self._remember(new)
         self.server.start()
@@ -265,7 +266,7 @@ class Emulator:
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
-    def wait(self, holds: Callable[[], Any], seconds: float = 10.0) -> Any:
+    def wait(self, holds: Callable[[], Any], seconds: float = _PATIENCE_SECONDS) -> Any:
         """Until ``holds()`` is true; what it returned."""
         end = time.monotonic() + seconds
         while True:
@@ -276,7 +277,7 @@ class Emulator:
                 raise TimeoutError(f"did not become true in {seconds:g} seconds")
             time.sleep(0.005)
 
-    def settle(self, seconds: float = 10.0) -> bool:
+    def settle(self, seconds: float = _PATIENCE_SECONDS) -> bool:
         """Wait until nothing is under way but what waits for the clock, hangs, or waits for a lost host; True if so
         in time."""
         end = time.monotonic() + seconds
