@@ -67,7 +67,7 @@ def test_a_raw_image_is_filled_up_to_whole_sectors(cache: ImageCache, tmp_path: 
         ({"size": 17}, "image-invalid"),
         ({"disk_format": "raw"}, "image-invalid"),
         ({"path": "/nonexistent/image"}, "image-fetch"),
-        ({"path": None}, "image-fetch"),
+        ({"path": None}, "image-gone"),
         ({"size": 1 << 60}, "no-space"),
     ],
 )

@@ -33,7 +33,8 @@ class _Wire(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class ImageSource(_Wire):
     """Where an agent gets an image's bytes. ``path`` when the store is a directory of the same host, else ``url``
-    (short-lived and signed; bulk data never rides the bus)."""
+    (short-lived and signed; bulk data never rides the bus). With neither, the image was deleted: only hosts that have
+    it cached can use it (``image-gone``)."""
 
     image_id: str
     disk_format: str  # raw, qcow2, ami, aki, ari, iso, vmdk, vdi, vhd

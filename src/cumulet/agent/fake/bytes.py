@@ -24,7 +24,7 @@ def _read(source: ImageSource) -> Iterator[bytes]:
                 while chunk := answer.read(_CHUNK):
                     yield chunk
         else:
-            raise DriverError("image-invalid", f"Image {source.image_id} has neither path nor address.")
+            raise DriverError("image-gone", f"Image {source.image_id} was deleted, and this host does not have it.")
     except (OSError, urllib.error.URLError) as error:
         raise DriverError("image-unreachable", f"Image {source.image_id} cannot be read: {error}.") from error
 

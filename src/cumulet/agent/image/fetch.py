@@ -1,7 +1,8 @@
 """Gets an image's bytes and proves that they are those the control plane meant.
 
 A path on the same host is opened where it lies; a URL is fetched into a file of ours. Either way the sha512 is taken
-over what is then used: the open file. Fails with `DriverError` (``image-fetch``, ``image-invalid``, ``no-space``).
+over what is then used: the open file. Fails with `DriverError` (``image-fetch``, ``image-gone``, ``image-invalid``,
+``no-space``).
 """
 
 import errno
@@ -39,7 +40,7 @@ def opened(
             os.close(file)
         return
     if source.url is None:
-        raise DriverError("image-fetch", f"image {source.image_id} has neither a path nor a URL")
+        raise DriverError("image-gone", f"image {source.image_id} was deleted, and this host does not have it")
     try:
         with scratch.open("w+b") as download:
             size, digest = _download(source, download.fileno(), progress, trust)

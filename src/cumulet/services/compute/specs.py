@@ -16,7 +16,7 @@ from cumulet.agent.contract import (
 )
 from cumulet.db import Tx
 from cumulet.kernel.context import system_context
-from cumulet.kernel.errors import NotFound
+from cumulet.kernel.errors import CloudError, NotFound
 from cumulet.services.compute import catalogue, store
 from cumulet.services.compute.parts import Parts
 from cumulet.services.compute.rows import BlockDeviceRow, ServerRow
@@ -38,14 +38,29 @@ class Specs:
         docs = {doc.id: doc for doc in self.parts.network.port_docs(tx, host, order)}
         return [docs[port_id] for port_id in order if port_id in docs]
 
-    def image(self, tx: Tx, server: ServerRow, host: str) -> ImageSource | None:
-        image_id = server.rescue["image_id"] if server.rescue else server.image_id
-        return self.source(tx, image_id, host)
+    def images(
+        self, tx: Tx, server: ServerRow, host: str, *, volume_backed: bool
+    ) -> tuple[ImageSource | None, ImageSource | None, ImageSource | None]:
+        """What the server stands on: image, kernel and ramdisk, whether or not they were deleted since."""
+        wanted = (
+            None if volume_backed else server.image_id,
+            server.image_properties.get("kernel_id"),
+            server.image_properties.get("ramdisk_id"),
+        )
+        image, kernel, ramdisk = (
+            self.parts.images.source_ever(tx, image_id, host) if image_id else None for image_id in wanted
+        )
+        return image, kernel, ramdisk
 
     def source(self, tx: Tx, image_id: str | None, host: str) -> ImageSource | None:
+        """For new disks; CloudError ``image-gone`` if the image was deleted."""
         if not image_id:
             return None
-        return self.parts.images.source(self.parts.images.get(tx, self._system, image_id), host)
+        try:
+            image = self.parts.images.get(tx, self._system, image_id)
+        except NotFound:
+            raise CloudError(f"Image {image_id} could not be found.", code="image-gone") from None
+        return self.parts.images.source(image, host)
 
     def server(
         self,
@@ -61,6 +76,7 @@ class Specs:
         properties = server.image_properties
         flavor = server.flavor
         booted_from_volume = any(disk.boot_index == 0 for disk in disks)
+        image, kernel, ramdisk = self.images(tx, server, host, volume_backed=booted_from_volume)
         return ServerSpec(
             server_id=server.id,
             name=server.name,
@@ -73,9 +89,9 @@ class Specs:
             root_gb=server.root_gb,
             ephemeral_gb=server.ephemeral_gb,
             swap_mb=flavor.get("swap") or 0,
-            image=None if booted_from_volume else self.source(tx, server.image_id, host),
-            kernel=self.source(tx, properties.get("kernel_id"), host),
-            ramdisk=self.source(tx, properties.get("ramdisk_id"), host),
+            image=image,
+            kernel=kernel,
+            ramdisk=ramdisk,
             image_properties={key: str(value) for key, value in properties.items()},
             extra_specs=flavor.get("extra_specs") or {},
             flavor_name=flavor["name"],

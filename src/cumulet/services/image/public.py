@@ -112,19 +112,19 @@ class ImageService:
         """How an agent on this host reads an active image."""
         if image.status not in ("active", "deactivated") or image.size is None:
             raise Conflict(f"Image {image.id} is not active.")
-        local = host_name == self.store_host
-        url = None
-        if not local:
-            query = signing.signed_query(self._key(), "GET", image.id, self.clock.now())
-            url = f"{self.public_url}/signed/{quote(image.id)}?{query}"
-        return ImageSource(
-            image_id=image.id,
-            disk_format=image.disk_format or "raw",
-            size=image.size,
-            sha512=image.os_hash_value,
-            path=str(self.files.path(image.id)) if local else None,
-            url=url,
-        )
+        described = _described(image)
+        if host_name == self.store_host:
+            return msgspec.structs.replace(described, path=str(self.files.path(image.id)))
+        query = signing.signed_query(self._key(), "GET", image.id, self.clock.now())
+        return msgspec.structs.replace(described, url=f"{self.public_url}/signed/{quote(image.id)}?{query}")
+
+    def source_ever(self, tx: Tx, image_id: str, host_name: str) -> ImageSource:
+        """The same for a server that was made from the image: of one that was deleted since, hosts that have it are
+        told which it was, and nobody gets its bytes."""
+        row = store.image_ever(tx, image_id)
+        if row is None:
+            raise NotFound(f"No image found with ID {image_id}")
+        return _described(row) if row.deleted_at is not None else self.source(row, host_name)
 
     def create_snapshot_image(
         self,
@@ -487,3 +487,12 @@ class ImageService:
         if not self.db.write(lambda tx: store.change_image(tx, image_id, values, upload_id=upload_id)):
             self.files.discard(image_id)
             raise Gone(f"Image {image_id} was deleted during the upload; its data has been removed.")
+
+
+def _described(image: ImageRow) -> ImageSource:
+    return ImageSource(
+        image_id=image.id,
+        disk_format=image.disk_format or "raw",
+        size=image.size or 0,
+        sha512=image.os_hash_value,
+    )

@@ -67,6 +67,7 @@ class TaskRow(msgspec.Struct, frozen=True):
 
 
 _GET = select(IMAGES).where(IMAGES.c.id == bindparam("id"), IMAGES.c.deleted_at.is_(None))
+_GET_EVER = select(IMAGES).where(IMAGES.c.id == bindparam("id"))
 _TAKEN = select(IMAGES.c.id).where(IMAGES.c.id == bindparam("id"))
 _MEMBER = select(MEMBERS).where(MEMBERS.c.image_id == bindparam("image"), MEMBERS.c.member_id == bindparam("member"))
 _MEMBERS = select(MEMBERS).where(MEMBERS.c.image_id == bindparam("image")).order_by(MEMBERS.c.created_at)
@@ -92,6 +93,12 @@ _IMAGE_TASKS = select(TASKS).where(TASKS.c.image_id == bindparam("image")).order
 
 def image(tx: Tx, image_id: str) -> ImageRow | None:
     row = tx.first(_GET, {"id": image_id})
+    return ImageRow(*row) if row else None
+
+
+def image_ever(tx: Tx, image_id: str) -> ImageRow | None:
+    """Also one that was deleted."""
+    row = tx.first(_GET_EVER, {"id": image_id})
     return ImageRow(*row) if row else None
 
 

@@ -35,7 +35,7 @@ from cumulet.services.compute.workflows.volumes import ConnectParams, VolumeWork
 RELEASED = nothing_to_undo("POST made the claim; the end of a failed create releases it")
 EVENT = "compute__do_build_and_run_instance"
 # Another host would say the same.
-FINAL_CODES = {"image-invalid", "image-too-large", "cancelled", "volume-error"}
+FINAL_CODES = {"image-gone", "image-invalid", "image-too-large", "cancelled", "volume-error"}
 
 
 class CreateParams(msgspec.Struct, kw_only=True):
@@ -155,7 +155,7 @@ class CreateWorkflows(Workflow):
             ended[-1] if ended else {"error": "No host could be tried.", "error_code": None, "error_details": None}
         )
         details = {**(last["error_details"] or {}), "code": last["error_code"] or "build-failed"}
-        if len(ended) > 1:
+        if len(ended) > 1 and details["code"] not in FINAL_CODES:
             message = f"Exceeded maximum number of retries. Exhausted all hosts available for retrying build failures for instance {run.object_id}."  # noqa: E501
             raise CloudError(message, last=last["error"], **details)
         raise CloudError(f"Build of instance {run.object_id} aborted: {last['error']}", **details)
