@@ -17,6 +17,7 @@ def chaos(*options: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "cumulet", "chaos", "--json", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode in (0, 1), done.stderr
+    assert done.stdout, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
     assert result["violations"] == [], done.stderr
     assert done.returncode == 0
