@@ -329,6 +329,8 @@ def build_agent(
         tunnel_ip=settings.host.tunnel_ip,
         bridge_mappings=settings.network.bridge_mappings,
         heartbeat_seconds=settings.host.heartbeat_seconds,
+        inventory_seconds=settings.host.inventory_seconds,
+        compare_seconds=settings.host.compare_seconds,
         identity=host_identity(settings),
     )
     store = AgentStore(settings.state_dir / "agent" / f"{settings.host_name}.db")

@@ -83,6 +83,8 @@ class Host(_Section):
     tunnel_ip: str | None = None
     availability_zone: str = "nova"
     heartbeat_seconds: float = 5
+    compare_seconds: float = 30  # how often a host compares its documents with the control plane's, asked or not
+    inventory_seconds: float = 300  # how often it says all that it has, and is told what is nobody's
 
 
 class Compute(_Section):

@@ -26,6 +26,7 @@ from cumulet.services.compute.workflows.create import BuildParams, CreateParams
 from cumulet.services.compute.workflows.delete import DeleteParams
 from cumulet.services.compute.workflows.guest import SnapshotParams
 from cumulet.services.compute.workflows.power import PowerParams
+from cumulet.services.image.tables import IMAGES
 from tests.compute.helpers import Nova
 from tests.support import cloud as support
 from tests.support.cloud import unique
@@ -246,12 +247,27 @@ def test_power_survives_kills(harness: CloudHarness, action: str) -> None:
     assert testing.check_crashes(harness, case) >= 2
 
 
+def snapshot_image(harness: CloudHarness) -> str:
+    """As POST makes it."""
+    image = harness.cloud.control.image
+    made: str = harness.db.write(lambda tx: image.create_snapshot_image(tx, harness.ctx, unique("snapshot"), {}))
+    return made
+
+
+def images_left(harness: CloudHarness, ids: list[str]) -> list[str]:
+    living = select(IMAGES.c.id).where(IMAGES.c.id.in_(ids), IMAGES.c.deleted_at.is_(None))
+    return [row[0] for row in harness.db.read(lambda tx: tx.rows(living))]
+
+
 @pytest.mark.slow
 def test_snapshot_leaves_no_image(harness: CloudHarness) -> None:
     def prepare(h: CloudHarness) -> tuple[str, msgspec.Struct]:
         server_id = h.running_server()
-        image_id = h.db.write(lambda tx: h.cloud.control.image.create_snapshot_image(tx, h.ctx, unique("snapshot"), {}))
+        image_id = snapshot_image(h)
+        made.append(image_id)
         return server_id, SnapshotParams(image_id=image_id)
+
+    made: list[str] = []
 
     case = Case("server.snapshot", prepare, {}, unwinds=False, seconds=30, ctx=harness.ctx)
     testing.check_runs(harness, case)
@@ -259,7 +275,24 @@ def test_snapshot_leaves_no_image(harness: CloudHarness) -> None:
     untouched = ("server_faults", "vmms", "desired_docs", "hosts", "images", "image_properties", "reconcilers")
     ignore: dict[str, set[str] | None] = {"servers": {*VISIBLE}, **dict.fromkeys(untouched)}
     failing = Case("server.snapshot", prepare, ignore, seconds=30, ctx=harness.ctx)
+    made.clear()
     assert testing.check_unwinds(harness, failing) >= 4
+    assert made
+    assert images_left(harness, made) == []
+
+
+def test_a_snapshot_that_is_cancelled_before_it_began_leaves_no_image(harness: CloudHarness) -> None:
+    server_id, image_id = harness.running_server(), snapshot_image(harness)
+
+    def begin_and_cancel(tx: Any) -> str:
+        saga = testing.declared(harness, "server.snapshot")
+        saga_id: str = harness.engine.start(tx, saga, server_id, SnapshotParams(image_id=image_id), harness.ctx)
+        harness.engine.cancel(tx, "server", server_id)
+        return saga_id
+
+    ended = testing.ended(harness, harness.db.write(begin_and_cancel), 30)
+    assert (ended.status, ended.cancelled, ended.position) == ("failed", True, 0)
+    assert images_left(harness, [image_id]) == []
 
 
 def test_every_saga_is_named_and_checked(harness: CloudHarness) -> None:

@@ -34,6 +34,7 @@ from tests.support.rabbit import RabbitServer
 
 CONTROL = "10.77.0.254"
 OUTSIDE = "172.31.9.1"  # the world's address on the provider network
+COMPARE_S = 15.0  # hosts compare what they have with the control plane so often
 HOSTS = {"h1": ["compute", "network", "storage"], "h2": ["compute"], "h3": ["compute"]}
 _VOLUMES_GB = 40
 _SWITCH = Path(__file__).parents[1] / "hostnetwork" / "ovs-start.sh"
@@ -187,6 +188,7 @@ class Machines:
         node = self.nodes[name] = Processes(self.directory / name, within=within)
         settings = node.settings
         settings.conductor.host_timeout_seconds = 8
+        settings.host.compare_seconds = settings.host.inventory_seconds = COMPARE_S
         settings.compute.driver = "libvirt"
         settings.compute.virt_type = "qemu"
         settings.network.driver = "real"

@@ -1,6 +1,6 @@
 """What is done to a running or stopped guest without changing where or what it is.
 
-| server.snapshot | the host writes the root disk as an image, the image becomes active | drop the image |
+| server.snapshot | the host writes the root disk as an image, the image becomes active | a failed end drops it |
 | server.password | set the administrator's password inside the guest | - |
 | server.rebuild | stop and remove, new disks from the (new) image, start | - (ERROR; may be rebuilt again) |
 """
@@ -46,26 +46,27 @@ class GuestWorkflows(Workflow):
     def __init__(self, parts: Any, specs: Any) -> None:
         super().__init__(parts, specs)
         again = nothing_to_undo("rebuilding again replaces it")
+        dropped = nothing_to_undo("POST made the image; the end of a failed snapshot drops it")
         self.snapshot = Saga(
             kind="server.snapshot",
             object_kind="server",
             params=SnapshotParams,
             settle=settle,
-            failed=self._fault,
+            failed=self._snapshot_failed,
             action="createImage",
             steps=(
-                Transact("target", self._target, self._drop_image, "image_snapshot", "api_snapshot_instance"),
+                Transact("target", self._target, dropped, "image_snapshot", "api_snapshot_instance"),
                 Call(
                     "snapshot",
                     self._snapshot,
-                    nothing_to_undo("the image is dropped with what was uploaded"),
+                    dropped,
                     task_state="image_uploading",
                     event="compute_snapshot_instance",
                 ),
                 Transact(
                     "activate",
                     self._activate,
-                    self._drop_image,
+                    dropped,
                     "image_uploading",
                     "compute_snapshot_instance",
                 ),
@@ -130,8 +131,9 @@ class GuestWorkflows(Workflow):
         target = self.parts.images.upload_target(tx, run.params.image_id, self._host(tx, run))
         return {"target": msgspec.to_builtins(target)}
 
-    def _drop_image(self, tx: Tx, run: Run) -> None:
+    def _snapshot_failed(self, tx: Tx, run: Run) -> None:
         self.parts.images.discard(tx, run.params.image_id)
+        self._fault(tx, run)
 
     def _snapshot(self, tx: Tx, run: Run) -> HostCall:
         server = self.server(tx, run)

@@ -3,7 +3,7 @@
 | volume.create | place (choose the storage host) → create → restore (from a backup) | delete |
 | volume.delete (preempts) | connections, snapshots (children) → delete | - (only forward) |
 | volume.extend | storage; then whoever has it is told | - (a disk never shrinks) |
-| volume.upload | target → upload → activate | discard the image |
+| volume.upload | target → upload → activate | a failed end discards the image |
 | volume.revert | revert | - |
 | volume.reimage | delete → create | - |
 """
@@ -83,11 +83,12 @@ class VolumeWorkflows:
             finished=self._extend_finished,
             failed=self._extend_failed,
         )
+        discarded = nothing_to_undo("POST made the image; the end of a failed upload discards it")
         self.upload = self._saga(
             "volume.upload",
             UploadParams,
-            Transact("target", self._target, self._discard),
-            Call("upload", self._upload, nothing_to_undo("the image is discarded as a whole"), done=self._uploaded),
+            Transact("target", self._target, discarded),
+            Call("upload", self._upload, discarded, done=self._uploaded),
             finished=self._finished,
             failed=self._upload_failed,
         )
@@ -227,9 +228,6 @@ class VolumeWorkflows:
         upload = self.service.image.upload_target(tx, run.params.image_id, volume.host)
         return {"upload": msgspec.to_builtins(upload)}
 
-    def _discard(self, tx: Tx, run: Run) -> None:
-        self.service.image.discard(tx, run.params.image_id)
-
     def _upload(self, tx: Tx, run: Run) -> HostCall | None:
         volume = store.VOLUMES.get(tx, run.object_id)
         assert volume.host is not None
@@ -240,6 +238,7 @@ class VolumeWorkflows:
         self.service.image.activate(tx, run.params.image_id, result)
 
     def _upload_failed(self, tx: Tx, run: Run) -> None:
+        self.service.image.discard(tx, run.params.image_id)
         state.change(tx, run.object_id, busy=None)
         self._message(tx, run, "VOLUME_VOLUME_003_001", "copy volume to image", run.error)
 
