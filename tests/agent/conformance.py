@@ -470,6 +470,47 @@ class MoveConformance:
         rig.there.await_state(larger, 1)
         rig.leave_both(spec)
 
+    @pytest.mark.parametrize("live", [False, True])
+    def test_an_image_that_was_deleted(self, rig: MoveRig, live: bool) -> None:
+        """The target gets it from the source's cache."""
+        spec = self.of_its_own_image(rig)
+        rig.here.build(spec)
+        before = rig.content(rig.here, spec)
+        assert spec.image is not None
+        gone = msgspec.structs.replace(spec.image, path=None)
+        spec = msgspec.structs.replace(spec, image=gone)
+        ids = {"server_id": spec.server_id}
+        assert rig.there.rig.fails(c.CacheImage(image=gone)) == "image-gone"
+        assert rig.there.rig.fails(c.OfferImages(**ids, to_host=rig.source, images=[gone])) == "image-gone"
+        offered = rig.here.rig.twice(c.OfferImages(**ids, to_host=rig.target, images=[gone]))["disks"]
+        offers = msgspec.convert(offered, list[c.DiskOffer])
+        rig.there.rig.twice(c.FetchImages(**ids, from_host=rig.source, images=[gone], offers=offers))
+        assert rig.there.rig.run(c.CacheImage(image=gone))["hit"]
+        if live:
+            rig.here.power(spec, "start")
+            rig.here.rig.run(rig.migrate(spec, rig.receive(spec)))
+            rig.there.rig.run(rig.end(spec, discard=False))
+            rig.there.await_state(spec, 1)
+            rig.there.power(spec, "stop")
+            rig.there.await_state(spec, 4)
+        else:
+            disks = msgspec.convert(
+                rig.here.rig.run(c.OfferDisks(**ids, to_host=rig.target))["disks"], list[c.DiskOffer]
+            )
+            rig.there.rig.run(c.FetchDisks(server=spec, from_host=rig.source, disks=disks))
+            if spec.ports:
+                rig.there.rig.run(c.PlugPorts(server_id=spec.server_id, ports=spec.ports))
+            rig.there.rig.run(c.DefineServer(server=spec))
+        rig.here.rig.twice(c.WithdrawDisks(**ids))
+        assert rig.content(rig.there, spec) == before
+        rig.leave_both(spec)
+
+    @staticmethod
+    def of_its_own_image(rig: MoveRig) -> c.ServerSpec:
+        """A bootable image that the target does not have."""
+        image = msgspec.structs.replace(rig.here.bootable, image_id=str(uuid.uuid4()))
+        return rig.here.spec(image=image)
+
     def test_a_live_migration(self, rig: MoveRig) -> None:
         spec = rig.here.spec()
         rig.here.build(spec)

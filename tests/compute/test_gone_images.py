@@ -72,6 +72,75 @@ def test_where_it_is(spread: tuple[Places, str]) -> None:
     places.remove(server)
 
 
+def on(places: Places, server: str, host: str, content: str) -> None:
+    assert places.host(server) == host
+    assert places.running(server) == [host]
+    assert places.content(server) == content
+
+
+@pytest.mark.parametrize("confirmed", [True, False])
+def test_at_rest_to_another_host(spread: tuple[Places, str], confirmed: bool) -> None:
+    """The source offers what the server stands on, to the target alone."""
+    places, server = spread
+    nova, source, content = places.nova, places.host(server), places.content(server)
+    act(nova, server, "resize", {"flavorRef": nova.new_flavor(disk=2)}, "VERIFY_RESIZE")
+    target = places.host(server)
+    assert target != source
+    on(places, server, target, content)
+    assert server not in places.world(source).offers
+    if confirmed:
+        act(nova, server, "confirmResize", None, "ACTIVE")
+    else:
+        act(nova, server, "revertResize", None, "ACTIVE")
+    on(places, server, target if confirmed else source, content)
+    act(nova, server, "reboot", {"type": "HARD"}, "ACTIVE")
+    places.remove(server)
+
+
+def test_resized_where_it_is(new_cloud: Any) -> None:
+    places = Places(Nova(new_cloud(hosts=1)))
+    image = new_image(places)
+    server = places.boot(imageRef=image)
+    delete(places, image)
+    content = places.content(server)
+    act(places.nova, server, "resize", {"flavorRef": places.nova.new_flavor(disk=2)}, "VERIFY_RESIZE")
+    act(places.nova, server, "confirmResize", None, "ACTIVE")
+    on(places, server, places.host(server), content)
+    places.remove(server)
+
+
+def test_live_to_another_host(spread: tuple[Places, str]) -> None:
+    places, server = spread
+    source, content = places.host(server), places.content(server)
+    assert places.admin.act(server, "os-migrateLive", {"host": None, "block_migration": "auto"}).status == 202
+    places.cloud.wait(lambda: places.host(server) != source)
+    places.nova.wait(server, "ACTIVE")
+    on(places, server, places.host(server), content)
+    places.cloud.wait(lambda: places.traces(server) == [places.host(server)])
+    places.remove(server)
+
+
+@pytest.mark.parametrize("live", [True, False])
+@pytest.mark.parametrize("operation", ["OfferImages", "FetchImages"])
+def test_what_cannot_be_brought_stays(spread: tuple[Places, str], operation: str, live: bool) -> None:
+    places, server = spread
+    source, content, taken = places.host(server), places.content(server), places.allocations(server)
+    for host in places.cloud.hosts.values():
+        host.fake.faults.fail(operation, times=None)
+    argument = {"host": None, "block_migration": "auto"} if live else None
+    action = "os-migrateLive" if live else "migrate"
+    assert places.admin.act(server, action, argument).status == 202
+    places.cloud.wait(lambda: failed_action(places.nova, server, "live-migration" if live else "migrate"))
+    places.nova.wait(server, "ACTIVE")
+    for host in places.cloud.hosts.values():
+        host.fake.faults.clear()
+    on(places, server, source, content)
+    assert places.traces(server) == [source]
+    assert server not in places.world(source).offers
+    assert places.allocations(server) == taken
+    places.remove(server)
+
+
 def test_rebuilt_of_it_is_refused(spread: tuple[Places, str]) -> None:
     places, server = spread
     gone = places.nova.show(server)["image"]["id"]

@@ -66,6 +66,19 @@ def to_move(h: CloudHarness) -> tuple[str, msgspec.Struct]:
     return server_id, MoveParams(migration_id=begun(h, server_id))
 
 
+def without_image(prepare: Any) -> Any:
+    """The same server, of an image of its own that was deleted."""
+
+    def made(h: CloudHarness) -> tuple[str, msgspec.Struct]:
+        usual, h.nova._image = h.nova.image, None
+        found: tuple[str, msgspec.Struct] = prepare(h)
+        gone, h.nova._image = h.nova.image, usual
+        assert h.cloud.api("admin").request("DELETE", "image", f"/images/{gone}").status == 204
+        return found
+
+    return made
+
+
 def moved(h: CloudHarness) -> tuple[str, msgspec.Struct]:
     """One that waits for confirmation."""
     server_id, params = to_move(h)
@@ -93,6 +106,17 @@ def test_relocating_survives_kills(harness: CloudHarness) -> None:
     relocating = case(harness, "server.relocate", prepare, unwinds=False)
     testing.check_runs(harness, relocating)
     assert testing.check_crashes(harness, relocating) >= 2
+
+
+def test_a_move_without_image_unwinds_from_every_step(harness: CloudHarness) -> None:
+    testing.check_unwinds(harness, case(harness, "server.migrate", without_image(to_move)))
+
+
+@pytest.mark.slow
+def test_bringing_a_deleted_image_survives_everything(harness: CloudHarness) -> None:
+    moving = case(harness, "server.migrate", without_image(to_move))
+    testing.check_repeats(harness, moving)
+    assert testing.check_crashes(harness, moving) >= 30
 
 
 @pytest.mark.slow
@@ -155,6 +179,12 @@ def test_going_back_unwinds(harness: CloudHarness) -> None:
 def to_migrate(h: CloudHarness) -> tuple[str, msgspec.Struct]:
     server_id = h.running_server()
     return server_id, LiveParams(migration_id=begun(h, server_id, migrations.LIVE))
+
+
+def test_a_live_migration_without_image_unwinds(harness: CloudHarness) -> None:
+    testing.check_unwinds(
+        harness, case(harness, "server.live_migrate", without_image(to_migrate), forward_from="handover")
+    )
 
 
 def live_case(harness: CloudHarness) -> Case:

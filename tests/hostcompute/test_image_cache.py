@@ -5,7 +5,7 @@ import http.server
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -138,3 +138,30 @@ def test_prune_keeps_what_is_in_use(cache: ImageCache, tmp_path: Path) -> None:
         os.utime(path, (1, 1))
     assert cache.prune([used], older_than_seconds=3600) == [other]
     assert sorted(cache.directory.iterdir()) == sorted([used, fresh])
+
+
+def writing(data: bytes) -> Callable[[Path], None]:
+    def write(part: Path) -> None:
+        part.write_bytes(data)
+
+    return write
+
+
+@pytest.mark.parametrize("form", ["raw", "aki"])
+def test_a_base_of_another_host_is_checked(cache: ImageCache, tmp_path: Path, form: str) -> None:
+    whole = b"kernel" * 1000
+    path = tmp_path / "image"
+    path.write_bytes(whole)
+    gone = source(path, form, whole, path=None)
+    padded = whole if form == "aki" else whole.ljust(-(-len(whole) // 512) * 512, b"\0")
+    for wrong in (b"another" + padded[7:], padded[:-1], padded + b"\0" * 512):
+        with pytest.raises(DriverError) as caught:
+            cache.get(gone, bring=writing(wrong))
+        assert caught.value.code == "image-invalid"
+        assert list(cache.directory.iterdir()) == []
+    assert cache.find(gone) is None
+    assert cache.get(gone, bring=writing(padded)).path.read_bytes() == padded
+    found = cache.find(gone)
+    assert found is not None
+    assert found.path.stat().st_mode & 0o777 == 0o644
+    assert cache.get(gone).hit

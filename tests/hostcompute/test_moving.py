@@ -468,6 +468,36 @@ def test_an_offer_is_for_one_host(pair: Pair) -> None:
     pair.delete(source, another)
 
 
+def test_images_are_offered_to_one_host(pair: Pair) -> None:
+    """Those that the control plane names, by another life of the agent, too."""
+    source, target = pair.first, pair.second
+    gone, other = (msgspec.structs.replace(pair.image, image_id=new_uuid()) for _ in range(2))
+    spec = pair.create(source, image=gone, start=False)
+    source.do(c.CacheImage(image=other))
+    gone, other = (msgspec.structs.replace(image, path=None) for image in (gone, other))
+    ids = {"server_id": spec.server_id}
+
+    def offered(to_host: str) -> c.DiskOffer:
+        [disk] = source.do(c.OfferImages(**ids, to_host=to_host, images=[gone]))["disks"]
+        return msgspec.convert(disk, c.DiskOffer)
+
+    def fetch(image: c.ImageSource, offer: c.DiskOffer) -> c.FetchImages:
+        offer = msgspec.structs.replace(offer, name=image.image_id)
+        return c.FetchImages(**ids, from_host="h1", images=[image], offers=[offer])
+
+    assert code_of(lambda: target.do(fetch(gone, offered("h3")))) == "refused"
+    offer = offered("h2")
+    for name in (other.image_id, "images.json", "disk"):
+        asked = msgspec.structs.replace(other, image_id=name)
+        assert code_of(lambda asked=asked: target.do(fetch(asked, offer))) == "refused"  # type: ignore[misc]
+    source.kill()
+    source.start()
+    target.do(fetch(gone, offer))
+    assert target.do(c.CacheImage(image=gone))["hit"]
+    source.do(c.WithdrawDisks(**ids))
+    pair.delete(source, spec)
+
+
 def test_no_space_is_told(pair: Pair) -> None:
     source, target = pair.first, pair.second
     spec = pair.create(source, start=False)

@@ -408,7 +408,8 @@ class SetAdminPassword(Operation, tag="compute.set_admin_password"):
 
 
 class DiskOffer(_Wire):
-    """One disk of a server that another host may read. ``name``: as among the server's files (disk, disk.eph0, …)."""
+    """One disk of a server that another host may read. ``name``: as among the server's files (disk, disk.eph0, …), or
+    the id of an image that it stands on."""
 
     name: str
     connection: DiskConnection
@@ -429,7 +430,28 @@ class OfferDisksResult(Result):
 
 
 class WithdrawDisks(Operation, tag="compute.withdraw_disks"):
+    """Neither disks nor images are offered."""
+
     server_id: str
+
+
+class OfferImages(Operation, tag="compute.offer_images"):
+    """Source of any move: let ``to_host`` alone read, from this host's cache, images that the server stands on and that
+    were deleted. ``image-gone`` if this host does not have one. Undo: WithdrawDisks."""
+
+    server_id: str
+    to_host: str
+    images: list[ImageSource]
+
+
+class FetchImages(Operation, tag="compute.fetch_images"):
+    """Target of any move: CacheImage of each of ``images``, from ``from_host`` where that offers it."""
+
+    stall_seconds: ClassVar[float] = 600
+    server_id: str
+    from_host: str
+    images: list[ImageSource]
+    offers: list[DiskOffer]
 
 
 class FetchDisks(Operation, tag="compute.fetch_disks"):
@@ -655,6 +677,8 @@ OperationBody = (
     | SetAdminPassword
     | OfferDisks
     | WithdrawDisks
+    | OfferImages
+    | FetchImages
     | FetchDisks
     | ResizeDisks
     | RevertDisks

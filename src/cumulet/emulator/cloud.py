@@ -53,7 +53,7 @@ REALISTIC = {
     "SnapshotServer": 8.0, "AttachVolume": 1.2, "DetachVolume": 1.5, "AttachPort": 0.8, "DetachPort": 0.8,
     "CreateVolume": 1.5, "DeleteVolume": 1.0, "ExtendVolume": 1.0, "CreateVolumeSnapshot": 1.0,
     "DeleteVolumeSnapshot": 0.8, "UploadVolume": 6.0, "RevertVolume": 2.0, "BackupVolume": 6.0, "RestoreBackup": 6.0,
-    "DeleteBackup": 1.0, "FetchDisks": 6.0, "ResizeDisks": 1.0,
+    "DeleteBackup": 1.0, "FetchImages": 1.5, "FetchDisks": 6.0, "ResizeDisks": 1.0,
 }  # fmt: skip
 _MIGRATION_S = 8.0  # a live one, which can be stopped meanwhile
 _PROVIDERS = select(func.count()).select_from(METADATA.tables["resource_providers"])

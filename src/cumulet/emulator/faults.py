@@ -22,7 +22,7 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
     "boot": ("PowerServer",),
     "stop": ("PowerServer",),
     "reboot": ("PowerServer",),
-    "image": ("CacheImage",),
+    "image": ("CacheImage", "FetchImages"),
     "disk": ("CreateDisks",),
     "port": ("PlugPorts", "AttachPort"),
     "delete": ("UndefineServer",),

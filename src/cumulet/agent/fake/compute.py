@@ -35,7 +35,7 @@ class FakeCompute(FakeDriver):
         local_gb: int,
     ) -> None:
         super().__init__(world, faults)
-        self.moving = Moving(world, faults, name, self._report)
+        self.moving = Moving(world, faults, name, self._report, self._all_cached)
         self.boot_seconds = boot_seconds
         self.vcpus, self.memory_mb, self.local_gb = vcpus, memory_mb, local_gb
         self._hooks: Hooks | None = None
@@ -90,11 +90,14 @@ class FakeCompute(FakeDriver):
             state.images[image.image_id] = found.virtual_size_bytes
         return found
 
-    def _create_disks(self, op: c.CreateDisks, progress: Progress) -> None:
-        spec = op.server
-        for image in (spec.image, spec.kernel, spec.ramdisk):
+    def _all_cached(self, *images: c.ImageSource | None) -> None:
+        for image in images:
             if image is not None:
                 self._cached(image)
+
+    def _create_disks(self, op: c.CreateDisks, progress: Progress) -> None:
+        spec = op.server
+        self._all_cached(spec.image, spec.kernel, spec.ramdisk)
         with self.world.change() as state:
             if spec.image is not None and spec.root_gb and state.images[spec.image.image_id] > spec.root_gb << 30:
                 raise DriverError("image-too-large", f"The image does not fit into {spec.root_gb} GiB.")

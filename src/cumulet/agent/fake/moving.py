@@ -55,13 +55,21 @@ class Migration:
 
 
 class Moving:
-    def __init__(self, world: World, faults: Faults, name: str, report: Callable[[str, int, str], None]) -> None:
-        """``report``: tells what became of a server here."""
+    def __init__(
+        self,
+        world: World,
+        faults: Faults,
+        name: str,
+        report: Callable[[str, int, str], None],
+        cached: Callable[..., None],
+    ) -> None:
+        """``report``: tells what became of a server here. ``cached``: sees to it that images are here."""
         self.world = world
         self.faults = faults
         self.name = name
         self.seconds = 0.0  # how long a live migration takes, on the host's clock
         self._report = report
+        self._cached = cached
         self._under_way: dict[str, Migration] = {}
         self._server: socketserver.ThreadingTCPServer | None = None
 
@@ -69,6 +77,8 @@ class Moving:
         return {
             c.OfferDisks: self._offer,
             c.WithdrawDisks: self._withdraw,
+            c.OfferImages: self._offer_images,
+            c.FetchImages: self._fetch_images,
             c.FetchDisks: self._fetch,
             c.ResizeDisks: self._resize,
             c.RevertDisks: self._revert,
@@ -90,15 +100,35 @@ class Moving:
             if disks is None or disks.image_id is None:  # its root disk is a volume
                 return c.OfferDisksResult(disks=[])
             state.offers[op.server_id] = op.to_host
-            query = urlencode({"to": op.to_host, "content": disks.content})
-            uri = f"nbd://{self.name}:10809/{op.server_id}?{query}"
-            offer = c.DiskOffer(
-                name="disk",
-                connection=c.DiskConnection(driver="nbd", uri=uri),
-                format="raw",
-                size_bytes=disks.root_gb << 30,
-            )
-            return c.OfferDisksResult(disks=[offer])
+            return c.OfferDisksResult(disks=[self._offered(op, "disk", disks.root_gb << 30, content=disks.content)])
+
+    def _offered(self, op: c.OfferDisks | c.OfferImages, name: str, size: int, **more: str) -> c.DiskOffer:
+        uri = f"nbd://{self.name}:10809/{op.server_id}/{name}?{urlencode({'to': op.to_host, **more})}"
+        connection = c.DiskConnection(driver="nbd", uri=uri)
+        return c.DiskOffer(name=name, connection=connection, format="raw", size_bytes=size)
+
+    def _asked(self, offer: c.DiskOffer) -> dict[str, list[str]]:
+        asked = parse_qs(urlsplit(offer.connection.uri or "").query)
+        if asked.get("to") != [self.name]:
+            raise DriverError("refused", f"{offer.name} is offered to another host.")
+        return asked
+
+    def _offer_images(self, op: c.OfferImages, progress: Progress) -> c.OfferDisksResult:
+        with self.world.change() as state:
+            for source in op.images:
+                if source.image_id not in state.images:
+                    raise DriverError("image-gone", f"Image {source.image_id} was deleted, and is not here.")
+            state.offers[op.server_id] = op.to_host
+            images = {source.image_id: state.images[source.image_id] for source in op.images}
+        return c.OfferDisksResult(disks=[self._offered(op, one, size) for one, size in images.items()])
+
+    def _fetch_images(self, op: c.FetchImages, progress: Progress) -> None:
+        for offer in op.offers:
+            self._asked(offer)
+            with self.world.change() as state:
+                state.images.setdefault(offer.name, offer.size_bytes)
+        for source in op.images:
+            self._cached(source)
 
     def _withdraw(self, op: c.WithdrawDisks, progress: Progress) -> None:
         with self.world.change() as state:
@@ -109,10 +139,8 @@ class Moving:
         for offer in op.disks:
             if offer.size_bytes > spec.root_gb << 30:
                 raise DriverError("no-space", "A disk does not shrink.")
-            asked = parse_qs(urlsplit(offer.connection.uri or "").query)
-            if asked.get("to") != [self.name]:
-                raise DriverError("refused", "These disks are offered to another host.")
-            content = asked["content"][0]
+            content = self._asked(offer)["content"][0]
+        self._cached(spec.image, spec.kernel, spec.ramdisk)
         with self.world.change() as state:
             state.disks[spec.server_id] = disks_of(spec, content)
 
@@ -164,6 +192,7 @@ class Moving:
 
     def _prepare(self, op: c.PrepareReceive, progress: Progress) -> c.PrepareReceiveResult:
         spec = op.server
+        self._cached(spec.image, spec.kernel, spec.ramdisk)
         with self.world.change() as state:
             domain = state.domains.get(spec.server_id)
             if domain is None:

@@ -2,8 +2,9 @@
 
 Owns: one directory. A base is made under another name and renamed, so that what has its final name is whole; requests
 for the same image at the same time share one fetch; leftovers of a killed process go at start. Bases are raw and
-sparse; kernels and ramdisks are kept as they are. Refuses untrusted files as `inspect` says.
-Fails with `DriverError` (``image-invalid``, ``image-fetch``, ``no-space``).
+sparse; kernels and ramdisks are kept as they are. Refuses untrusted files as `inspect` says. A base of an image that
+was deleted may come from another host, as it is in its cache.
+Fails with `DriverError` (``image-invalid``, ``image-fetch``, ``image-gone``, ``no-space``).
 """
 
 import os
@@ -18,7 +19,7 @@ import msgspec
 from cumulet.agent.contract import ImageSource
 from cumulet.agent.errors import DriverError
 from cumulet.agent.image import confine
-from cumulet.agent.image.fetch import opened
+from cumulet.agent.image.fetch import check_base, opened
 from cumulet.agent.image.inspect import ImageInfo, ImageRefused, inspect_open, source_argument
 from cumulet.agent.image.nbdpipe import lend
 
@@ -50,7 +51,13 @@ class ImageCache:
         for left in self.directory.glob(".part-*"):
             left.unlink(missing_ok=True)
 
-    def get(self, source: ImageSource, progress: Callable[[float], None] = lambda fraction: None) -> CachedImage:
+    def get(
+        self,
+        source: ImageSource,
+        progress: Callable[[float], None] = lambda fraction: None,
+        bring: Callable[[Path], None] | None = None,
+    ) -> CachedImage:
+        """``bring``: writes the base of an image that was deleted, from another host's cache, into a file."""
         name = self._name(source)
         with self._guard:
             lock = self._locks.setdefault(name, threading.Lock())
@@ -59,7 +66,10 @@ class ImageCache:
         try:
             found = self._look(name, source)
             if found is None:
-                self._make(name, source, progress)
+                if bring is not None:
+                    self._receive(name, source, progress, bring)
+                else:
+                    self._make(name, source, progress)
                 found = self._look(name, source)
                 if found is None:
                     raise DriverError("internal", f"image {source.image_id} vanished from the cache while it was made")
@@ -67,6 +77,10 @@ class ImageCache:
             return found
         finally:
             lock.release()
+
+    def find(self, source: ImageSource) -> CachedImage | None:
+        """What is there of it."""
+        return self._look(self._name(source), source)
 
     def prune(self, in_use: Iterable[Path], *, older_than_seconds: float) -> list[Path]:
         """Remove bases that no overlay stands on and that nobody asked for lately."""
@@ -111,6 +125,20 @@ class ImageCache:
                     _copy(file, part)
                 else:
                     self._convert(file, info, part, progress)
+            os.replace(part, self.directory / name)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _receive(
+        self, name: str, source: ImageSource, progress: Callable[[float], None], bring: Callable[[Path], None]
+    ) -> None:
+        part = self.directory / f".part-{name}"
+        try:
+            bring(part)
+            with part.open("rb") as base:
+                check_base(source, base.fileno(), progress)
+                os.fchmod(base.fileno(), 0o644)
+                os.fsync(base.fileno())
             os.replace(part, self.directory / name)
         finally:
             part.unlink(missing_ok=True)

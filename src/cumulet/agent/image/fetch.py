@@ -20,6 +20,7 @@ from cumulet.agent.errors import DriverError
 
 _CHUNK = 1 << 20
 _TIMEOUT_SECONDS = 60
+_AS_THEY_ARE = ("raw", "ami", "aki", "ari", "iso")  # formats whose base has the bytes of the image
 
 
 @contextmanager
@@ -50,11 +51,20 @@ def opened(
         scratch.unlink(missing_ok=True)
 
 
+def check_base(source: ImageSource, file: int, progress: Callable[[float], None]) -> None:
+    """A base that was made elsewhere: where that was no conversion, the image's size and checksum tell."""
+    if source.disk_format not in _AS_THEY_ARE:
+        return
+    size, sector = os.fstat(file).st_size, 1 if source.disk_format in ("aki", "ari") else 512
+    whole = -(-source.size // sector) * sector  # a disk has whole sectors
+    _check(source, source.size if size == whole else size, _hash_of(file, source, progress))
+
+
 def _hash_of(file: int, source: ImageSource, progress: Callable[[float], None]) -> str | None:
     if source.sha512 is None:
         return None
     digest, offset = hashlib.sha512(), 0
-    while chunk := os.pread(file, _CHUNK, offset):
+    while chunk := os.pread(file, min(_CHUNK, source.size - offset), offset):
         digest.update(chunk)
         offset += len(chunk)
         progress(min(1.0, offset / max(1, source.size)))

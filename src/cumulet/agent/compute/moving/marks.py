@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from cumulet.agent.compute.instances import Instances
-from cumulet.agent.contract import ServerSpec
+from cumulet.agent.contract import ImageSource, ServerSpec
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -41,7 +41,19 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     to_host: str
 
 
-_FILES: dict[type, str] = {Incoming: "incoming.json", Outgoing: "outgoing.json", Offer: "offer.json"}
+class ImagesOffer(msgspec.Struct, frozen=True, kw_only=True):
+    """At the source of any move whose images were deleted."""
+
+    to_host: str
+    images: list[ImageSource]
+
+
+_FILES: dict[type, str] = {
+    Incoming: "incoming.json",
+    Outgoing: "outgoing.json",
+    Offer: "offer.json",
+    ImagesOffer: "images.json",
+}
 
 
 class Marks:

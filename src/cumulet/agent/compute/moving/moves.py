@@ -1,6 +1,7 @@
 """The operations of moving, put together: what is let in by the `door`, what arrives (`receive`) and leaves (`live`)
-with its guest running, disks at rest (`cold`), and a `resize` on this host. What is under way is noted in the server's
-folder (`marks`); the door is open while somebody is expected, in this life of the agent and in the next.
+with its guest running, disks at rest (`cold`), images that were deleted (`bases`), and a `resize` on this host. What is
+under way is noted in the server's folder (`marks`); the door is open while somebody is expected, in this life of the
+agent and in the next.
 """
 
 import logging
@@ -11,10 +12,11 @@ from typing import Any
 from cumulet.agent import contract as c
 from cumulet.agent.compute.hypervisor import Event, Hypervisor
 from cumulet.agent.compute.instances import Instances
-from cumulet.agent.compute.moving.cold import Cold
+from cumulet.agent.compute.moving.bases import Bases
+from cumulet.agent.compute.moving.cold import FILES, Cold
 from cumulet.agent.compute.moving.door import Caller, Door, Hello, Identity, Loop, Reader, Writer
 from cumulet.agent.compute.moving.live import Live
-from cumulet.agent.compute.moving.marks import Incoming, Marks, Offer
+from cumulet.agent.compute.moving.marks import ImagesOffer, Incoming, Marks, Offer
 from cumulet.agent.compute.moving.receive import Receive, Sockets
 from cumulet.agent.compute.moving.resize import Resize
 from cumulet.agent.driver import OperationBody, Progress, QueryBody
@@ -47,12 +49,15 @@ class Moves:
         self._receive = Receive(hypervisor, instances, self.marks, sockets, xml, tell)
         self._live = Live(hypervisor, instances, self.marks, sockets, self._caller, tell)
         self._cold = Cold(instances, self.marks, self._open_door, self._caller, self._active, self._receive.clear)
+        self._bases = Bases(instances.cache, self.marks, self._open_door, self._caller)
         self._resize = Resize(instances, self._active)
 
     def operations(self) -> dict[type[c.Operation], OperationBody]:
         return {
             c.OfferDisks: lambda op, progress: self._cold.offer(op),
             c.WithdrawDisks: self._withdraw_disks,
+            c.OfferImages: lambda op, progress: self._bases.offer(op),
+            c.FetchImages: lambda op, progress: self._bases.fetch(op, progress),
             c.FetchDisks: lambda op, progress: self._cold.fetch(op, progress),
             c.ResizeDisks: lambda op, progress: self._resize.resize(op.server, progress),
             c.RevertDisks: lambda op, progress: self._resize.revert(op.server_id),
@@ -83,7 +88,8 @@ class Moves:
 
     def open_or_close_door(self) -> None:
         with self._at_door:
-            if self.marks.all(Offer) or any(mark.how == "receive" for mark in self.marks.all(Incoming).values()):
+            offered = bool(self.marks.all(Offer) or self.marks.all(ImagesOffer))
+            if offered or any(mark.how == "receive" for mark in self.marks.all(Incoming).values()):
                 self._door.open()
             else:
                 self._door.close()
@@ -96,7 +102,10 @@ class Moves:
         return Caller(self._loop, self._identity, to_host, address, server_id)
 
     async def _serve(self, hello: Hello, reader: Reader, writer: Writer) -> None:
-        await (self._cold if hello.stream == "disk" else self._receive).serve(hello, reader, writer)
+        if hello.stream != "disk":
+            await self._receive.serve(hello, reader, writer)
+        else:
+            await (self._cold if hello.name in FILES else self._bases).serve(hello, writer)
 
     def _active(self, server_id: str) -> bool:
         """Does a guest of this server run here, or wait for its memory?"""
@@ -118,5 +127,6 @@ class Moves:
         self.open_or_close_door()
 
     def _withdraw_disks(self, op: c.WithdrawDisks, progress: Progress) -> None:
-        self._cold.withdraw(op.server_id)
+        for kind in (Offer, ImagesOffer):
+            self.marks.drop(kind, op.server_id)
         self.open_or_close_door()

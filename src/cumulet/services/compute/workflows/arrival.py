@@ -10,7 +10,6 @@ from typing import Any, Literal
 import msgspec
 
 from cumulet.agent.contract import (
-    CacheImage,
     DefineServer,
     DeleteDisks,
     PlugPorts,
@@ -121,13 +120,6 @@ class Arrival(Workflow):
         return self._plug_at(tx, run, 0)
 
     # -- arriving ----------------------------------------------------------------------------------------------------
-
-    def _image(self, tx: Tx, run: Run) -> HostCall | None:
-        server, (here, there) = self.server(tx, run), self._way(run)
-        if here == there or self.scheduling.volume_backed(tx, server):
-            return None
-        source = self.specs.source(tx, server.image_id, there)
-        return (there, CacheImage(image=source)) if source is not None else None
 
     def _bind(self, tx: Tx, run: Run) -> None:
         self._bind_to(tx, run, 1)

@@ -3,7 +3,19 @@
 import json
 from typing import Any
 
-from cumulet.agent.contract import PlugPorts, UndefineServer, UnplugPorts
+import msgspec
+
+from cumulet.agent.contract import (
+    CacheImage,
+    DiskOffer,
+    FetchImages,
+    ImageSource,
+    OfferImages,
+    PlugPorts,
+    UndefineServer,
+    UnplugPorts,
+    WithdrawDisks,
+)
 from cumulet.db import Tx
 from cumulet.kernel.context import RequestContext
 from cumulet.saga.model import HostCall, Run, Step
@@ -69,6 +81,34 @@ class Workflow:
     def undefine(self, tx: Tx, run: Run) -> HostCall | None:
         server = self.server(tx, run)
         return undefined(server, server.host) if server.host is not None else None
+
+    # -- images on their way with a server ---------------------------------------------------------------------------
+
+    def offer_images(self, tx: Tx, server: ServerRow, here: str, there: str) -> HostCall | None:
+        """Of those the server stands on, the ones that were deleted: only hosts have them."""
+        gone = self._deleted_images(tx, server, there)
+        return (here, OfferImages(server_id=server.id, to_host=there, images=gone)) if gone else None
+
+    def withdraw_images(self, tx: Tx, server: ServerRow, here: str, there: str) -> HostCall | None:
+        """What was deleted stays so: whatever was offered is withdrawn."""
+        return (here, WithdrawDisks(server_id=server.id)) if self._deleted_images(tx, server, there) else None
+
+    def bring_images(self, tx: Tx, run: Run, server: ServerRow, here: str, there: str) -> HostCall | None:
+        images = self._images_of(tx, server, there)
+        offered = run.outputs.get("offer_images")
+        if offered:
+            offers = msgspec.convert(offered["disks"], list[DiskOffer])
+            return there, FetchImages(server_id=server.id, from_host=here, images=images, offers=offers)
+        root = next((one for one in images if one.image_id == server.image_id), None)
+        return (there, CacheImage(image=root)) if root is not None else None
+
+    def _deleted_images(self, tx: Tx, server: ServerRow, host: str) -> list[ImageSource]:
+        return [one for one in self._images_of(tx, server, host) if one.path is None and one.url is None]
+
+    def _images_of(self, tx: Tx, server: ServerRow, host: str) -> list[ImageSource]:
+        disks = store.disks(tx, [server.id]).get(server.id, [])
+        backed = any(disk.boot_index == 0 for disk in disks)
+        return [one for one in self.specs.images(tx, server, host, volume_backed=backed) if one is not None]
 
     def publish_metadata(self, tx: Tx, server: ServerRow) -> None:
         """Have the hosts that answer the server's metadata requests fetch its document."""

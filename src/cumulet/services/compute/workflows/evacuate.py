@@ -4,7 +4,8 @@
 | server.flee | choose a host and claim it; then as a move arrives, with new disks of the image |
 | server.leave_dead | `server.leave`, once the dead host is back |
 
-A volume that is exported anew is fenced against the dead host. One that fails leaves the server where it was.
+A volume that is exported anew is fenced against the dead host. One that fails leaves the server where it was;
+so does one whose image was deleted.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from cumulet.agent.contract import CreateDisks
+from cumulet.agent.contract import CacheImage, CreateDisks
 from cumulet.db import Tx
 from cumulet.kernel.errors import CloudError
 from cumulet.saga.model import Call, Children, HostCall, Run, Saga, Start, Transact, nothing_to_undo
@@ -110,6 +111,11 @@ class EvacuateWorkflows(Arrival):
         migrations.set_dest(tx, params.migration_id, host)
         migrations.set_status(tx, params.migration_id, "pre-migrating")
         return {"from": server.host, "to": host, "sizes": {}, "goal": params.goal}
+
+    def _image(self, tx: Tx, run: Run) -> HostCall | None:
+        server, there = self.server(tx, run), self._way(run)[1]
+        source = None if self.scheduling.volume_backed(tx, server) else self.specs.source(tx, server.image_id, there)
+        return (there, CacheImage(image=source)) if source is not None else None
 
     def _new_disks(self, tx: Tx, run: Run) -> HostCall:
         return self._way(run)[1], CreateDisks(server=self._spec(tx, run))

@@ -4,7 +4,8 @@
 |---|---|---|
 | claim | choose a host, claim it; the source's claim becomes the migration's | give back |
 | volumes, exported | export each volume to the target, too, by an attachment of its own (children) | unexport |
-| image | image into the target's cache | stays cached |
+| offer_images | of an image that was deleted: offer it to the target | withdraw |
+| image | image into the target's cache, from the image service or the source | stays cached |
 | bind | the ports are to be on both hosts | on the source alone |
 | ports | plug at the target | unplug |
 | receive | open the target's door | close it, discard what came |
@@ -26,7 +27,6 @@ from typing import Any, Literal
 import msgspec
 
 from cumulet.agent.contract import (
-    CacheImage,
     EndReceive,
     MigrateServer,
     PlugPorts,
@@ -138,6 +138,7 @@ class LiveWorkflows(Workflow):
                     "volumes", self._prepare_volumes, tolerate=True, undo=self._let_go, task_state=TASK, event=PREPARE
                 ),
                 Transact("exported", self._all_exported, looks, TASK, PREPARE),
+                Call("offer_images", self._offer_images, self._withdraw_images, task_state=TASK, event=PREPARE),
                 Call("image", self._image, nothing_to_undo("the cache is shared"), task_state=TASK, event=PREPARE),
                 Transact("bind", self._bind, self._unbind, TASK, PREPARE),
                 Call("ports", self._plug, self._unplug, task_state=TASK, event=PREPARE),
@@ -244,9 +245,16 @@ class LiveWorkflows(Workflow):
         raise_first(run.outputs["volumes"])
 
     def _image(self, tx: Tx, run: Run) -> HostCall | None:
-        server, target = self.server(tx, run), run.outputs["claim"]["to"]
-        source = None if self.scheduling.volume_backed(tx, server) else self.specs.source(tx, server.image_id, target)
-        return (target, CacheImage(image=source)) if source is not None else None
+        return self.bring_images(tx, run, self.server(tx, run), *self._way(run))
+
+    def _offer_images(self, tx: Tx, run: Run) -> HostCall | None:
+        return self.offer_images(tx, self.server(tx, run), *self._way(run))
+
+    def _withdraw_images(self, tx: Tx, run: Run) -> HostCall | None:
+        return self.withdraw_images(tx, self.server(tx, run), *self._way(run)) if self._open(tx, run) else None
+
+    def _way(self, run: Run) -> tuple[str, str]:
+        return run.outputs["claim"]["from"], run.outputs["claim"]["to"]
 
     def _bind(self, tx: Tx, run: Run) -> None:
         target = run.outputs["claim"]["to"]

@@ -3,7 +3,8 @@
 | server.resize, server.migrate | do | undo |
 |---|---|---|
 | prepare | choose a host, claim it; the source's claim becomes the migration's | give back |
-| image | image into the target's cache | stays cached |
+| offer_images * | of an image that was deleted: offer it to the target | withdraw |
+| image * | image into the target's cache, from the image service or the source | stays cached |
 | stop | stop the guest | start it |
 | undefine | undefine at the source | define |
 | unplug * | unplug at the source | plug |
@@ -12,7 +13,7 @@
 | volumes, exported * | export each volume to the target, which fences the source (children) | export to the source |
 | ports * | plug at the target | unplug |
 | disks | fetch them; on the same host grow them, keeping what was aside | delete; revert |
-| withdraw * | withdraw the offer | undone with the offer |
+| withdraw * | withdraw the offers | undone with the offers |
 | define | define at the target, with the new flavor | undefine |
 | start | run it, if it ran | by undefine |
 | report | wait until the host says so | - |
@@ -152,10 +153,8 @@ class MoveWorkflows(Arrival):
 
     def _move(self, kind: str, action: str) -> Saga:
         task, event, last = "resize_migrating", "compute_resize_instance", "compute_finish_resize"
-        cached, as_offer = (
-            nothing_to_undo("the cache is shared"),
-            nothing_to_undo("the undo of the offer does the same"),
-        )
+        prepared, cached = "compute_prep_resize", nothing_to_undo("the cache is shared")
+        as_offer = nothing_to_undo("the undo of the offer does the same")
         return Saga(
             kind=kind,
             object_kind="server",
@@ -165,7 +164,10 @@ class MoveWorkflows(Arrival):
             action=action,
             steps=(
                 Transact("prepare", self._prepare, self._give_back, "resize_prep", "cold_migrate"),
-                Call("image", self._image, cached, task_state="resize_prep", event="compute_prep_resize"),
+                Call(
+                    "offer_images", self._offer_images, self._withdraw_images, task_state="resize_prep", event=prepared
+                ),
+                Call("image", self._image, cached, task_state="resize_prep", event=prepared),
                 *self._leaving(task, event),
                 Call("offer", self._offer, self._withdraw, task_state=task, event=event),
                 *self._arriving(
@@ -197,6 +199,15 @@ class MoveWorkflows(Arrival):
         migrations.set_dest(tx, params.migration_id, host)
         migrations.set_status(tx, params.migration_id, "migrating")
         return {"from": server.host, "to": host, "sizes": sizes}
+
+    def _offer_images(self, tx: Tx, run: Run) -> HostCall | None:
+        return self.offer_images(tx, self.server(tx, run), *self._way(run)) if self._elsewhere(run) else None
+
+    def _withdraw_images(self, tx: Tx, run: Run) -> HostCall | None:
+        return self.withdraw_images(tx, self.server(tx, run), *self._way(run)) if self._elsewhere(run) else None
+
+    def _image(self, tx: Tx, run: Run) -> HostCall | None:
+        return self.bring_images(tx, run, self.server(tx, run), *self._way(run)) if self._elsewhere(run) else None
 
     def _offer(self, tx: Tx, run: Run) -> HostCall | None:
         here, there = self._way(run)
