@@ -134,17 +134,20 @@ def test_a_move_survives_everything(harness: CloudHarness) -> None:
 
 
 @pytest.mark.slow
-def test_every_undo_of_a_move_matters(harness: CloudHarness) -> None:
+@pytest.mark.parametrize("deleted", [False, True])
+def test_every_undo_of_a_move_matters(harness: CloudHarness, deleted: bool) -> None:
+    withdraws, other = ("offer_images", "offer") if deleted else ("offer", "offer_images")
     moving = replace(
-        case(harness, "server.migrate", to_move),
+        case(harness, "server.migrate", without_image(to_move) if deleted else to_move),
         redundant={
             "unplug": "binding the port back has its document make it again",
             "volumes": "this server has none; test_moves.py has some",
             "ports": "the port documents take the taps with them",
             "undefine": "without it the undo of stop is tried again for a minute",
+            other: "nothing was offered, or both are withdrawn at once",
         },
     )
-    assert set(testing.check_undos_matter(harness, moving)) >= {"prepare", "bind", "disks", "define", "offer"}
+    assert set(testing.check_undos_matter(harness, moving)) >= {"prepare", "bind", "disks", "define", withdraws}
 
 
 @pytest.mark.slow
@@ -181,18 +184,16 @@ def to_migrate(h: CloudHarness) -> tuple[str, msgspec.Struct]:
     return server_id, LiveParams(migration_id=begun(h, server_id, migrations.LIVE))
 
 
-def test_a_live_migration_without_image_unwinds(harness: CloudHarness) -> None:
-    testing.check_unwinds(
-        harness, case(harness, "server.live_migrate", without_image(to_migrate), forward_from="handover")
-    )
-
-
-def live_case(harness: CloudHarness) -> Case:
-    return case(harness, "server.live_migrate", to_migrate, forward_from="handover")
+def live_case(harness: CloudHarness, prepare: Any = to_migrate) -> Case:
+    return case(harness, "server.live_migrate", prepare, forward_from="handover")
 
 
 def test_a_live_migration_unwinds_until_the_guest_went(harness: CloudHarness) -> None:
     assert testing.check_unwinds(harness, live_case(harness)) >= 10
+
+
+def test_a_live_migration_without_image_unwinds(harness: CloudHarness) -> None:
+    testing.check_unwinds(harness, live_case(harness, without_image(to_migrate)))
 
 
 @pytest.mark.slow
@@ -206,13 +207,13 @@ def test_a_live_migration_survives_everything(harness: CloudHarness) -> None:
 @pytest.mark.slow
 def test_every_undo_of_a_live_migration_matters(harness: CloudHarness) -> None:
     moving = replace(
-        live_case(harness),
+        live_case(harness, without_image(to_migrate)),
         redundant={
             "volumes": "this server has none; test_live_migration.py has some",
             "ports": "the port documents take the taps with them",
         },
     )
-    assert testing.check_undos_matter(harness, moving) == ["claim", "bind", "receive"]
+    assert testing.check_undos_matter(harness, moving) == ["claim", "offer_images", "bind", "receive"]
 
 
 @pytest.mark.slow
