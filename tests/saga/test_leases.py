@@ -4,6 +4,7 @@ import threading
 import time
 from typing import Any
 
+import msgspec
 import pytest
 
 from cumulet.agent import contract as c
@@ -199,6 +200,25 @@ def test_a_host_that_refuses_is_given_up(world: World, monkeypatch: Any) -> None
     monkeypatch.setattr("cumulet.saga.stepper.UNDO_ATTEMPTS", 1)
     row = ended(world, run(world, sagas.BUILD))
     assert (row.status, row.error_code) == ("failed", "refused")
+
+
+def test_an_agent_that_does_not_know_an_operation_is_named(world: World, monkeypatch: Any) -> None:
+    """One of an older release cannot decode it: that is no reason to ask until the deadline."""
+    monkeypatch.setattr("cumulet.saga.engine._REFUSALS", 2)
+    monkeypatch.setattr("cumulet.saga.engine._RETRY_SECONDS", 0.02)
+    monkeypatch.setattr("cumulet.saga.stepper.UNDO_ATTEMPTS", 1)
+    world.host.service.stop()
+
+    def old(message: Any) -> Any:
+        if isinstance(message, c.AskOutcome):
+            return c.Outcome(op_id=message.op_id, host="h1", state="unknown")
+        return msgspec.json.decode(b'{"op": "compute.not_invented_yet"}', type=c.OperationBody)
+
+    world.host.service = world.bus.serve("agent.h1", old)
+    row = ended(world, run(world, sagas.BUILD))
+    assert (row.status, row.error_code) == ("failed", "refused")
+    assert "CreateVolume" in (row.error or "")
+    assert "older release" in (row.error or "")
 
 
 def test_outcomes_may_come_twice_and_late(world: World) -> None:

@@ -41,6 +41,8 @@ _CACHED = 4000
 _ASK_SECONDS = 2.0
 _RETRY_SECONDS = 0.5
 _REFUSALS = 20
+_NOT_UNDERSTOOD = {"ValidationError", "DecodeError"}  # msgspec's
+_OLD_AGENT = "its agent does not know {}: it is of an older release."
 
 
 class WakeSagas(msgspec.Struct, frozen=True, kw_only=True):
@@ -520,6 +522,9 @@ class SagaEngine:
         try:
             reply = self.bus.call(f"agent.{row.op_host}", message, timeout=_ASK_SECONDS)
         except (Unavailable, RemoteFault) as error:
+            if isinstance(error, RemoteFault) and error.kind in _NOT_UNDERSTOOD:
+                self._refused(flight, Refused(op_id=row.op_id, reason=_OLD_AGENT.format(type(operation).__name__)))
+                return
             _log.info("operation %s could not be given to %s: %s", row.op_id, row.op_host, error)
             self._soon(row)
             return
