@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from cumulet.agent.contract import Inventory
 from cumulet.emulator.clock import EmulatorClock
 from tests.compute.helpers import Nova
 from tests.compute.places import Places, failed_action
@@ -160,6 +161,30 @@ def test_while_it_runs(slow: Places) -> None:
     assert slow.events(server, "live_migration_force_complete") == ["compute_live_migration_force_complete"]
     assert slow.migrations(server)[0]["status"] == "completed"
     slow.remove(server)
+
+
+def test_a_host_is_told_of_what_a_move_left_there(slow: Places) -> None:
+    """Only once no move is between it and another: what arrives is not a leftover."""
+
+    def said(host: str) -> list[str]:
+        told = Inventory(host=host, servers=[], ports=[], volumes=[], exports=[], moving=[server])
+        return list(slow.cloud.bus.call("conductor", told).servers)
+
+    server = slow.boot()
+    source = slow.host(server)
+    [other, *_] = sorted(set(slow.cloud.hosts) - {source})
+    assert said(other) == [server]
+    assert slow.admin.act(server, "os-migrateLive", AUTO).status == 202
+    target = running(slow, server)["dest_compute"]
+    assert (said(source), said(target)) == ([], [])
+    number = slow.migrations(server)[0]["id"]
+    assert slow.admin.post(f"/servers/{server}/migrations/{number}/action", {"force_complete": None}).status == 202
+    migrated(slow, server, source)
+    slow.cloud.settle()
+    assert said(source) == [server]
+    assert slow.running(server) == [target]
+    slow.remove(server)
+    assert said(target) == [server]
 
 
 def test_aborted(slow: Places) -> None:

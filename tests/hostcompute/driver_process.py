@@ -1,6 +1,6 @@
 """The compute driver in a process of its own, in a pretend host: it can be killed. Takes one JSON object a line on its
-standard input, ``{"n": 1, "do": {...operation}}`` or ``"ask"``, and answers ``{"n": 1, ...}`` when it is done; tells
-reports as ``{"report": [server, power state, reason]}``. Ends with its input."""
+standard input, ``{"n": 1, "do": {...operation}}``, ``"ask"`` or ``"absent"``, and answers ``{"n": 1, ...}`` when it is
+done; tells reports as ``{"report": [server, power state, reason]}``. Ends with its input."""
 
 import json
 import os
@@ -46,6 +46,9 @@ def work(driver: ComputeDriver, line: dict[str, Any]) -> None:
             operation = msgspec.convert(line["do"], c.OperationBody)
             result = driver.operations()[type(operation)](operation, lambda fraction=None: say(n=n, progress=fraction))
             say(n=n, done=None if result is None else msgspec.to_builtins(result))
+        elif "absent" in line:
+            driver.remove_absent(msgspec.convert(line["absent"], c.Absent))
+            say(n=n, done=None)
         elif "ask" in line:
             query = msgspec.convert(line["ask"], c.QueryBody)
             say(n=n, done=driver.queries()[type(query)](query))

@@ -133,6 +133,10 @@ class Mover:
         found = self.send(call="inventory").result()
         return {one["server_id"]: one["power_state"] for one in found["servers"]}
 
+    def on_the_way(self) -> list[str]:
+        """Servers of which the inventory says that nothing is reported."""
+        return list(self.send(call="inventory").result()["moving"])
+
     def sh(self, script: str) -> str:
         return self.hosts.output(self.name, "sh", "-c", script)
 

@@ -236,6 +236,27 @@ def test_a_paused_guest_stays_paused(pair: Pair) -> None:
     pair.delete(pair.second, spec)
 
 
+def test_what_a_move_leaves_goes_by_the_control_planes_word(pair: Pair) -> None:
+    """Its last steps are skipped while a host is down: the inventory names what is left there, and is answered."""
+    source, target = pair.first, pair.second
+    spec = pair.create(source)
+    pair.migrate(spec, source, target).result()
+    pair.end(spec, target)
+    source.kill()
+    source.start()
+    assert (source.servers(), source.on_the_way()) == ({}, [spec.server_id])
+    assert (target.servers(), target.on_the_way()) == ({spec.server_id: 1}, [])
+    source.send(absent={"servers": [spec.server_id]}).result()
+    assert source.on_the_way() == []
+    assert not source.folder(spec.server_id).exists()
+    pair.prepare(spec, target, source)  # back, but that comes to nothing
+    assert (source.servers(), source.on_the_way()) == ({}, [spec.server_id])
+    source.send(absent={"servers": [spec.server_id]}).result()
+    assert not source.folder(spec.server_id).exists()
+    assert target.servers() == {spec.server_id: 1}
+    pair.delete(target, spec)
+
+
 def test_ended_and_hurried(pair: Pair) -> None:
     """Progress, an abort, a time-out that aborts, a time-out that forces, and an order to force it."""
     source, target = pair.first, pair.second
@@ -247,7 +268,8 @@ def test_ended_and_hurried(pair: Pair) -> None:
         call = pair.migrate(spec, source, target)
         seen = until("it has come some way", lambda: source.ask(c.MigrationProgress(**names)), 20)
         assert set(seen) == {f"{a}_{b}_bytes" for a in ("memory", "disk") for b in ("total", "processed", "remaining")}
-        assert target.servers() == {}, "what arrives is not in the inventory"
+        assert target.servers() == {}, "what arrives is not reported"
+        assert target.on_the_way() == [spec.server_id]
         source.do(c.SteerMigration(action="abort", **names))
         assert code_of(call.result) == "aborted"
         pair.failed(spec, source, target)

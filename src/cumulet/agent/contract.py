@@ -874,6 +874,9 @@ class Inventory(_Wire):
     ports: list[str]
     volumes: list[str]
     exports: list[tuple[str, str]]  # (volume id, attachment id)
+    # servers that came from elsewhere and are not settled here, or left and have only files here: nothing is reported
+    # of them, and they go once no move of theirs is between this host and another
+    moving: list[str] = []
 
 
 class Absent(_Wire):

@@ -49,6 +49,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     ports: list[str] = []
     volumes: list[str] = []
     exports: list[tuple[str, str]] = []  # (volume id, attachment id)
+    moving: list[str] = []  # servers: see contract.Inventory
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):

@@ -218,8 +218,9 @@ class ComputeDriver(Driver):
         servers = self._hv.call("list", self._list)
         known = {server.server_id for server in servers}
         servers += [FoundServer(one, SHUTDOWN, "disks only") for one in self.instances.ids() if one not in known]
-        servers = [server for server in servers if not self._hidden(server)]
-        return Found(servers=servers, ports=self._plugger.plugged())
+        moving = [server.server_id for server in servers if self._hidden(server)]
+        servers = [server for server in servers if server.server_id not in moving]
+        return Found(servers=servers, ports=self._plugger.plugged(), moving=moving)
 
     def facts(self) -> Facts:
         return Facts(

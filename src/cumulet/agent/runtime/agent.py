@@ -426,4 +426,5 @@ class Agent:
             ports=list(dict.fromkeys(port for one in found for port in one.ports)),
             volumes=[volume for one in found for volume in one.volumes],
             exports=[export for one in found for export in one.exports],
+            moving=[server for one in found for server in one.moving],
         )

@@ -272,17 +272,17 @@ class ComputeService:
         """Servers on the host that are gone or live elsewhere are to be removed; unknown ones are not named. A guest
         that runs stays while the host where it should be does not answer: it might be the only one."""
         absent = []
-        seen = set()
-        for report in inventory.servers:
-            seen.add(report.server_id)
-            server = store.server(tx, report.server_id)
+        seen = {report.server_id for report in inventory.servers}
+        running = {report.server_id for report in inventory.servers if report.power_state == Power.RUNNING}
+        for server_id in [*(report.server_id for report in inventory.servers), *inventory.moving]:
+            server = store.server(tx, server_id)
             if server is None:
                 continue
             elsewhere = server.host is not None and server.host != inventory.host
-            if elsewhere and report.power_state == Power.RUNNING and not self.parts.hosts.is_up_in(tx, server.host):
+            if elsewhere and server_id in running and not self.parts.hosts.is_up_in(tx, server.host):
                 continue
             if server.deleted_at is not None or (elsewhere and not self._moves_there(tx, server.id, inventory.host)):
-                absent.append(report.server_id)
+                absent.append(server_id)
         for server in store.servers_on(tx, inventory.host):
             if server.id in seen or server.launched_at is None or server.goal != "active" or server.deleting:
                 continue
