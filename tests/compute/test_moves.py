@@ -70,6 +70,26 @@ def test_resize_and_revert(places: Places, stopped: bool) -> None:
     places.remove(server)
 
 
+def test_a_revert_says_active_only_when_it_is_over(places: Places) -> None:
+    """Who waits for that, and asks for the next thing, is not refused because of its last steps."""
+    nova, server = places.nova, places.boot()
+    source = places.host(server)
+    assert places.admin.act(server, "migrate").status == 202
+    nova.wait(server, "VERIFY_RESIZE")
+    faults = places.cloud.hosts[places.host(server)].fake.faults
+    go_on = faults.hang("DeleteDisks")
+    assert nova.act(server, "revertResize").status == 202
+    places.cloud.wait(lambda: places.running(server) == [source] and places.host(server) == source)
+    shown = nova.show(server)
+    assert (shown["status"], shown["OS-EXT-STS:task_state"]) == ("REVERT_RESIZE", "resize_reverting")
+    go_on.set()
+    nova.wait(server, "ACTIVE")
+    assert places.admin.act(server, "migrate").status == 202
+    nova.wait(server, "VERIFY_RESIZE")
+    faults.clear()
+    places.remove(server)
+
+
 def test_a_resize_on_the_spot(new_cloud: Any) -> None:
     places = Places(Nova(new_cloud(hosts=1)))
     nova = places.nova

@@ -46,6 +46,7 @@ _STATUS: dict[str, tuple[str, dict[str, str]]] = {
             "resize_migrating": "RESIZE",
             "resize_migrated": "RESIZE",
             "resize_finish": "RESIZE",
+            "resize_reverting": "REVERT_RESIZE",  # its last steps: who waits for ACTIVE may go on then
         },
     ),
     "building": ("BUILD", {}),
@@ -56,6 +57,7 @@ _STATUS: dict[str, tuple[str, dict[str, str]]] = {
             "resize_migrating": "RESIZE",
             "resize_migrated": "RESIZE",
             "resize_finish": "RESIZE",
+            "resize_reverting": "REVERT_RESIZE",
             "rebuilding": "REBUILD",
             "rebuild_block_device_mapping": "REBUILD",
             "rebuild_spawning": "REBUILD",
