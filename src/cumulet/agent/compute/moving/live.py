@@ -33,6 +33,7 @@ from cumulet.agent.compute.moving import relocate
 from cumulet.agent.compute.moving.door import Caller
 from cumulet.agent.compute.moving.marks import Marks, Outgoing
 from cumulet.agent.compute.moving.receive import Sockets
+from cumulet.agent.compute.power import unless_off
 from cumulet.agent.contract import MigrateServer, MigrateServerResult, MigrationProgress, SteerMigration
 from cumulet.agent.driver import Progress
 from cumulet.agent.errors import DriverError, not_found
@@ -372,6 +373,6 @@ class Live:
 def _forget(domain: Any) -> None:
     """What a migration was to take away, and was killed before it did: the guest runs elsewhere."""
     if domain.isActive():
-        domain.destroy()
+        unless_off(domain, domain.destroy)  # libvirt may be ending it, too
     if domain.isPersistent():
         domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
