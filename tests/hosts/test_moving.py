@@ -100,7 +100,7 @@ def test_a_drained_host(world: World, sector: str) -> None:
     with pinged(world.floating_ip):
         machines.operator("/hosts/h2/drain", {"drain": True})
         eventually("nothing is left on it", lambda: not machines.operator("/hosts/h2")["host"]["left"], 180)
-    assert machines.guests("h2") == []
+    assert machines.guests("h2") == {}
     assert world.says("cat kept") == "on the disk\n"
     machines.operator("/hosts/h2/drain", {"drain": False})
     world.delete(stopped)

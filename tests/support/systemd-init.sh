@@ -11,7 +11,11 @@ for unit in getty.target systemd-udevd-control.socket systemd-udevd-kernel.socke
     ln -sfn /dev/null "/etc/systemd/system/$unit"
 done
 ln -sfn /usr/lib/systemd/system/multi-user.target /etc/systemd/system/default.target
-mount -t tmpfs -o mode=1777 tmpfs /tmp
+checkout=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../..")
+mkdir -p /run/checkout
+mount --bind "$checkout" /run/checkout
+mount -t tmpfs -o mode=1777 tmpfs /tmp  # the machine's own is not systemd's to clean
+[ -d "$checkout" ] || { mkdir -p "$checkout"; mount --bind /run/checkout "$checkout"; }
 rm -f /run/shm
 export container=pretend-host
 exec /lib/systemd/systemd --show-status=0
