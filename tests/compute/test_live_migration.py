@@ -1,5 +1,6 @@
 """Live migration by the API: where the guest is, who may do it, how it is stopped, and what is left of it."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -232,11 +233,13 @@ def test_deleted_on_the_way(slow: Places) -> None:
     assert attachments(slow, server) == 0
 
 
-@pytest.mark.parametrize("operation", ["ExportVolume", "PlugPorts", "PrepareReceive", "MigrateServer"])
-@pytest.mark.parametrize("after", [False, True])
+_PREPARING = ("ExportVolume", "PlugPorts", "PrepareReceive")
+
+
+@pytest.mark.parametrize(
+    ("operation", "after"), [*itertools.product(_PREPARING, (False, True)), ("MigrateServer", False)]
+)
 def test_one_that_fails_leaves_all_as_before(places: Places, operation: str, after: bool) -> None:
-    if operation == "MigrateServer" and after:
-        pytest.skip("then the guest is there")
     server = places.boot(volume=True)
     check = as_before(places, server)
     for host in places.cloud.hosts.values():

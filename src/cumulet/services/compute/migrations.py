@@ -42,7 +42,11 @@ _SET_STATUS = (
     .where(M.c.id == bindparam("the_id"), M.c.status != bindparam("new_status"))
     .values(status=bindparam("new_status"), updated_at=bindparam("now"))
 )
-_SET_DEST = update(M).where(M.c.id == bindparam("the_id")).values(dest=bindparam("host"), updated_at=bindparam("now"))
+_PLACE = (
+    update(M)
+    .where(M.c.id == bindparam("the_id"))
+    .values(dest=bindparam("host"), status=bindparam("new_status"), updated_at=bindparam("now"))
+)
 
 
 def _rows(tx: Tx, statement: Select[Any], **values: Any) -> list[MigrationRow]:
@@ -131,8 +135,9 @@ def set_status(tx: Tx, migration_id: str, status: str) -> None:
     tx.run(_SET_STATUS, {"the_id": migration_id, "new_status": status, "now": tx.now})
 
 
-def set_dest(tx: Tx, migration_id: str, host: str | None) -> None:
-    tx.run(_SET_DEST, {"the_id": migration_id, "host": host, "now": tx.now})
+def place(tx: Tx, migration_id: str, host: str, status: str) -> None:
+    """It goes to this host."""
+    tx.run(_PLACE, {"the_id": migration_id, "host": host, "new_status": status, "now": tx.now})
 
 
 def listed(

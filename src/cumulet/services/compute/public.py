@@ -10,14 +10,7 @@ from typing import Any
 
 import msgspec
 
-from cumulet.agent.contract import (
-    Absent,
-    Inventory,
-    MetadataDoc,
-    PasswordPosted,
-    PasswordTaken,
-    ServerReport,
-)
+from cumulet.agent.contract import Absent, Inventory, MetadataDoc, PasswordPosted, PasswordTaken, ServerReport
 from cumulet.db import Database, Tx
 from cumulet.kernel.clock import SECOND, Clock
 from cumulet.kernel.context import RequestContext, system_context

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from cumulet.db import Tx
-from cumulet.services.compute import catalogue, store
+from cumulet.services.compute import catalogue, migrations, store
 from cumulet.services.compute.parts import Parts
 from cumulet.services.compute.rows import ServerRow
 from cumulet.services.compute.scheduler import SchedulerRequest
@@ -86,17 +86,21 @@ class Scheduling:
         tx: Tx,
         server: ServerRow,
         migration_id: str,
+        status: str,
         *,
         flavor: dict[str, Any],
         host: str | None,
         excluded: Collection[str],
         force: bool = False,
     ) -> str:
-        """Choose where the server moves to and claim it. What it takes of its host is the migration's from now on."""
+        """Choose where the server moves to and claim it. What it takes of its host is the migration's from now on;
+        ``status`` is what that one is in now."""
         self.parts.scheduler.hold(tx)  # all locks in one order, before any claim
         self.parts.placement.hand_over(tx, server.id, migration_id, consumer_type="MIGRATION")
         request = self.request(tx, server, host=host, force=force)
-        return self.place(tx, [server.id], flavor, server.project_id, server.user_id, request, excluded=excluded)[0]
+        [chosen] = self.place(tx, [server.id], flavor, server.project_id, server.user_id, request, excluded=excluded)
+        migrations.place(tx, migration_id, chosen, status)
+        return chosen
 
     def judge(self, tx: Tx, server: ServerRow, *, host: str | None, force: bool) -> None:
         """Would `move` find a host? NoValidHost if not."""

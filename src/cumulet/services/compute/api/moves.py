@@ -1,4 +1,4 @@
-"""Moves of servers between hosts: resize and migrate, and the list of moves."""
+"""Moves of servers between hosts: resize, migration cold and live, evacuation, and the lists of moves."""
 
 from typing import Any
 

@@ -103,13 +103,12 @@ class EvacuateWorkflows(Arrival):
             tx,
             server,
             params.migration_id,
+            "pre-migrating",
             flavor=server.flavor,
             host=params.host,
             excluded=[server.host],
             force=params.force,
         )
-        migrations.set_dest(tx, params.migration_id, host)
-        migrations.set_status(tx, params.migration_id, "pre-migrating")
         return {"from": server.host, "to": host, "sizes": {}, "goal": params.goal}
 
     def _image(self, tx: Tx, run: Run) -> HostCall | None:

@@ -218,13 +218,12 @@ class LiveWorkflows(Workflow):
             tx,
             server,
             params.migration_id,
+            "preparing",
             flavor=server.flavor,
             host=params.host,
             excluded=[server.host],
             force=params.force,
         )
-        migrations.set_dest(tx, params.migration_id, host)
-        migrations.set_status(tx, params.migration_id, "preparing")
         return {"from": server.host, "to": host}
 
     def _give_back(self, tx: Tx, run: Run) -> None:

@@ -192,12 +192,11 @@ class MoveWorkflows(Arrival):
             tx,
             server,
             params.migration_id,
+            "migrating",
             flavor=sizes["flavor"],
             host=params.host,
             excluded=[] if params.same_host_allowed else [server.host],
         )
-        migrations.set_dest(tx, params.migration_id, host)
-        migrations.set_status(tx, params.migration_id, "migrating")
         return {"from": server.host, "to": host, "sizes": sizes}
 
     def _offer_images(self, tx: Tx, run: Run) -> HostCall | None:
