@@ -30,6 +30,24 @@ def test_a_hint_brings_the_document(rig: Rig) -> None:
     assert rig.agent.document("metadata", "s1") == METADATA
 
 
+def test_a_question_under_way_is_work_to_wait_for(rig: Rig) -> None:
+    """Between a hint taken and its document handed to a worker nothing else tells that something is to come."""
+    assert rig.agent.documents.settled(5)
+    seen: list[bool] = []
+
+    def refuse(message: object) -> bool:
+        if isinstance(message, c.Pull | c.Applied):
+            seen.append(rig.agent.busy()[1] and not rig.agent.documents.settled(0.02))
+        return False
+
+    rig.conductor.refuse = refuse
+    rig.conductor.want(METADATA)
+    rig.bus.cast("agent.h1", c.LookAgain(keys=[("metadata", "s1")]))
+    rig.conductor.wait(c.Applied, applied(rig, 3))
+    assert len(seen) >= 2
+    assert all(seen)
+
+
 def test_a_lost_hint_is_made_good_by_comparison(rig: Rig) -> None:
     rig.conductor.want(METADATA)
     rig.conductor.wait(c.Applied, applied(rig, 3))

@@ -72,6 +72,7 @@ class DocumentSync:
         self._compare_at = 0.0
         self._try_at = 0.0  # no conductor: nothing is asked before
         self._pull_at = 0.0  # hints are gathered until then
+        self._turning = False  # the thread is at what it took from the sets above
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="documents", daemon=True)
 
@@ -149,9 +150,11 @@ class DocumentSync:
         return self._workers.busy()
 
     def waits(self) -> bool:
-        """Is a document to be asked for, or reported?"""
+        """Is a document to be asked for or reported, or is one just now?"""
+        now = time.monotonic()
         with self._state:
-            return bool(self._dirty or self._unreported)
+            compares = self._compare_at <= now and self._try_at <= now
+            return bool(self._turning or self._dirty or self._unreported or compares)
 
     def held(self) -> dict[str, dict[str, Any]]:
         """kind -> id -> document: what this host is to have."""
@@ -185,7 +188,8 @@ class DocumentSync:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             with self._state:
-                quiet = not self._dirty and not self._unreported and self._compare_at > time.monotonic()
+                quiet = not self._turning and not self._dirty and not self._unreported
+                quiet = quiet and self._compare_at > time.monotonic()
             if quiet and self._workers.idle(0.05):
                 return True
             time.sleep(0.005)
@@ -196,6 +200,7 @@ class DocumentSync:
     def _run(self) -> None:
         while True:
             with self._state:
+                self._turning = False
                 while not self._stopping and not self._due():
                     self._state.wait(self._rest())
                 if self._stopping:
@@ -203,6 +208,7 @@ class DocumentSync:
                 compare = self._compare_at <= time.monotonic()
                 dirty = list(self._dirty)
                 self._dirty.clear()
+                self._turning = True
             began = time.monotonic()
             try:
                 if compare:
