@@ -199,7 +199,8 @@ def build_control_plane(
     compute.parts.moved = lambda: reconcilers.signal("compute.drains")
     reconcilers.register("compute.drains", compute.go_on_draining, period_seconds=30)
     reconcilers.register("compute.evacuated", compute.leave_dead_hosts, period_seconds=30)
-    conductor.on_hosts_changed(lambda: reconcilers.signal("compute.evacuated"))
+    hosts.vouched_for = lambda: reconcilers.signal("compute.evacuated")
+    conductor.on_hosts_changed(hosts.vouched_for)
     if (seconds := settings.compute.resize_confirm_seconds) > 0:
         reconcilers.register(
             "compute.resizes", lambda: compute.confirm_old_resizes(seconds), period_seconds=min(seconds, 60)

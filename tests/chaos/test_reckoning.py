@@ -24,7 +24,7 @@ class Scene:
         self.admin = self.field.admin()
         self.admin.must("GET", "network", "/security-groups")
         self.before = rows(self.field.db)
-        self.ground = Ground(self.field.url, self.admin)
+        self.ground = Ground(self.field.url, self.admin, self.field.admin)
         self.ground.make(1)
         self.record = Record()
         tenant = self.ground.tenants[0]

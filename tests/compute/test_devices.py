@@ -1,10 +1,13 @@
 """Volumes and interfaces of servers; servers with ports; what the guest is told."""
 
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from cumulet.services.compute import state, store
 from tests.compute.helpers import Nova
 from tests.support.cloud import unique
 
@@ -235,6 +238,53 @@ def test_attach_that_fails_is_taken_back(nova: Nova) -> None:
     for host in nova.cloud.hosts.values():
         host.fake.faults.clear()
     nova.remove(server)
+
+
+@pytest.mark.parametrize("operation", ["attach port", "detach port", "attach volume", "detach volume"])
+def test_asked_for_at_the_same_time_as_a_move(nova: Nova, network: dict[str, Any], operation: str) -> None:
+    """What comes second sees what came first, and is refused: also where units of work run side by side."""
+    server = nova.boot(networks=[{"uuid": network["id"]}])
+    volume = new_volume(nova)
+    path, verb, body = _change_of_devices(nova, server, network["id"], volume, operation)
+    cloud = nova.cloud
+    compute, began, answers = cloud.control.compute, threading.Event(), []
+
+    def move(tx: Any) -> None:
+        row = store.server(tx, server)
+        compute.moves.check_quiet(tx, row)
+        state.settle(tx, server, "resize_prep")
+        began.set()
+        time.sleep(0.3)
+
+    def ask() -> None:
+        began.wait()
+        answers.append(getattr(nova, verb)(path, *body).status)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    cloud.control.db.write(move)
+    asking.join()
+    assert answers == [409]
+    cloud.control.db.write(lambda tx: state.settle(tx, server, None))
+    nova.remove(server)
+
+
+def _change_of_devices(
+    nova: Nova, server: str, network: str, volume: str, operation: str
+) -> tuple[str, str, tuple[Any, ...]]:
+    """Path, method and body."""
+    if operation == "attach port":
+        return f"/servers/{server}/os-interface", "post", ({"interfaceAttachment": {"net_id": network}},)
+    if operation == "detach port":
+        [port] = nova.get(f"/servers/{server}/os-interface")["interfaceAttachments"]
+        return f"/servers/{server}/os-interface/{port['port_id']}", "delete", ()
+    path, body = f"/servers/{server}/os-volume_attachments", {"volumeAttachment": {"volumeId": volume}}
+    if operation == "attach volume":
+        return path, "post", (body,)
+    assert nova.post(path, body).status == 200
+    await_volume(nova, volume, "in-use")
+    assert nova.cloud.settle()
+    return f"{path}/{volume}", "delete", ()
 
 
 def test_boot_from_volume(nova: Nova) -> None:

@@ -65,8 +65,7 @@ def test_evacuated_and_cleaned(three: Places, version: str) -> None:
     places.cloud.hosts[source].start()
     force_down(places, source, down=False)
     places.cloud.wait(lambda: source in places.cloud.up_hosts())
-    places.cloud.control.reconcilers.signal("compute.evacuated")  # by itself within half a minute
-    places.cloud.wait(lambda: places.traces(server) == [target], 20)
+    places.cloud.wait(lambda: places.traces(server) == [target], 20)  # sooner than by period
     places.cloud.wait(lambda: places.migrations(server)[0]["status"] == "completed", 40)
     assert places.running(server) == ([] if stopped else [target])
     places.remove(server)
@@ -93,7 +92,30 @@ def test_a_host_whose_agent_lives(three: Places) -> None:
     places.cloud.wait(lambda: places.host(server) != source)
     places.nova.wait(server, "ACTIVE")
     force_down(places, source, down=False)
-    places.cloud.control.reconcilers.signal("compute.evacuated")
+    places.cloud.wait(lambda: places.traces(server) == [places.host(server)], 20)  # sooner than by period
+    places.remove(server)
+
+
+def test_what_is_just_being_attached_on_the_dead_host(three: Places) -> None:
+    """It fails there, and is then not the server's: nothing of it is at the other host."""
+    places = three
+    server = places.boot()
+    source, port = places.host(server), places.port(server)["id"]
+    hang = places.cloud.faults.hang("AttachPort", host=source)
+    body = {"interfaceAttachment": {"net_id": places.network}}
+    new = places.nova.post(f"/servers/{server}/os-interface", body)["interfaceAttachment"]["port_id"]
+    places.cloud.wait(lambda: places.cloud.hosts[source].fake.faults.hung)
+    lose(places, source)
+    places.cloud.faults.remove(hang)
+    assert places.admin.act(server, "evacuate", {}, version="2.94").status == 200
+    places.cloud.wait(lambda: places.host(server) != source)
+    places.nova.wait(server, "ACTIVE")
+    assert list(places.world(places.host(server)).domains[server].ports) == [port]
+    assert places.port(server)["id"] == port
+    assert places.cloud.api("admin").get("network", f"/ports/{new}").status == 404
+    assert failed_action(places.nova, server, "attach_interface")
+    places.cloud.hosts[source].start()
+    force_down(places, source, down=False)
     places.cloud.wait(lambda: places.traces(server) == [places.host(server)], 40)
     places.remove(server)
 

@@ -119,6 +119,17 @@ def test_operators_disable_and_force_down(cloud: Cloud) -> None:
     assert cloud.hosts.is_up("h1")
 
 
+def test_what_an_operator_vouches_for_is_a_change(cloud: Cloud) -> None:
+    """Sagas that ask something of the host, and what waits for it to come back, are told as of any other."""
+    hosts = HostRegistry(cloud.db)
+    cloud.db.write(lambda tx: hosts.beat(tx, beat()))
+    assert hosts.changes() == ["h1"]
+    for down in (True, False):
+        cloud.db.write(lambda tx, down=down: hosts.set_forced_down(tx, "h1", down))  # type: ignore[misc]
+        assert hosts.changes() == ["h1"]
+        assert hosts.changes() == []
+
+
 def test_silence_makes_a_host_down_but_not_the_conductors_own_absence(tmp_path: Path) -> None:
     clock = FakeClock()
     db = Database(f"sqlite:///{tmp_path / 'c.db'}", clock=clock, durable=False)
@@ -127,14 +138,14 @@ def test_silence_makes_a_host_down_but_not_the_conductors_own_absence(tmp_path: 
     db.write(lambda tx: hosts.beat(tx, beat()))
     clock.advance(31)
     assert not db.read(lambda tx: hosts.get(tx, "h1")).up
-    assert hosts.refresh() == ["h1"]
+    assert hosts.changes() == ["h1"]
     assert not hosts.is_up("h1")
     later = HostRegistry(db, timeout_seconds=30)  # a conductor that was away itself
     later.listening()
-    later.refresh()
+    later.changes()
     assert later.is_up("h1")
     clock.advance(31)
-    assert later.refresh() == ["h1"]
+    assert later.changes() == ["h1"]
     assert not later.is_up("h1")
     db.close()
 

@@ -7,6 +7,7 @@ of its project, so that requests meet on one object.
 
 import random
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,9 @@ _MOST = {
 }  # fmt: skip
 
 
+_HEARD_S = 90.0  # in which an operator's word is heard, whatever is disturbed
+
+
 class Client:
     """``stop`` is set when the work ends; the request under way is waited for."""
 
@@ -32,13 +36,14 @@ class Client:
         self.random = random.Random(f"{seed}/client/{number}")
         self.ground, self.tenant, self.record = ground, tenant, record
         self.session: Session = ground.session(tenant, user)
+        self.operator: Session = ground.operator()
         self.error: BaseException | None = None
         self._stop_work = stop
         self._most = {**_MOST, **ground.habits.most}
         self._names = 0
         self._wishes: list[tuple[Callable[[], None], int]] = [
             (self._create_server, 10), (self._power, 14), (self._rebuild, 3), (self._delete_server, 7),
-            (self._resize, 4), (self._migrate, 5), (self._end_move, 8),
+            (self._resize, 4), (self._migrate, 5), (self._end_move, 8), (self._evacuate, 2),
             (self._create_volume, 6), (self._attach_volume, 10), (self._detach_volume, 6), (self._extend_volume, 2),
             (self._delete_volume, 4), (self._create_snapshot, 3), (self._delete_snapshot, 2),
             (self._create_image, 3), (self._delete_image, 2),
@@ -58,6 +63,7 @@ class Client:
             self.error = error
         finally:
             self.session.close()
+            self.operator.close()
 
     # -- asking -------------------------------------------------------------------------------------------------------
 
@@ -172,6 +178,36 @@ class Client:
     def _end_move(self) -> None:
         verb = self.random.choice(["confirmResize", "revertResize"])
         self._server_action(verb, {verb: None})
+
+    def _evacuate(self) -> None:
+        """As an operator: vouch that a server's host is dead, have the server made anew, take the word back."""
+        server = self._one("server")
+        if server is None or not self.ground.fencing.acquire(blocking=False):
+            return
+        try:
+            shown = self.operator.ask("GET", "compute", server.path)
+            host = shown.body["server"]["OS-EXT-SRV-ATTR:host"] if shown.acknowledged else None
+            if not host:
+                return
+            self._vouch(host, down=True)
+            began = now()
+            reply = self.operator.ask(
+                "POST", "compute", f"{server.path}/action", {"evacuate": {"onSharedStorage": False}}
+            )
+            self.record.count("evacuate server", reply)
+            self.record.note(server, Event("evacuate", began, now(), reply))
+            self._stop_work.wait(self.random.uniform(0, 2) * self.ground.habits.think_s)
+            self._vouch(host, down=False)
+        finally:
+            self.ground.fencing.release()
+
+    def _vouch(self, host: str, *, down: bool) -> None:
+        """Until it is heard: no host may stay down for want of an answer."""
+        path, end = f"/v1/hosts/{host}/down", now() + _HEARD_S
+        while not (reply := self.operator.ask("POST", "operator", path, {"down": down})).acknowledged:
+            if now() > end or reply.refused:
+                raise RuntimeError(f"{path} is not heard: {reply.status} {reply.message}")
+            time.sleep(0.2)
 
     def _delete_server(self) -> None:
         self._delete("server")

@@ -15,6 +15,8 @@ from cumulet.emulator import Account, Emulator
 from cumulet.kernel.clock import SECOND
 from cumulet.saga.journal import ACTIVE
 from cumulet.saga.tables import SAGA_OWNERS, SAGAS
+from cumulet.services.compute.migrations import EVACUATION
+from cumulet.services.compute.tables import MIGRATIONS
 from cumulet.settings import Settings
 
 _UNDER_WAY = (
@@ -22,8 +24,11 @@ _UNDER_WAY = (
            SAGAS.c.position, SAGAS.c.deadline_at, SAGAS.c.error)
     .where(SAGAS.c.status.in_(ACTIVE)).order_by(SAGAS.c.id).limit(100)
 )  # fmt: skip
+_EVACUATED = select(MIGRATIONS.c.server_id, MIGRATIONS.c.source).where(
+    MIGRATIONS.c.type == EVACUATION, MIGRATIONS.c.status == "done"
+)
 _LAST_DEADLINE = select(func.max(SAGAS.c.deadline_at)).where(SAGAS.c.status.in_(ACTIVE))
-_MOST_S, _LATE_S = 600.0, 30.0  # that a settling may take whatever the deadlines say, and after them
+_MOST_S, _LATE_S = 600.0, 45.0  # that a settling may take whatever the deadlines say, and after them
 _COMPARE_S = 0.5
 # what is kept of what is over, and what comes and goes without any user's doing
 HISTORY = frozenset({
@@ -75,7 +80,13 @@ def under_way(db: Database) -> list[str]:
         why = f": {error}" if error else ""
         return f"{kind} of {object_kind} {object_id} is {status} at step {position} ({phase}{late}){why}"
 
-    return db.read(lambda tx: [told(row, tx.now) for row in tx.rows(_UNDER_WAY)])
+    def all_of_it(tx: Tx) -> list[str]:
+        return [
+            *(told(row, tx.now) for row in tx.rows(_UNDER_WAY)),
+            *(f"server {row[0]} is evacuated and still on {row[1]}" for row in tx.rows(_EVACUATED)),
+        ]
+
+    return db.read(all_of_it)
 
 
 def wait_for_sagas(db: Database, look: Callable[[], object]) -> list[str]:

@@ -5,6 +5,8 @@ All of it is made by an administrator's plain requests before the disturbances a
 
 import os
 import secrets
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,11 +34,13 @@ class Tenant:
 class Ground:
     url: str
     admin: Session
+    operator: Callable[[], Session]  # another session of an administrator, for another thread
     habits: Habits = field(default_factory=Habits)
     images: list[str] = field(default_factory=list)
     flavors: list[str] = field(default_factory=list)
     outer: str = ""
     tenants: list[Tenant] = field(default_factory=list)
+    fencing: threading.Lock = field(default_factory=threading.Lock)  # one host at a time
     _made: list[tuple[str, str]] = field(default_factory=list)  # service, path; removed from the end
 
     def session(self, tenant: Tenant, user: str) -> Session:

@@ -25,12 +25,12 @@ _ACTIONS = {  # a client's verb on a server -> the operations that the journal m
     "create": "create", "delete": "delete", "stop": "stop", "start": "start", "reboot": "reboot",
     "rebuild": "rebuild", "image": "createImage", "attach": "attach", "detach": "detach", "resize": "resize",
     "migrate": "migrate", "migrate live": "live-migration", "confirmResize": "confirmResize",
-    "revertResize": "revertResize",
+    "revertResize": "revertResize", "evacuate": "evacuate",
 }  # fmt: skip
 _POWER = {"create": {"ACTIVE"}, "start": {"ACTIVE"}, "reboot": {"ACTIVE"}, "stop": {"SHUTOFF"},
           "rebuild": {"ACTIVE", "SHUTOFF"}, "resize": {"VERIFY_RESIZE"}, "migrate": {"VERIFY_RESIZE"},
           "confirmResize": {"ACTIVE", "SHUTOFF"}, "revertResize": {"ACTIVE", "SHUTOFF"},
-          "live-migration": {"ACTIVE", "SHUTOFF"}}  # fmt: skip
+          "live-migration": {"ACTIVE", "SHUTOFF"}, "evacuate": {"ACTIVE", "SHUTOFF"}}  # fmt: skip
 
 
 # a rebuild or delete that failed half-way leaves a server in ERROR, which may have nothing on its host

@@ -42,7 +42,7 @@ def run(field: Field, *, form: str, seed: int, seconds: float, clients: int, hos
     admin = field.admin()
     admin.must("GET", "network", "/security-groups")  # which makes the default one
     hosts_before, rows_before = field.leftovers(), rows(field.db)
-    ground = Ground(field.url, admin, field.habits)
+    ground = Ground(field.url, admin, field.admin, field.habits)
     ground.make(clients)
     record, stop = Record(), threading.Event()
     crew = [

@@ -108,7 +108,7 @@ class Conductor:
     def start(self) -> None:
         self._stopping.clear()
         self.hosts.listening()
-        self.hosts.refresh()
+        self.hosts.changes()
         self._service = self.bus.serve(TOPIC, self.handle, threads=self._threads)
         self.sagas.run()
         self._watcher = threading.Thread(target=self._watch, name="host-watch", daemon=True)
@@ -134,7 +134,7 @@ class Conductor:
             self.db.clock.wait(self._stopping, self._watch_seconds)
 
     def _look_after_hosts(self) -> None:
-        changed = self.hosts.refresh()
+        changed = self.hosts.changes()
         for name in changed:
             _log.info("host %s is %s", name, "up" if self.hosts.is_up(name) else "down")
             self.sagas.host_changed(name)

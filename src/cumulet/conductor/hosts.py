@@ -114,6 +114,7 @@ class HostRegistry:
         self._was_up: dict[str, tuple[bool, int]] = {}
         self._listeners: list[HostListener] = []
         self._snapshot: tuple[tuple[int, int], int, Sequence[HostRow]] | None = None  # state, when, hosts
+        self.vouched_for: Callable[[], object] = lambda: None  # an operator says that a host is not down any more
         self.admits: Callable[[Tx, str], bool] = lambda tx, name: True  # may a host that is not known be heard?
 
     def on_change(self, listener: HostListener) -> None:
@@ -182,6 +183,8 @@ class HostRegistry:
         self.get(tx, name)
         tx.run(_SET_FORCED, {"the_name": name, "forced_down": forced_down, "updated_at": tx.now})
         tx.after_commit(self.refresh)
+        if not forced_down:
+            tx.after_commit(self.vouched_for)
         return self.get(tx, name)
 
     def remove(self, tx: Tx, name: str) -> None:
@@ -269,12 +272,17 @@ class HostRegistry:
             found = self._alive.get(host)
         return 1.0 if found is None else found[2]
 
-    def refresh(self) -> Sequence[str]:
-        """Read liveness anew; the hosts that came, went or started again since the last time."""
+    def refresh(self) -> None:
+        """Read liveness anew."""
         rows = self._db.read(lambda tx: tx.rows(_LIVENESS))
-        now = self._db.clock.now()
         with self._lock:
             self._alive = {row[0]: (row[1], bool(row[2]), row[3], row[4]) for row in rows}
+
+    def changes(self) -> Sequence[str]:
+        """Read liveness anew; the hosts that came, went or started again since the last time this was asked."""
+        self.refresh()
+        now = self._db.clock.now()
+        with self._lock:
             up = {name: (self._is_alive(max(a[0], self._since), a[1], now), a[3]) for name, a in self._alive.items()}
             gone = self._was_up.keys() - up.keys()
             changed = [name for name, what in up.items() if self._was_up.get(name) != what]

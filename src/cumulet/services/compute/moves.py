@@ -224,10 +224,9 @@ class Moves:
         self.check_quiet(tx, server)
 
     def check_quiet(self, tx: Tx, server: ServerRow) -> None:
-        """No disk and no interface is just being attached or detached."""
-        things = [("block_device", disk.id) for disk in store.disks(tx, [server.id]).get(server.id, [])]
-        things += [("interface", row.port_id) for row in store.interfaces(tx, server.id)]
-        if any(self.parts.sagas.owner(tx, kind, id) is not None for kind, id in things):
+        """No disk and no interface is being attached or detached, until the end of the unit of work."""
+        tx.lock("server", server.id)
+        if self.workflows.devices_change(tx, server.id):
             raise Conflict(f"A device of instance {server.id} is being attached or detached.")
 
     def check_host(self, tx: Tx, host: str, refusal: type[Exception] = BadInput) -> None:

@@ -37,6 +37,13 @@ def load_unlocked(call: Call, tx: Tx, rule: str | None, name: str = "server_id")
     return row
 
 
+def load_for_devices(call: Call, tx: Tx, rule: str) -> ServerRow:
+    """Until the end of the unit of work no move of the server begins: a move and a change of devices, asked for at
+    once, would each find the other not there yet."""
+    tx.lock("server", call.params["server_id"])
+    return load_unlocked(call, tx, rule)
+
+
 def version_of(call: Call) -> tuple[int, int]:
     return call.version or (2, 1)
 

@@ -10,7 +10,14 @@ from cumulet.http import Call, Route, whole_number
 from cumulet.kernel.errors import BadInput, Conflict, NotFound
 from cumulet.kernel.ids import new_uuid
 from cumulet.services.compute import rules, schema, store
-from cumulet.services.compute.api.common import load, load_unlocked, only_query, service_of, version_of
+from cumulet.services.compute.api.common import (
+    load,
+    load_for_devices,
+    load_unlocked,
+    only_query,
+    service_of,
+    version_of,
+)
 from cumulet.services.compute.rows import BlockDeviceRow, ServerRow
 from cumulet.services.compute.views import attachment_view
 from cumulet.services.compute.workflows.interfaces import InterfaceParams
@@ -74,11 +81,10 @@ def volumes_attach(call: Call) -> dict[str, Any]:
     service = service_of(call)
 
     def work(tx: Tx) -> BlockDeviceRow:
-        row = load_unlocked(call, tx, _VOLUMES + "create")
+        row = load_for_devices(call, tx, _VOLUMES + "create")
         rules.check_state(row, "attach_volume")
         if row.vm_state.startswith("shelved"):
             raise Conflict(f"Cannot 'attach_volume' instance {row.id} while it is in vm_state {row.vm_state}")
-        tx.lock("server-devices", row.id)
         disks = _disks(tx, row)
         volume = service.parts.volumes.get(tx, call.ctx, body.volumeId)
         if any(disk.volume_id == body.volumeId for disk in disks):
@@ -146,7 +152,7 @@ def volumes_detach(call: Call) -> None:
     service = service_of(call)
 
     def work(tx: Tx) -> None:
-        row = load_unlocked(call, tx, _VOLUMES + "delete")
+        row = load_for_devices(call, tx, _VOLUMES + "delete")
         disk = _disk(tx, row, call.params["volume_id"])
         rules.check_state(row, "detach_volume")
         if disk.boot_index == 0:
@@ -206,7 +212,7 @@ def nics_attach(call: Call) -> dict[str, Any]:
         raise BadInput("Must input network_id when request IP address")
 
     def work(tx: Tx) -> dict[str, Any]:
-        row = load_unlocked(call, tx, _NICS + "create")
+        row = load_for_devices(call, tx, _NICS + "create")
         rules.check_state(row, "attach_interface")
         requested = None
         if body.net_id is not None or body.port_id is not None:
@@ -234,7 +240,7 @@ def nics_detach(call: Call) -> None:
     service = service_of(call)
 
     def work(tx: Tx) -> None:
-        row = load_unlocked(call, tx, _NICS + "delete")
+        row = load_for_devices(call, tx, _NICS + "delete")
         rules.check_state(row, "detach_interface")
         known = store.interface(tx, port_id)
         if known is None or known.server_id != row.id:

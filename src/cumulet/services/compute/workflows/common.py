@@ -82,6 +82,12 @@ class Workflow:
         server = self.server(tx, run)
         return undefined(server, server.host) if server.host is not None else None
 
+    def devices_change(self, tx: Tx, server_id: str) -> bool:
+        """Is a disk or an interface of the server just being attached or detached?"""
+        things = [("block_device", disk.id) for disk in store.disks(tx, [server_id]).get(server_id, [])]
+        things += [("interface", row.port_id) for row in store.interfaces(tx, server_id)]
+        return any(self.parts.sagas.owner(tx, kind, id) is not None for kind, id in things)
+
     # -- images on their way with a server ---------------------------------------------------------------------------
 
     def offer_images(self, tx: Tx, server: ServerRow, here: str, there: str) -> HostCall | None:

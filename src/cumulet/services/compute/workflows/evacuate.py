@@ -1,7 +1,7 @@
 """Evacuation: the host of a server is dead, the server is made anew on another one, under the same identity.
 
 | server.evacuate | child `server.flee`, then child `server.leave`, for a host that is not dead after all |
-| server.flee | choose a host and claim it; then as a move arrives, with new disks of the image |
+| server.flee | wait until no device changes; claim a host; then as a move arrives, with new disks of the image |
 | server.leave_dead | `server.leave`, once the dead host is back |
 
 A volume that is exported anew is fenced against the dead host. One that fails leaves the server where it was;
@@ -16,7 +16,7 @@ import msgspec
 from cumulet.agent.contract import CacheImage, CreateDisks
 from cumulet.db import Tx
 from cumulet.kernel.errors import CloudError
-from cumulet.saga.model import Call, Children, HostCall, Run, Saga, Start, Transact, nothing_to_undo
+from cumulet.saga.model import Call, Children, HostCall, Run, Saga, Start, Transact, Wait, nothing_to_undo
 from cumulet.services.compute import migrations, store
 from cumulet.services.compute.scheduling import Scheduling
 from cumulet.services.compute.workflows.arrival import Arrival
@@ -54,6 +54,7 @@ class EvacuateWorkflows(Arrival):
             secrets=("admin_password",),
             settle=settle_child,
             steps=(
+                Wait("quiet", self._quiet, task_state="rebuilding", event="rebuild_server"),
                 Transact("prepare", self._flee, self._give_back, "rebuilding", "rebuild_server"),
                 Call("image", self._image, nothing_to_undo("the cache is shared"), task_state=task, event=event),
                 *self._arriving(
@@ -90,6 +91,10 @@ class EvacuateWorkflows(Arrival):
 
     def sagas(self) -> Sequence[Saga]:
         return self.flee, self.evacuate, self.leave_dead
+
+    def _quiet(self, tx: Tx, run: Run) -> bool | None:
+        """What was being attached on the dead host fails by itself, and would take away what arrives at the other."""
+        return None if self.devices_change(tx, run.object_id) else True
 
     def _flee(self, tx: Tx, run: Run) -> dict[str, Any]:
         server, params = self.server(tx, run), run.params
