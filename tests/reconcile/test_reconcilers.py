@@ -83,6 +83,29 @@ def test_an_error_is_seen_and_the_next_run_tries_again(
     made.stop()
 
 
+def test_what_failed_is_tried_again_sooner_than_by_period(db: Database) -> None:
+    made = Reconcilers(db, LocalBus())
+    runs: list[int] = []
+
+    def run() -> None:
+        runs.append(db.clock.now())
+        if len(runs) <= 4:
+            raise Unavailable("away")
+
+    made.register("odd", run, period_seconds=30)
+    made.start()
+    for count, pause in enumerate((5, 10, 20, 30), 1):  # never longer than the period
+        eventually(lambda count=count: db.read(made.status)[0].runs == count)  # type: ignore[misc]
+        advance(db, pause - 1)
+        time.sleep(0.05)
+        assert len(runs) == count
+        advance(db, 1.1)
+    eventually(lambda: db.read(made.status)[0].status == "ok")
+    row = db.read(made.status)[0]
+    assert row.next_at - runs[-1] == pytest.approx(30_000_000, abs=1_000_000)
+    made.stop()
+
+
 def test_one_conductor_runs_it(db: Database) -> None:
     runs: list[str] = []
     first, second = engine(db, runs), engine(db, runs, "c2")

@@ -2,7 +2,7 @@
 
 Each must be idempotent: it may run twice at once (a conductor whose lease ended while it ran) and may be killed
 anywhere. A lease keeps conductors from all doing the same; it is an economy, not a lock. A run that raises is noted,
-logged and tried again at the next period.
+logged and tried again soon, then later and later up to the period: what was away for a moment is not wrong for long.
 """
 
 import logging
@@ -80,6 +80,9 @@ _DONE = (
 )
 
 
+_FIRST_RETRY_US = 5 * SECOND
+
+
 @dataclass
 class _Reconciler:
     name: str
@@ -87,6 +90,13 @@ class _Reconciler:
     period_us: int
     due: int = 0
     at_once: bool = False  # signalled by someone, whatever the period
+    failed: int = 0  # so many times on end
+
+    def pause_us(self) -> int:
+        """Until the next run."""
+        if not self.failed:
+            return self.period_us
+        return min(self.period_us, _FIRST_RETRY_US << min(self.failed - 1, 20))
 
 
 class Reconcilers:
@@ -205,10 +215,11 @@ class Reconcilers:
         except Exception as failure:  # noqa: BLE001 - it is noted for people, and logged
             _log.exception("reconciler %s failed", one.name)
             error = f"{type(failure).__name__}: {failure}"
+        one.failed = 0 if error is None else one.failed + 1
         now = self.db.clock.now()
-        one.due = now + one.period_us
+        one.due = now + one.pause_us()
         values = {
-            "the_name": one.name, "owner": self.name, "now": now, "next": now + one.period_us,
+            "the_name": one.name, "owner": self.name, "now": now, "next": one.due,
             "status": "ok" if error is None else "error", "summary": summary, "error": error,
             "failed": int(error is not None),
         }  # fmt: skip
