@@ -122,6 +122,22 @@ def test_rebuild(nova: Nova) -> None:
     nova.remove(server)
 
 
+def test_a_rebuild_that_gets_no_image_takes_nothing_away(nova: Nova) -> None:
+    server = nova.boot()
+    host = nova.as_user("admin").show(server)["OS-EXT-SRV-ATTR:host"]
+    world = nova.cloud.hosts[host].fake.world.state
+    content = world.disks[server].content
+    nova.cloud.faults.fail("CacheImage", host=host, message="the image service is away")
+    assert nova.act(server, "rebuild", {"imageRef": nova.image}).status == 202
+    failed = nova.wait(server, "ERROR")
+    assert "the image service is away" in failed["fault"]["message"]
+    assert world.disks[server].content == content
+    assert nova.act(server, "reboot", {"type": "HARD"}).status == 202
+    nova.cloud.wait(lambda: nova.show(server)["status"] == "ACTIVE")
+    assert world.disks[server].content == content
+    nova.remove(server)
+
+
 def test_network_info_is_told_anew(nova: Nova, server: str) -> None:
     assert nova.act(server, "injectNetworkInfo").status == 403
     admin = nova.as_user("admin")

@@ -2,7 +2,9 @@
 
 | server.snapshot | the host writes the root disk as an image, the image becomes active | a failed end drops it |
 | server.password | set the administrator's password inside the guest | - |
-| server.rebuild | stop and remove, new disks from the (new) image, start | - (ERROR; may be rebuilt again) |
+| server.rebuild | fetch the (new) image, stop and remove, new disks from it, start | - (ERROR; may be rebuilt again) |
+
+Version 1 of a rebuild, which may still be under way at an upgrade, fetched the image when the old disks were gone.
 """
 
 from collections.abc import Sequence
@@ -21,7 +23,7 @@ from cumulet.agent.contract import (
 )
 from cumulet.db import Tx
 from cumulet.kernel.errors import CloudError
-from cumulet.saga.model import Call, HostCall, Run, Saga, Transact, Wait, nothing_to_undo
+from cumulet.saga.model import Call, HostCall, Run, Saga, Step, Transact, Wait, nothing_to_undo
 from cumulet.services.compute import store
 from cumulet.services.compute.state import Power
 from cumulet.services.compute.workflows.common import Workflow, record_fault, settle
@@ -90,8 +92,19 @@ class GuestWorkflows(Workflow):
                 ),
             ),
         )
-        self.rebuild = Saga(
+        image = Call("image", self._image, again, task_state="rebuilding", event=REBUILD)
+        remove = (
+            Call("undefine", self.undefine, again, task_state="rebuilding", event=REBUILD),
+            Call("old_disks", self._delete_disks, again, task_state="rebuilding", event=REBUILD),
+        )
+        self.rebuild_v1 = self._rebuild(1, *remove, image)
+        self.rebuild = self._rebuild(2, image, *remove)
+
+    def _rebuild(self, version: int, *first: Step) -> Saga:
+        again = nothing_to_undo("rebuilding again replaces it")
+        return Saga(
             kind="server.rebuild",
+            version=version,
             object_kind="server",
             params=RebuildParams,
             secrets=("admin_password",),
@@ -100,9 +113,7 @@ class GuestWorkflows(Workflow):
             failed=self._rebuild_failed,
             action="rebuild",
             steps=(
-                Call("undefine", self.undefine, again, task_state="rebuilding", event=REBUILD),
-                Call("old_disks", self._delete_disks, again, task_state="rebuilding", event=REBUILD),
-                Call("image", self._image, again, task_state="rebuild_spawning", event=REBUILD),
+                *first,
                 Call("ports", self.plug, again, done=self.plugged, task_state="rebuild_spawning", event=REBUILD),
                 Call("disks", self._disks, again, task_state="rebuild_spawning", event=REBUILD),
                 Call("define", self._define, again, task_state="rebuild_spawning", event=REBUILD),
@@ -113,7 +124,7 @@ class GuestWorkflows(Workflow):
         )
 
     def sagas(self) -> Sequence[Saga]:
-        return self.snapshot, self.password, self.rebuild
+        return self.snapshot, self.password, self.rebuild_v1, self.rebuild
 
     def _fault(self, tx: Tx, run: Run) -> None:
         if not run.cancelled:
