@@ -19,6 +19,7 @@ class Conductor:
         self.wanted: dict[tuple[str, str], Any] = {}  # documents
         self.gone: dict[tuple[str, str], int] = {}  # absent: generation
         self.absent = c.Absent()
+        self.before_absent: Callable[[], c.Absent] | None = None  # while an inventory waits for its answer
         self._state = threading.Condition()
         self._service: Any = None
         self.refuse: Callable[[Any], bool] = lambda message: False
@@ -37,6 +38,9 @@ class Conductor:
         with self._state:
             self.told.append(message)
             self._state.notify_all()
+        if isinstance(message, c.Inventory) and self.before_absent is not None:
+            return self.before_absent()
+        with self._state:
             match message:
                 case c.PullIndex():
                     return c.Index(entries=[(kind, i, doc.generation) for (kind, i), doc in self.wanted.items()])

@@ -1,6 +1,10 @@
 """Heartbeats, inventory, server reports, queries."""
 
+import threading
 import time
+from typing import Any
+
+import msgspec
 
 from cumulet.agent import contract as c
 from tests.agent.conftest import Rig
@@ -56,3 +60,62 @@ def test_queries_are_answered_directly(rig: Rig) -> None:
     assert log == c.Answer(text="one login:\n")
     missing = rig.bus.call("agent.h1", c.Ask(query=c.ConsoleLog(server_id="nobody")))
     assert missing.error_code == "not-found"
+
+
+def test_a_server_that_arrives_while_the_conductor_answers_is_no_leftover(rig: Rig) -> None:
+    """The answer names what was here before: what came since is another's."""
+
+    def arrive() -> c.Absent:
+        rig.conductor.outcome(rig.execute(c.DefineServer(server=SPEC), object_id="s1"))
+        return c.Absent(servers=["s1", "s2"])
+
+    rig.conductor.outcome(rig.execute(c.DefineServer(server=msgspec.structs.replace(SPEC, server_id="s2"))))
+    rig.conductor.before_absent = arrive
+    deadline = time.monotonic() + 5
+    while "s2" in rig.host.world.state.domains:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert list(rig.host.world.state.domains) == ["s1"]
+
+
+def test_a_server_goes_in_its_turn(rig: Rig) -> None:
+    """What is asked for it after the answer comes after its removal, however long that takes."""
+    rig.conductor.outcome(rig.execute(c.DefineServer(server=SPEC), object_id="s1"))
+    rig.conductor.wait(c.Inventory, lambda m: [s.server_id for s in m.servers] == ["s1"])
+    begun, go_on = threading.Event(), threading.Event()
+    remove = rig.host.compute.remove_absent
+
+    def slowly(absent: c.Absent) -> None:
+        if absent.servers:
+            begun.set()
+            go_on.wait(5)
+        remove(absent)
+
+    rig.host.compute.remove_absent = slowly  # type: ignore[method-assign]
+    rig.conductor.absent = c.Absent(servers=["s1"])
+    assert begun.wait(5)
+    rig.conductor.absent = c.Absent()
+    define = rig.execute(c.DefineServer(server=SPEC), object_id="s1")
+    time.sleep(0.1)
+    assert not rig.conductor.heard(c.Outcome, lambda m: m.op_id == define and m.state == "done")
+    go_on.set()
+    rig.conductor.outcome(define)
+    assert list(rig.host.world.state.domains) == ["s1"]
+
+
+def test_what_is_reported_while_an_inventory_is_taken_is_newer(rig: Rig) -> None:
+    rig.conductor.outcome(rig.execute(c.DefineServer(server=SPEC), object_id="s1"))
+    look = rig.host.compute.inventory
+    power = c.PowerServer(server_id="s1", instance_name="i", action="start")
+
+    def and_start() -> Any:
+        found = look()
+        rig.host.compute.inventory = look  # type: ignore[method-assign]
+        rig.conductor.outcome(rig.execute(power, object_id="s1"))
+        return found
+
+    rig.host.compute.inventory = and_start  # type: ignore[method-assign]
+    running = rig.conductor.wait(c.ServerReport, lambda m: m.power_state == 1)
+    rig.conductor.wait(c.Inventory, lambda m: [s.power_state for s in m.servers] == [1])
+    before = rig.conductor.heard(c.Inventory, lambda m: [s.power_state for s in m.servers] == [4])
+    assert max(said.servers[0].sequence for said in before) < running.sequence

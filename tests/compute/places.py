@@ -2,7 +2,11 @@
 
 from typing import Any
 
+from sqlalchemy import select
+
+from cumulet.agent.contract import ServerReport
 from cumulet.services.compute import store
+from cumulet.services.compute.tables import VMMS
 from tests.compute.helpers import Nova
 from tests.support.cloud import unique
 
@@ -60,6 +64,16 @@ class Places:
             for name in self.cloud.hosts
             if (domain := dict.get(self.world(name).domains, server)) is not None and domain.power_state == 1
         ]
+
+    def say(self, host: str, server: str, power_state: int) -> None:
+        """The host reports this of the server, and nothing that is newer."""
+        report = ServerReport(host=host, server_id=server, sequence=1 << 62, power_state=power_state)
+        self.cloud.bus.call("conductor", report)
+
+    def tellers(self, server: str) -> list[str]:
+        """The hosts whose word of the server is kept."""
+        statement = select(VMMS.c.host).where(VMMS.c.server_id == server)
+        return sorted(self.cloud.control.db.read(lambda tx: [row[0] for row in tx.rows(statement)]))
 
     def traces(self, server: str) -> list[str]:
         """The hosts where something of the server is."""

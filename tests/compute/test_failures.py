@@ -4,11 +4,13 @@ import threading
 import time
 from typing import Any
 
+import msgspec
 import pytest
 
-from cumulet.agent.contract import ServerReport
+from cumulet.agent.contract import Inventory, ServerReport
 from cumulet.emulator.clock import EmulatorClock
 from tests.compute.helpers import Nova
+from tests.compute.places import Places
 
 
 @pytest.fixture
@@ -275,3 +277,18 @@ def test_visible_states_are_what_settle_computes(own: Nova) -> None:
         if step == 15:
             own.act(servers[2], "pause")
         time.sleep(0.01)
+
+
+def test_an_inventory_that_was_long_on_its_way(own: Nova) -> None:
+    """A server that came since is not taken for one that stopped by itself, nor stopped because of that."""
+    server = own.boot()
+    host = own.as_user("admin").show(server)["OS-EXT-SRV-ATTR:host"]
+    bus, tellers = own.cloud.bus, Places(own).tellers
+    told = Inventory(host=host, servers=[], ports=[], volumes=[], exports=[], sequence=1)
+    for message in (told, msgspec.structs.replace(told, sequence=0)):  # an agent of before does not say when
+        bus.call("conductor", message)
+        assert own.show(server)["status"] == "ACTIVE"
+        assert tellers(server) == [host]
+    bus.call("conductor", msgspec.structs.replace(told, sequence=1 << 62))  # the host was started anew
+    assert own.show(server)["status"] == "SHUTOFF"
+    own.remove(server)

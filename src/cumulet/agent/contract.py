@@ -877,6 +877,8 @@ class Inventory(_Wire):
     # servers that came from elsewhere and are not settled here, or left and have only files here: nothing is reported
     # of them, and they go once no move of theirs is between this host and another
     moving: list[str] = []
+    # of when it was taken, among the reports; 0: an agent of the previous release, whose silence tells nothing
+    sequence: int = 0
 
 
 class Absent(_Wire):

@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -375,6 +376,7 @@ class Agent:
     def _take_stock(self) -> None:
         """Send everything of ours on this host; remove what the conductor says is nobody's."""
         self._store.prune(self._clock.now())
+        self.operations.watch()
         try:
             inventory = self._inventory()
             answer = self._link.call(inventory)
@@ -385,13 +387,21 @@ class Agent:
         self._inventory_at = self._clock.monotonic() + self.settings.inventory_seconds
         if isinstance(answer, Absent) and (answer.servers or answer.ports or answer.exports):
             _log.info("removing leftovers: %s", answer)
-            for driver in self._drivers:
-                try:
-                    driver.remove_absent(answer)
-                except DriverError as error:
-                    _log.warning("cannot remove leftovers: %s", error.message)
-                except Exception:  # noqa: BLE001 - the next inventory names them again
-                    _log.exception("cannot remove leftovers")
+            self._remove(Absent(ports=answer.ports, exports=answer.exports))
+            for server_id in answer.servers:
+                # the answer is of a while ago: a server may arrive here since, and the next inventory tells
+                gone = Absent(servers=[server_id])
+                if not self.operations.unless_touched(server_id, partial(self._remove, gone)):
+                    _log.info("server %s is being worked on: it is not removed now", server_id)
+
+    def _remove(self, absent: Absent) -> None:
+        for driver in self._drivers:
+            try:
+                driver.remove_absent(absent)
+            except DriverError as error:
+                _log.warning("cannot remove leftovers: %s", error.message)
+            except Exception:  # noqa: BLE001 - the next inventory names them again
+                _log.exception("cannot remove leftovers")
 
     def _renew_identity(self, folder: Path) -> None:
         from cumulet.agent.runtime import identity  # what reads certificates is large, and few agents have one
@@ -404,24 +414,24 @@ class Agent:
             _log.warning("the certificate of this host could not be renewed: %s", error)
 
     def _inventory(self) -> Inventory:
+        with self._report_lock:  # numbered before it looks: what is reported meanwhile is newer
+            sequence = self._sequence = max(self._sequence + 1, self._clock.now())
+            self._store.save_sequence(sequence)
         found = [driver.inventory() for driver in self._drivers]
-        servers = []
-        with self._report_lock:
-            for one in found:
-                for server in one.servers:
-                    self._sequence = max(self._sequence + 1, self._clock.now())
-                    servers.append(
-                        ServerReport(
-                            host=self.settings.host,
-                            server_id=server.server_id,
-                            sequence=self._sequence,
-                            power_state=server.power_state,
-                            reason=server.reason,
-                        )
-                    )
-            self._store.save_sequence(self._sequence)
+        servers = [
+            ServerReport(
+                host=self.settings.host,
+                server_id=server.server_id,
+                sequence=sequence,
+                power_state=server.power_state,
+                reason=server.reason,
+            )
+            for one in found
+            for server in one.servers
+        ]
         return Inventory(
             host=self.settings.host,
+            sequence=sequence,
             servers=servers,
             ports=list(dict.fromkeys(port for one in found for port in one.ports)),
             volumes=[volume for one in found for volume in one.volumes],

@@ -80,6 +80,7 @@ class Operations:
         self._before_outcome = before_outcome
         self._lock = threading.Lock()
         self._live: dict[str, _Live] = {}
+        self._touched: set[str] = set()  # objects of operations since `watch`
         self._epochs = store.epochs()
         self._workers = KeyedExecutor("operation", threads)
         self._stopping = False
@@ -105,6 +106,22 @@ class Operations:
     def in_flight(self) -> int:
         with self._lock:
             return len(self._live)
+
+    # -- what is asked for meanwhile ------------------------------------------------------------
+
+    def watch(self) -> None:
+        """Note from now on which objects operations are for; those that are not ended count."""
+        with self._lock:
+            self._touched = {live.execute.object_id for live in self._live.values()}
+
+    def unless_touched(self, object_id: str, task: Callable[[], None]) -> bool:
+        """Run this in the object's turn, unless there was an operation for it since `watch`. Whatever is asked for it
+        from now on comes afterwards. False: there was one."""
+        with self._lock:
+            if object_id in self._touched:
+                return False
+            self._workers.submit(object_id, task)
+            return True
 
     # -- messages ------------------------------------------------------------
 
@@ -133,6 +150,7 @@ class Operations:
                 now = self._clock.now()
                 self._store.accept(message, now)
                 self._live[message.op_id] = _Live(message, now)
+                self._touched.add(message.object_id)
                 # inside the lock: operations of one object queue up in the order in which they were taken
                 self._workers.submit(message.object_id, lambda: self._run(message.op_id))
                 return Accepted(op_id=message.op_id)

@@ -268,17 +268,20 @@ class ComputeService:
         seen = {report.server_id for report in inventory.servers}
         running = {report.server_id for report in inventory.servers if report.power_state == Power.RUNNING}
         for server_id in [*(report.server_id for report in inventory.servers), *inventory.moving]:
+            moves = self._moves_there(tx, server_id, inventory.host)  # first: a move that ends meanwhile is then seen
             server = store.server(tx, server_id)
             if server is None:
                 continue
             elsewhere = server.host is not None and server.host != inventory.host
             if elsewhere and server_id in running and not self.parts.hosts.is_up_in(tx, server.host):
                 continue
-            if server.deleted_at is not None or (elsewhere and not self._moves_there(tx, server.id, inventory.host)):
+            if server.deleted_at is not None or (elsewhere and not moves):
                 absent.append(server_id)
         for server in store.servers_on(tx, inventory.host):
             if server.id in seen or server.launched_at is None or server.goal != "active" or server.deleting:
                 continue
+            if not store.reported_before(tx, server.id, inventory.host, inventory.sequence):
+                continue  # it came while the inventory was on its way
             if self.parts.sagas.owner(tx, "server", server.id) is None:
                 store.forget_reports(tx, server.id, inventory.host)
                 store.update_server(tx, server.id, goal="stopped")

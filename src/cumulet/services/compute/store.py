@@ -398,6 +398,12 @@ def reported(tx: Tx, server_id: str, host: str | None) -> int | None:
     return tx.scalar(_VMM_NOW, {"server_id": server_id, "host": host}) if host else None
 
 
+def reported_before(tx: Tx, server_id: str, host: str, sequence: int) -> bool:
+    """Has the host said something of it, and nothing since?"""
+    known = tx.first(_VMM, {"server_id": server_id, "host": host})
+    return known is not None and known[0] < sequence
+
+
 _DELETE_ELSEWHERE = delete(VMMS).where(
     VMMS.c.server_id == bindparam("server_id"),
     VMMS.c.host != select(SERVERS.c.host).where(SERVERS.c.id == bindparam("server_id")).scalar_subquery(),
