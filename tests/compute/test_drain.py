@@ -108,3 +108,20 @@ def test_many_go_a_few_at_a_time(two: Places) -> None:
 
     places.cloud.wait(over, 20)
     assert 1 <= most <= 4
+
+
+def test_the_drained_host_has_no_say(two: Places) -> None:
+    """What it says while the last of a server is taken away is forgotten with the end of the move."""
+    server = two.boot()
+    two.nova.act(server, "os-stop")
+    two.nova.wait(server, "SHUTOFF")
+    source = two.host(server)
+    go_on = two.cloud.hosts[source].fake.faults.hang("DeleteDisks")
+    drain(two, source)
+    two.cloud.wait(lambda: two.cloud.hosts[source].fake.faults.hung, 20)
+    two.say(source, server, 4)
+    assert source in two.tellers(server)
+    go_on.set()
+    two.cloud.wait(lambda: two.migrations(server)[0]["status"] == "confirmed")
+    assert source not in two.tellers(server)
+    two.remove(server)

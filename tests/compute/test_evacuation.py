@@ -88,9 +88,16 @@ def test_a_host_whose_agent_lives(three: Places) -> None:
     server = places.boot()
     source = places.host(server)
     force_down(places, source, down=True)
+    others = [host.fake.faults for name, host in places.cloud.hosts.items() if name != source]
+    go_on = [faults.hang("PowerServer") for faults in others]
     assert places.admin.act(server, "evacuate", {}, version="2.94").status == 200
+    places.cloud.wait(lambda: any(faults.hung for faults in others))
+    places.say(source, server, 1)
+    for event in go_on:
+        event.set()
     places.cloud.wait(lambda: places.host(server) != source)
     places.nova.wait(server, "ACTIVE")
+    assert places.tellers(server) == [places.host(server)]
     force_down(places, source, down=False)
     places.cloud.wait(lambda: places.traces(server) == [places.host(server)], 20)  # sooner than by period
     places.remove(server)

@@ -90,6 +90,29 @@ def test_a_revert_says_active_only_when_it_is_over(places: Places) -> None:
     places.remove(server)
 
 
+@pytest.mark.parametrize(("end", "last"), [("confirmResize", "DeleteDisks"), ("revertResize", "UndefineServer")])
+def test_only_its_host_tells_of_a_server_that_moved(places: Places, end: str, last: str) -> None:
+    """What the host that it leaves says last is forgotten with the end of the move."""
+    nova, server = places.nova, places.boot()
+    hosts = [places.host(server)]
+    assert places.admin.act(server, "migrate").status == 202
+    nova.wait(server, "VERIFY_RESIZE")
+    hosts.append(places.host(server))
+    assert places.tellers(server) == [hosts[1]]
+    stays, left = reversed(hosts) if end == "confirmResize" else hosts
+    faults = places.cloud.hosts[left].fake.faults
+    go_on = faults.hang(last, times=None, only_if=lambda op: stays == places.host(server))
+    assert nova.act(server, end).status in (202, 204)
+    places.cloud.wait(lambda: faults.hung)
+    places.say(left, server, 4)
+    assert places.tellers(server) == sorted(hosts)
+    go_on.set()
+    nova.wait(server, "ACTIVE")
+    assert places.tellers(server) == [stays]
+    faults.clear()
+    places.remove(server)
+
+
 def test_a_resize_on_the_spot(new_cloud: Any) -> None:
     places = Places(Nova(new_cloud(hosts=1)))
     nova = places.nova

@@ -19,7 +19,7 @@ from cumulet.agent.contract import (
 from cumulet.db import Tx
 from cumulet.kernel.context import RequestContext
 from cumulet.saga.model import HostCall, Run, Step
-from cumulet.services.compute import state, store
+from cumulet.services.compute import migrations, state, store
 from cumulet.services.compute.parts import Parts
 from cumulet.services.compute.rows import ServerRow
 from cumulet.services.compute.specs import Specs
@@ -87,6 +87,19 @@ class Workflow:
         things = [("block_device", disk.id) for disk in store.disks(tx, [server_id]).get(server_id, [])]
         things += [("interface", row.port_id) for row in store.interfaces(tx, server_id)]
         return any(self.parts.sagas.owner(tx, kind, id) is not None for kind, id in things)
+
+    # -- moves ------------------------------------------------------------------------------------------------------
+
+    def alone_with(self, tx: Tx, run: Run) -> None:
+        """No report of the server is taken until the end of the unit of work: the first thing that it does."""
+        tx.lock("server", run.object_id)
+
+    def move_over(self, tx: Tx, run: Run, status: str) -> None:
+        """The move ended, or waits for its confirmation: from now on only the server's host tells of it. What the other
+        said since the server left it, or never came, is forgotten."""
+        self.alone_with(tx, run)
+        migrations.set_status(tx, run.params.migration_id, status)
+        store.forget_reports_elsewhere(tx, run.object_id)
 
     # -- images on their way with a server ---------------------------------------------------------------------------
 

@@ -125,20 +125,20 @@ class EvacuateWorkflows(Arrival):
         return self._way(run)[1], CreateDisks(server=self._spec(tx, run))
 
     def _fled(self, tx: Tx, run: Run) -> None:
+        self.alone_with(tx, run)
         server, goal = self.server(tx, run), run.params.goal
         launched = server.launched_at or tx.now
         store.update_server(tx, server.id, host=self._way(run)[1], goal=goal, failed=False, launched_at=launched)
         self.parts.placement.release(tx, run.params.migration_id)
-        migrations.set_status(tx, run.params.migration_id, "done")
+        self.move_over(tx, run, "done")
         self.parts.network.server_power(tx, server.id, self._to_run(run))
 
     def _begin_flight(self, tx: Tx, run: Run) -> list[Start]:
         return [Start(self.flee, run.object_id, run.params)]
 
     def _evacuation_failed(self, tx: Tx, run: Run) -> None:
-        store.forget_reports_elsewhere(tx, run.object_id)
         if self._migration(tx, run).status != "done":
-            migrations.set_status(tx, run.params.migration_id, "failed")
+            self.move_over(tx, run, "failed")
         if not run.cancelled:
             record_fault(tx, run.object_id, run)
 

@@ -368,9 +368,8 @@ class LiveWorkflows(Workflow):
         ]
 
     def _conclude(self, tx: Tx, run: Run) -> None:
+        self.move_over(tx, run, "completed")
         self.parts.placement.release(tx, run.params.migration_id)
-        migrations.set_status(tx, run.params.migration_id, "completed")
-        store.forget_reports_elsewhere(tx, run.object_id)
         tx.after_commit(self.parts.moved)
 
     def _failed(self, tx: Tx, run: Run) -> None:
@@ -378,8 +377,7 @@ class LiveWorkflows(Workflow):
         if migration is not None:
             stopped = run.cancelled or run.error_code == "aborted"
             status = "cancelled" if stopped else "error" if migration.status == "accepted" else "failed"
-            migrations.set_status(tx, migration.id, status)
-            store.forget_reports_elsewhere(tx, run.object_id)
+            self.move_over(tx, run, status)
         tx.after_commit(self.parts.moved)
         if not run.cancelled:
             record_fault(tx, run.object_id, run)

@@ -224,6 +224,7 @@ class MoveWorkflows(Arrival):
         return there, FetchDisks(server=self._spec(tx, run), from_host=here, disks=offered)
 
     def _arrived(self, tx: Tx, run: Run) -> None:
+        self.alone_with(tx, run)
         server, sizes = self.server(tx, run), run.outputs["prepare"]["sizes"]
         self.parts.network.server_power(tx, server.id, self._to_run(run))
         if run.params.confirmed:
@@ -242,12 +243,10 @@ class MoveWorkflows(Arrival):
             disk_config=run.params.disk_config,
             **sizes,
         )
-        store.forget_reports_elsewhere(tx, server.id)
-        migrations.set_status(tx, run.params.migration_id, "finished")
+        self.move_over(tx, run, "finished")
 
     def _move_failed(self, tx: Tx, run: Run) -> None:
-        migrations.set_status(tx, run.params.migration_id, "error")
-        store.forget_reports_elsewhere(tx, run.object_id)
+        self.move_over(tx, run, "error")
         if not run.cancelled:
             record_fault(tx, run.object_id, run)
 
@@ -257,7 +256,7 @@ class MoveWorkflows(Arrival):
         return [Start(self.migrate, run.object_id, run.params)]
 
     def _relocated(self, tx: Tx, run: Run) -> None:
-        migrations.set_status(tx, run.params.migration_id, "confirmed")
+        self.move_over(tx, run, "confirmed")
         self._told(tx, run)
 
     def _told(self, tx: Tx, run: Run) -> None:
@@ -272,15 +271,16 @@ class MoveWorkflows(Arrival):
         return migration.source, DeleteDisks(server_id=run.object_id)
 
     def _confirmed(self, tx: Tx, run: Run) -> None:
+        self.alone_with(tx, run)
         server = self.server(tx, run)
         power = store.reported(tx, server.id, server.host)
         goal = "active" if power in (Power.RUNNING, Power.PAUSED) else "stopped"
         store.update_server(tx, server.id, goal=goal, resize=None)
         self.parts.placement.release(tx, run.params.migration_id)
-        migrations.set_status(tx, run.params.migration_id, "confirmed")
+        self.move_over(tx, run, "confirmed")
 
     def _confirm_failed(self, tx: Tx, run: Run) -> None:
-        migrations.set_status(tx, run.params.migration_id, "finished")
+        self.move_over(tx, run, "finished")
         if not run.cancelled:
             record_fault(tx, run.object_id, run)
 
@@ -301,7 +301,7 @@ class MoveWorkflows(Arrival):
         }
 
     def _turn_again(self, tx: Tx, run: Run) -> None:
-        migrations.set_status(tx, run.params.migration_id, "finished")
+        self.move_over(tx, run, "finished")
 
     def _revert_disks(self, tx: Tx, run: Run) -> HostCall | None:
         return None if self._elsewhere(run) else (self._way(run)[1], RevertDisks(server_id=run.object_id))
@@ -313,7 +313,7 @@ class MoveWorkflows(Arrival):
         self.parts.network.server_power(tx, server.id, self._to_run(run))
 
     def _left(self, tx: Tx, run: Run) -> None:
-        migrations.set_status(tx, run.params.migration_id, "reverted")
+        self.move_over(tx, run, "reverted")
 
     def _revert_failed(self, tx: Tx, run: Run) -> None:
         if not run.cancelled:
