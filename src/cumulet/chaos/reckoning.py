@@ -4,6 +4,7 @@
 any client made, known to it or not. Neither repairs anything.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +34,7 @@ _POWER = {"create": {"ACTIVE"}, "start": {"ACTIVE"}, "reboot": {"ACTIVE"}, "stop
           "live-migration": {"ACTIVE", "SHUTOFF"}, "evacuate": {"ACTIVE", "SHUTOFF"}}  # fmt: skip
 
 
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # a rebuild or delete that failed half-way leaves a server in ERROR, which may have nothing on its host
 _OF_BROKEN_SERVERS = ("server-without-disk", "server-without-domain", "stopped-server-without-domain")
 
@@ -52,8 +54,9 @@ class Reckoning:
         self.failed_deletes = 0
         self._stories: dict[str, dict[str, Any]] = {}
 
-    def violate(self, what: str, about: str, message: str, thing: Thing | None = None) -> None:
-        self.violations.append(Violation(what, about, message, self.story(thing) if thing is not None else []))
+    def violate(self, what: str, about: str, message: str, *things: Thing | None) -> None:
+        stories = [self.story(thing) for thing in things if thing is not None]
+        self.violations.append(Violation(what, about, message, [line for story in stories for line in story]))
 
     # -- what was promised --------------------------------------------------------------------------------------------
 
@@ -247,18 +250,22 @@ class Reckoning:
     def story(self, thing: Thing) -> list[str]:
         """As `cumulet explain` has it, and what its clients remember."""
         lines = [
-            f"{event.verb}{f' {event.other}' if event.other else ''} -> {event.reply.status or 'no answer'}"
-            f" {event.reply.request_id}"
-            for event in thing.events
+            _about(thing),
+            *(
+                f"{event.verb}{f' {event.other}' if event.other else ''} -> {event.reply.status or 'no answer'}"
+                f" {event.reply.request_id}"
+                for event in thing.events
+            ),
         ]
         if thing.kind == "server":
             lines += operation_lines(self._operations(thing))
-        else:
-            for event in thing.events:
-                reply = self.admin.ask("GET", "operator", f"/v1/explain/requests/{event.reply.request_id}")
-                for saga in (reply.body or {}).get("sagas", []) if reply.acknowledged else []:
+        for event in thing.events:
+            reply = self.admin.ask("GET", "operator", f"/v1/explain/requests/{event.reply.request_id}")
+            for saga in (reply.body or {}).get("sagas", []) if reply.acknowledged else []:
+                if saga["object_id"] != thing.id or thing.kind != "server":
                     why = f": {saga['error']}" if saga["error"] else ""
-                    lines.append(f"  {saga['kind']} of {saga['object_kind']} {saga['object_id']} {saga['status']}{why}")
+                    about = f"{saga['kind']} of {saga['object_kind']} {saga['object_id']}"
+                    lines.append(f"  {event.verb}: {about} {saga['status']}{why}")
         return lines
 
     def findings(self, *, ignore: Iterable[str] = ()) -> None:
@@ -275,7 +282,16 @@ class Reckoning:
                 continue
             host = f" on {finding['host']}" if finding["host"] else ""
             about = f"{finding['object_kind']} {finding['object_id']}{host}"
-            self.violate("audit", about, f"[{finding['code']}] {finding['message']}", thing)
+            message = f"[{finding['code']}] {finding['message']}"
+            self.violate("audit", about, message, *self._named(f"{finding['object_id']} {finding['message']}"))
+
+    def _named(self, message: str) -> list[Thing]:
+        """What an audit's words are about: the things that they name, and the servers of their volumes."""
+        found = [self.record.things[one] for one in _UUID.findall(message) if one in self.record.things]
+        for volume in [thing for thing in found if thing.kind == "volume"]:
+            others = dict.fromkeys(event.other for event in volume.of("attach"))
+            found += [self.record.things[one] for one in others if one in self.record.things]
+        return list({thing.id: thing for thing in found}.values())
 
     def _status(self, thing: Thing | None) -> str:
         reply = self.admin.ask("GET", thing.service, thing.path) if thing is not None else Reply(0)
