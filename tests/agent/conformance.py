@@ -653,6 +653,69 @@ class StorageConformance:
 
 
 @dataclasses.dataclass
+class VolumeMoveRig:
+    """Two hosts, each reached by the other. ``write`` puts something into a volume that ``holds`` finds again."""
+
+    here: StorageRig
+    there: StorageRig
+    write: Callable[[StorageRig, str], None]
+    holds: Callable[[StorageRig, str], bool]
+
+    def export(self, volume_id: str, to: StorageRig) -> tuple[c.ExportVolume, c.DiskConnection]:
+        operation = c.ExportVolume(
+            volume_id=volume_id, attachment_id=str(uuid.uuid4()), attachment_generation=1, host=to.host
+        )
+        made = self.here.rig.twice(operation)
+        return operation, msgspec.convert(made["connection"], c.DiskConnection)
+
+    def fetch(self, volume_id: str, connection: c.DiskConnection, move_id: str = "move") -> c.FetchVolume:
+        return c.FetchVolume(
+            volume_id=volume_id, size_gb=1, move_id=move_id, from_host=self.here.host, connection=connection
+        )
+
+
+class VolumeMoveConformance:
+    """Two drivers of one kind: the subclass gives ``rig``."""
+
+    def test_a_volume_moves(self, rig: VolumeMoveRig) -> None:
+        here, there, volume_id = rig.here, rig.there, rig.here.create()
+        rig.write(here, volume_id)
+        export, connection = rig.export(volume_id, there)
+        there.rig.twice(rig.fetch(volume_id, connection))
+        assert there.volumes() == here.volumes() == {volume_id}
+        assert rig.holds(there, volume_id)
+        here.rig.twice(c.UnexportVolume(volume_id=volume_id, attachment_id=export.attachment_id))
+        here.rig.twice(c.DeleteVolume(volume_id=volume_id))
+        assert here.volumes() == set()
+        there.rig.twice(c.ExtendVolume(volume_id=volume_id, new_size_gb=2))
+        there.rig.twice(c.DeleteVolume(volume_id=volume_id))
+        assert there.volumes() == set()
+
+    def test_a_move_is_taken_back(self, rig: VolumeMoveRig) -> None:
+        here, there, volume_id = rig.here, rig.there, rig.here.create()
+        rig.write(here, volume_id)
+        export, connection = rig.export(volume_id, there)
+        there.rig.run(c.DeleteVolume(volume_id=volume_id))  # of what never came
+        there.rig.run(rig.fetch(volume_id, connection))
+        there.rig.twice(c.DeleteVolume(volume_id=volume_id))
+        there.rig.run(rig.fetch(volume_id, connection, "another"))
+        here.rig.run(c.UnexportVolume(volume_id=volume_id, attachment_id=export.attachment_id))
+        there.rig.driver.remove_absent(c.Absent(volumes=[volume_id]))
+        there.rig.driver.remove_absent(c.Absent(volumes=[volume_id]))
+        assert (here.volumes(), there.volumes()) == ({volume_id}, set())
+        assert rig.holds(here, volume_id)
+        here.rig.run(c.DeleteVolume(volume_id=volume_id))
+
+    def test_only_for_the_host_it_is_exported_to(self, rig: VolumeMoveRig) -> None:
+        volume_id = rig.here.create()
+        export, connection = rig.export(volume_id, rig.here)
+        rig.there.rig.fails(rig.fetch(volume_id, connection))
+        assert rig.there.volumes() == set()
+        rig.here.rig.run(c.UnexportVolume(volume_id=volume_id, attachment_id=export.attachment_id))
+        rig.here.rig.run(c.DeleteVolume(volume_id=volume_id))
+
+
+@dataclasses.dataclass
 class NetworkRig:
     """``document(kind, generation, id)``: a document of the kind that works on this host."""
 

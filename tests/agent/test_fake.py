@@ -21,6 +21,8 @@ from tests.agent.conformance import (
     NetworkRig,
     StorageConformance,
     StorageRig,
+    VolumeMoveConformance,
+    VolumeMoveRig,
     image_file,
 )
 
@@ -133,6 +135,20 @@ class TestFakeStorage(StorageConformance):
     @pytest.fixture
     def rig(self, host: FakeHost, tmp_path: Path) -> StorageRig:
         return StorageRig(DriverRig(host.storage, tmp_path), "h1")
+
+
+class TestFakeVolumeMove(VolumeMoveConformance):
+    @pytest.fixture
+    def rig(self, host: FakeHost, tmp_path: Path) -> Iterator[VolumeMoveRig]:
+        other = FakeHost("h2")
+        here, there = (StorageRig(DriverRig(one.storage, tmp_path), one.name) for one in (host, other))
+        content = {"h1": host, "h2": other}
+
+        def holds(rig: StorageRig, volume_id: str) -> bool:
+            return content[rig.host].world.state.volumes[volume_id].content == "written on h1"
+
+        yield VolumeMoveRig(here, there, lambda rig, volume_id: None, holds)
+        assert other.empty(), other.world.leftovers()
 
 
 class TestFakeNetwork(NetworkConformance):

@@ -16,10 +16,12 @@ import pytest
 from cumulet.agent import contract as c
 from cumulet.agent.errors import DriverError
 from cumulet.agent.image.cache import CachedImage, ImageCache
-from cumulet.agent.volume.driver import FileProvider
+from cumulet.agent.volume import fetch as volume_fetch
+from cumulet.agent.volume.driver import FileProvider, StorageDriver
 from cumulet.agent.volume.qmp import Qmp
 from cumulet.kernel import pki
 from cumulet.kernel.ids import new_uuid
+from tests.agent.conformance import DriverRig, StorageConformance, StorageRig, VolumeMoveConformance, VolumeMoveRig
 from tests.support import leftovers
 from tests.support.ports import free_ports
 
@@ -367,6 +369,197 @@ def folder_with_certificate(folder: Path) -> Callable[[], None]:
 
     renew()
     return renew
+
+
+def folders_of_one_authority(directory: Path, *names: str) -> list[Path]:
+    """The certificates of several hosts."""
+    authority, authority_key = pki.new_authority("test", time.time())
+    made = []
+    for name in names:
+        folder = directory / f"pki-{name}"
+        folder.mkdir()
+        key = pki.new_key()
+        csr = pki.request(key, name)
+        signed = pki.sign(authority, authority_key, csr, name=name, addresses=["127.0.0.1"], days=2, now=time.time())
+        (folder / "ca-cert.pem").write_text(authority)
+        (folder / "server-key.pem").write_text(key)
+        (folder / "server-cert.pem").write_text(signed.certificate)
+        for kind in ("cert", "key"):
+            (folder / f"client-{kind}.pem").symlink_to(f"server-{kind}.pem")
+        made.append(folder)
+    return made
+
+
+@pytest.fixture
+def hosts(tmp_path):
+    """Two storage hosts that serve by TCP and TLS, and a third one's certificate."""
+    made = []
+    folders = folders_of_one_authority(tmp_path, "one", "two", "three")
+    for name, folder, port in zip(("one", "two"), folders, free_ports(2), strict=False):
+        run = leftovers.directory("vol-", "/tmp")
+        made.append(Host(tmp_path / name, run, listen=f"127.0.0.1:{port}", tls=folder))
+    yield (*made, folders[2])
+    for one in made:
+        one.provider.daemon.stop()
+        shutil.rmtree(one.provider.daemon.run_dir)
+
+
+def exported_to(source: Host, volume: str, host: str) -> c.DiskConnection:
+    made = source.do(c.ExportVolume(volume_id=volume, attachment_id=new_uuid(), attachment_generation=1, host=host))
+    return made.connection
+
+
+def fetched(volume: str, connection: c.DiskConnection, move: str = "m1", size_gb: int = 1) -> c.FetchVolume:
+    return c.FetchVolume(volume_id=volume, size_gb=size_gb, move_id=move, from_host="one", connection=connection)
+
+
+class TestFiles(StorageConformance):
+    @pytest.fixture
+    def rig(self, host, tmp_path):
+        made = StorageRig(DriverRig(StorageDriver(host.provider), tmp_path), "here")
+        yield made
+        assert made.volumes() == made.exports() == set()
+
+
+class TestFilesMove(VolumeMoveConformance):
+    @pytest.fixture
+    def rig(self, hosts, tmp_path):
+        one, two, _ = hosts
+        paths = {"one": one.path, "two": two.path}
+        here, there = (
+            StorageRig(DriverRig(StorageDriver(each.provider), tmp_path), name)
+            for each, name in ((one, "one"), (two, "two"))
+        )
+
+        def write(rig: StorageRig, volume: str) -> None:
+            io(paths[rig.host](volume), "write -P 5 10M 1M")
+
+        def holds(rig: StorageRig, volume: str) -> bool:
+            io(paths[rig.host](volume), "read -P 5 10M 1M")
+            return True
+
+        yield VolumeMoveRig(here, there, write, holds)
+        assert here.volumes() == there.volumes() == set()
+
+
+def test_a_volume_comes_from_another_host_and_stays_sparse(hosts):
+    one, two, _ = hosts
+    volume = one.create()
+    one.do(c.ExtendVolume(volume_id=volume, new_size_gb=20))
+    io(one.path(volume), "write -P 7 0 3M", "write -P 8 15G 2M")
+    connection = exported_to(one, volume, "two")
+    assert connection.tls
+    heard: list[float] = []
+    fetch = two.operations[c.FetchVolume]
+    fetch(fetched(volume, connection, size_gb=20), heard.append)
+    assert heard == sorted(heard)
+    assert two.provider.inventory().volumes == [volume]
+    assert two.provider.volumes.size(volume) == 20 << 30
+    assert Path(two.path(volume)).stat().st_blocks * 512 < 8 * MIB
+    io(two.path(volume), "read -P 7 0 3M", "read -P 8 15G 2M", "read -P 0 3M 64M")
+    # the same move again is the same outcome, also when the source is no more
+    io(two.path(volume), "write -P 9 0 1M")
+    one.provider.daemon.stop()
+    two.do(fetched(volume, connection, size_gb=20))
+    again = Host(Path(two.provider.root).parent, two.provider.daemon.run_dir)
+    again.do(fetched(volume, connection, size_gb=20))
+    io(two.path(volume), "read -P 9 0 1M")
+    for _ in range(2):
+        two.do(c.DeleteVolume(volume_id=volume))
+    assert [path.name for path in two.provider.volumes.root.iterdir()] == []
+
+
+def test_an_old_copy_is_never_taken_for_a_new_one(hosts):
+    one, two, _ = hosts
+    volume = one.create()
+    io(one.path(volume), "write -P 1 0 1M")
+    connection = exported_to(one, volume, "two")
+    two.do(fetched(volume, connection))
+    one.do(c.UnexportVolume(volume_id=volume, attachment_id=one.provider.exports.all()[0].attachment_id))
+    io(one.path(volume), "write -P 2 0 1M")
+    two.do(fetched(volume, exported_to(one, volume, "two"), move="m2"))
+    io(two.path(volume), "read -P 2 0 1M")
+    assert things(two, "quarantine") == [f"volume/{volume}"]
+
+
+def test_only_the_host_it_is_exported_to_fetches_it(hosts):
+    one, two, third = hosts
+    volume = one.create()
+    connection = exported_to(one, volume, "three")
+    with pytest.raises(DriverError) as refused:
+        two.do(fetched(volume, connection))
+    assert refused.value.code == "unreachable"
+    two.provider.tls = None
+    with pytest.raises(DriverError, match="certificate"):
+        two.do(fetched(volume, connection))
+    two.provider.tls = third
+    two.do(fetched(volume, connection))
+    assert two.provider.inventory().volumes == [volume]
+
+
+def test_what_is_gone_or_does_not_fit_leaves_nothing(hosts, monkeypatch):
+    one, two, _ = hosts
+    volume = one.create()
+    io(one.path(volume), "write -P 7 0 3M")
+    connection = exported_to(one, volume, "two")
+    monkeypatch.setattr(two.provider.volumes, "space", lambda: (1 << 30, 64 * MIB))
+    with pytest.raises(DriverError) as full:
+        two.do(fetched(volume, connection))
+    assert full.value.code == "no-space"
+    monkeypatch.undo()
+    one.provider.daemon.stop()
+    with pytest.raises(DriverError) as gone:
+        two.do(fetched(volume, connection))
+    assert gone.value.code == "unreachable"
+    assert list(two.provider.volumes.root.iterdir()) == []
+
+
+def test_a_host_that_falls_silent_is_given_up(hosts, monkeypatch):
+    one, two, _ = hosts
+    volume = one.create()
+    io(one.path(volume), "write -P 7 0 3M")
+    connection = exported_to(one, volume, "two")
+    monkeypatch.setattr("cumulet.agent.volume.fetch.SILENT_SECONDS", 1.5)
+    pid = int(one.provider.daemon.pid_file.read_text())
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(DriverError, match="nothing for"):
+            two.do(fetched(volume, connection))
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    two.do(fetched(volume, connection))
+    io(two.path(volume), "read -P 7 0 3M")
+
+
+def test_a_copy_that_differs_is_refused(hosts, monkeypatch):
+    """The source's guest would have to write meanwhile, or a disk to lie."""
+    one, two, _ = hosts
+    volume = one.create()
+    io(one.path(volume), "write -P 7 0 3M")
+    connection = exported_to(one, volume, "two")
+    real = volume_fetch._run
+
+    def lies(arguments: list[str], *ahead: Any) -> bytes:
+        if arguments[0] == "compare":
+            io(arguments[-1].rpartition("=")[2], "write -P 1 1M 64k")
+        return real(arguments, *ahead)
+
+    monkeypatch.setattr(volume_fetch, "_run", lies)
+    with pytest.raises(DriverError) as differs:
+        two.do(fetched(volume, connection))
+    assert differs.value.code == "copy-differs"
+    assert two.provider.inventory().volumes == []
+
+
+def test_copies_left_behind_go_when_named(host):
+    volume, used = host.create(), host.create()
+    host.export(used)
+    absent = c.Absent(volumes=[volume, new_uuid()], exports=[])
+    for _ in range(2):
+        host.provider.remove_absent(absent)
+    assert host.provider.inventory().volumes == [used]
+    with pytest.raises(DriverError, match="exported"):
+        host.provider.remove_absent(c.Absent(volumes=[used]))
 
 
 def test_a_renewed_certificate_waits_until_nobody_is_served(tmp_path):

@@ -21,6 +21,7 @@ from cumulet.services.volume.store import BackupRow, SnapshotRow
 from cumulet.services.volume.tables import QUOTA_CLASSES
 from cumulet.services.volume.workflows.attachments import ConnectParams, DisconnectParams
 from cumulet.services.volume.workflows.backups import BackupParams, RestoreParams
+from cumulet.services.volume.workflows.moves import LeaveParams, MigrateParams
 from cumulet.services.volume.workflows.snapshots import SnapshotParams
 from cumulet.services.volume.workflows.volumes import (
     CreateParams,
@@ -160,6 +161,18 @@ class VolumeHarness:
         self.finish(self.service.backup_workflows.create, backup_id, BackupParams())
         return backup_id
 
+    def host(self, volume_id: str) -> str:
+        host = self.db.read(lambda tx: store.VOLUMES.get(tx, volume_id)).host
+        assert host is not None
+        return host
+
+    def elsewhere(self, volume_id: str) -> str:
+        [other] = set(self.cloud.hosts) - {self.host(volume_id)}
+        return other
+
+    def copies(self, volume_id: str) -> set[str]:
+        return set(self.db.read(lambda tx: store.copies_of(tx, volume_id)))
+
     def attachment(self, volume_id: str) -> str:
         def work(tx: Any) -> str:
             return attachments.reserve(tx, self.ctx, store.VOLUMES.get(tx, volume_id), new_uuid()).id
@@ -198,12 +211,29 @@ def connected(h: VolumeHarness) -> Prepared:
     return attachment, DisconnectParams()
 
 
+def movable(h: VolumeHarness) -> Prepared:
+    volume = h.volume(migration_status="starting", busy="maintenance")
+    return volume, MigrateParams(host=h.elsewhere(volume))
+
+
+def left_behind(h: VolumeHarness) -> Prepared:
+    """What a move that was killed before its last child leaves."""
+    volume = h.volume()
+    source = h.host(volume)
+    h.finish(h.service.move_workflows.move, volume, MigrateParams(host=h.elsewhere(volume)))
+    assert h.copies(volume) == {source}
+    return volume, LeaveParams(host=source)
+
+
 PREPARE: dict[str, Callable[[VolumeHarness], Prepared]] = {
     "volume.create": lambda h: (h.taken_in(), CreateParams()),
     "volume.delete": deletable,
     "volume.extend": lambda h: (h.volume(busy="extending", size_gb=2), ExtendParams(size_gb=2, old_size_gb=1)),
     "volume.upload": lambda h: (h.volume(busy="uploading"), UploadParams(image_id=h.queued_image())),
     "volume.revert": revertible,
+    "volume.migrate": movable,
+    "volume.move": movable,
+    "volume.leave": left_behind,
     "snapshot.create": lambda h: (h.snapshot_row(h.volume()), SnapshotParams()),
     "snapshot.delete": lambda h: (h.snapshot(h.volume()), SnapshotParams()),
     "backup.create": lambda h: (h.backup_row(h.volume()), BackupParams()),
@@ -212,9 +242,9 @@ PREPARE: dict[str, Callable[[VolumeHarness], Prepared]] = {
     "attachment.connect": lambda h: (h.attachment(h.volume()), ConnectParams(host="client")),
     "attachment.disconnect": connected,
 }
-ONLY_FORWARD = ("volume.delete", "snapshot.delete", "backup.delete", "attachment.disconnect")
+ONLY_FORWARD = ("volume.leave", "volume.delete", "snapshot.delete", "backup.delete", "attachment.disconnect")
 CHANGES = {
-    "volumes": {"status", "base", "busy", "host", "size_gb"},
+    "volumes": {"status", "base", "busy", "host", "size_gb", "migration_status"},
     "volume_snapshots": {"status", "progress"},
     "volume_backups": {"status", "fail_reason"},
     "volume_attachments": {"host", "generation"},
@@ -229,14 +259,17 @@ CHANGES = {
 @pytest.fixture(scope="module")
 def harness(cloud_backends: Any) -> Iterator[VolumeHarness]:
     directory = Path(tempfile.mkdtemp(prefix="cumulet-sagas-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
-    started = support.Cloud(directory, hosts=1, **cloud_backends()).start()
+    started = support.Cloud(directory, hosts=2, **cloud_backends()).start()
     yield VolumeHarness(started)
     started.stop()
     shutil.rmtree(directory, ignore_errors=True)
 
 
 def case(harness: VolumeHarness, kind: str) -> Case:
-    return Case(kind, PREPARE[kind], CHANGES, unwinds=kind not in ONLY_FORWARD, ctx=harness.ctx)
+    forward = {"volume.migrate": "move"}  # once it has moved nothing brings it back
+    return Case(
+        kind, PREPARE[kind], CHANGES, unwinds=kind not in ONLY_FORWARD, forward_from=forward.get(kind), ctx=harness.ctx
+    )
 
 
 def test_every_saga_is_checked(harness: VolumeHarness) -> None:

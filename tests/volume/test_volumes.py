@@ -398,22 +398,6 @@ def test_a_volume_is_written_anew_from_an_image(cloud, volumes, other):
     assert api.delete("image", f"/images/{image}").status == 204
 
 
-def test_volumes_stay_on_their_host(cloud, volumes, admin):
-    """Migration is refused: for the reasons upstream gives, and finally because data does not move here."""
-    volume = volumes.create()
-    own = admin.show(volume)["os-vol-host-attr:host"]
-    (another,) = [f"{name}@file#file" for name in cloud.hosts if not own.startswith(name + "@")]
-    assert volumes.action(volume, "os-migrate_volume", {"host": another}).status == 403
-    for wrong in ({}, {"host": "nowhere@file#file"}, {"host": own}, {"host": another, "colour": "red"}):
-        assert admin.action(volume, "os-migrate_volume", wrong).status == 400, wrong
-    cluster = {"host": another, "cluster": "c"}
-    assert admin.action(volume, "os-migrate_volume", cluster, version="3.15").status == 400
-    refused = admin.action(volume, "os-migrate_volume", {"host": another})
-    assert (refused.status, list(refused.body)) == (409, ["conflictingRequest"])
-    shown = admin.show(volume)
-    assert (shown["status"], shown["os-vol-host-attr:host"]) == ("available", own)
-
-
 def test_what_no_volume_is_encrypted_with(volumes, other):
     volume = volumes.create()
     assert volumes.ok("GET", f"/volumes/{volume}/encryption") == {"encryption_key_id": None}

@@ -547,6 +547,20 @@ class DeleteVolume(Operation, tag="volume.delete"):
     volume_id: str
 
 
+class FetchVolume(Operation, tag="volume.fetch"):
+    """Target of a move: this volume with the contents that ``from_host`` exports to this host; nobody else writes to it
+    meanwhile. ``move_id``: what an earlier try of the same move brought is the outcome; any other volume of this id is
+    moved aside. Undo: DeleteVolume."""
+
+    role: ClassVar[str] = "storage"
+    stall_seconds: ClassVar[float] = 600
+    volume_id: str
+    size_gb: int
+    move_id: str
+    from_host: str
+    connection: DiskConnection
+
+
 class ExtendVolume(Operation, tag="volume.extend"):
     role: ClassVar[str] = "storage"
     volume_id: str
@@ -689,6 +703,7 @@ OperationBody = (
     | SteerMigration
     | CreateVolume
     | DeleteVolume
+    | FetchVolume
     | ExtendVolume
     | CreateVolumeSnapshot
     | DeleteVolumeSnapshot
@@ -872,7 +887,7 @@ class Inventory(_Wire):
     host: str
     servers: list[ServerReport]
     ports: list[str]
-    volumes: list[str]
+    volumes: list[str]  # and those on their way here
     exports: list[tuple[str, str]]  # (volume id, attachment id)
     # servers that came from elsewhere and are not settled here, or left and have only files here: nothing is reported
     # of them, and they go once no move of theirs is between this host and another
@@ -885,6 +900,7 @@ class Absent(_Wire):
     servers: list[str] = []
     ports: list[str] = []
     exports: list[tuple[str, str]] = []
+    volumes: list[str] = []  # copies that stayed behind when a volume moved, or that a failed move left
 
 
 # -- queries: conductor -> agent, answered directly -------------------------------------------------------------------

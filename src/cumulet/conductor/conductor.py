@@ -169,14 +169,16 @@ class Conductor:
         servers: list[str] = []
         ports: list[str] = []
         exports: list[tuple[str, str]] = []
+        volumes: list[str] = []
         for listener in self._inventories:
             absent = listener(tx, inventory)
             if absent is not None:
                 servers.extend(absent.servers)
                 ports.extend(absent.ports)
                 exports.extend(absent.exports)
+                volumes.extend(absent.volumes)
         self.hosts.inventoried(tx, inventory.host)
-        return Absent(servers=servers, ports=ports, exports=exports)
+        return Absent(servers=servers, ports=ports, exports=exports, volumes=volumes)
 
     # -- asking hosts ---------------------------------------------------------------------------------------------
 

@@ -44,6 +44,8 @@ class Run:
     error_details: dict[str, Any] = field(default_factory=dict)
     memo: dict[Any, Any] = field(default_factory=dict)
     cancelled: bool = False  # unwinding because a preempting saga (a delete) asked for it
+    # step name -> done, skipped (its host was down) or failed; once it was undone: undone, undo_skipped or undo_failed
+    ends: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

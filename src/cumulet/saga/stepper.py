@@ -101,6 +101,7 @@ class Flight:
             error_details=row.error_details or {},
             cancelled=row.cancelled,
             memo=self.memo,
+            ends={s.name: s.state for s in self.steps.values()},
         )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import msgspec
 
@@ -26,6 +27,7 @@ class FakeStorage(FakeDriver):
         return {
             c.CreateVolume: self._create,
             c.DeleteVolume: self._delete,
+            c.FetchVolume: self._fetch,
             c.ExtendVolume: self._extend,
             c.CreateVolumeSnapshot: self._create_snapshot,
             c.DeleteVolumeSnapshot: self._delete_snapshot,
@@ -56,6 +58,7 @@ class FakeStorage(FakeDriver):
                 size_gb=op.size_gb,
                 image_id=op.image.image_id if op.image else None,
                 source=op.source_volume_id or op.source_snapshot_id,
+                content=f"written on {self._host}",
             )
 
     def _delete(self, op: c.DeleteVolume, progress: Progress) -> None:
@@ -68,6 +71,23 @@ class FakeStorage(FakeDriver):
             if volume.snapshots:
                 raise DriverError("busy", "The volume has snapshots.")
             del state.volumes[op.volume_id]
+
+    def _fetch(self, op: c.FetchVolume, progress: Progress) -> None:
+        asked = parse_qs(urlsplit(op.connection.uri or "").query)
+        if asked.get("to") != [self._host]:
+            raise DriverError("refused", "The volume is exported to another host.")
+        progress(0.5)
+        with self.world.change() as state:
+            here = state.volumes.get(op.volume_id)
+            if here is not None and here.moved_by == op.move_id:
+                return
+            if here is not None:
+                state.quarantine[f"volume/{op.volume_id}"] = msgspec.to_builtins(state.volumes.pop(op.volume_id))
+            if sum(volume.size_gb for volume in state.volumes.values()) + op.size_gb > self.volume_gb:
+                raise DriverError("no-space", "There is no room for this volume.")
+            state.volumes[op.volume_id] = Volume(
+                size_gb=op.size_gb, content=asked.get("holds", [""])[0], moved_by=op.move_id
+            )
 
     def _extend(self, op: c.ExtendVolume, progress: Progress) -> None:
         with self.world.change() as state:
@@ -95,7 +115,8 @@ class FakeStorage(FakeDriver):
         if op.host == self._host:
             uri = f"nbd+unix:///{op.volume_id}?socket=/fake/{op.attachment_id}.sock"
         else:
-            uri = f"nbd://{self._host}:10809/{op.volume_id}"
+            holds = urlencode({"to": op.host, "holds": volume.content})  # who reads it gets this
+            uri = f"nbd://{self._host}:10809/{op.volume_id}?{holds}"
         return c.ExportVolumeResult(connection=c.DiskConnection(driver="nbd", uri=uri))
 
     def _unexport(self, op: c.UnexportVolume, progress: Progress) -> None:
@@ -154,6 +175,10 @@ class FakeStorage(FakeDriver):
                 volume = state.volumes.get(volume_id)
                 if volume is not None:
                     volume.exports.pop(attachment_id, None)
+            for volume_id in absent.volumes:
+                volume = state.volumes.get(volume_id)
+                if volume is not None and not volume.exports and not volume.snapshots:
+                    del state.volumes[volume_id]
 
     def audit(self, documents: Mapping[str, Mapping[str, Any]]) -> c.Audited:
         with self.world.look() as state:

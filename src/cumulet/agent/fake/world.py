@@ -53,6 +53,8 @@ class Volume(msgspec.Struct):
     snapshots: list[str] = []
     exports: dict[str, int] = {}  # attachment id -> generation
     fence: dict[str, int] = {}  # attachment id -> highest generation ever exported
+    content: str = ""  # stands for the bytes: goes where they go
+    moved_by: str | None = None  # the move that brought it here
 
 
 class _Noted(dict[str, Any]):

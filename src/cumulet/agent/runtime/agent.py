@@ -23,6 +23,7 @@ from cumulet.agent.contract import (
     Audited,
     AuditHost,
     Execute,
+    FetchVolume,
     Heartbeat,
     HostResources,
     Inventory,
@@ -134,9 +135,9 @@ class Agent:
             threading.Thread(target=self._beat, name="heartbeat", daemon=True),
             threading.Thread(target=self._outbox, name="outbox", daemon=True),
         ]
+        self.operations.resume()  # first: an inventory tells what is on its way here
         for thread in self._threads:
             thread.start()
-        self.operations.resume()
         self.documents.start()
 
     def stop(self, seconds: float = 5.0) -> None:
@@ -385,14 +386,15 @@ class Agent:
             self._inventory_at = self._clock.monotonic() + min(5.0, self.settings.inventory_seconds)
             return
         self._inventory_at = self._clock.monotonic() + self.settings.inventory_seconds
-        if isinstance(answer, Absent) and (answer.servers or answer.ports or answer.exports):
+        if isinstance(answer, Absent) and answer != Absent():
             _log.info("removing leftovers: %s", answer)
             self._remove(Absent(ports=answer.ports, exports=answer.exports))
-            for server_id in answer.servers:
-                # the answer is of a while ago: a server may arrive here since, and the next inventory tells
-                gone = Absent(servers=[server_id])
-                if not self.operations.unless_touched(server_id, partial(self._remove, gone)):
-                    _log.info("server %s is being worked on: it is not removed now", server_id)
+            leftovers = [(one, Absent(servers=[one])) for one in answer.servers]
+            leftovers += [(one, Absent(volumes=[one])) for one in answer.volumes]
+            for object_id, gone in leftovers:
+                # the answer is of a while ago: it may arrive here since, and the next inventory tells
+                if not self.operations.unless_touched(object_id, partial(self._remove, gone)):
+                    _log.info("%s is being worked on: it is not removed now", object_id)
 
     def _remove(self, absent: Absent) -> None:
         for driver in self._drivers:
@@ -417,6 +419,7 @@ class Agent:
         with self._report_lock:  # numbered before it looks: what is reported meanwhile is newer
             sequence = self._sequence = max(self._sequence + 1, self._clock.now())
             self._store.save_sequence(sequence)
+        fetched = [operation.volume_id for operation in self.operations.under_way(FetchVolume)]
         found = [driver.inventory() for driver in self._drivers]
         servers = [
             ServerReport(
@@ -434,7 +437,7 @@ class Agent:
             sequence=sequence,
             servers=servers,
             ports=list(dict.fromkeys(port for one in found for port in one.ports)),
-            volumes=[volume for one in found for volume in one.volumes],
+            volumes=list(dict.fromkeys([*fetched, *(volume for one in found for volume in one.volumes)])),
             exports=[export for one in found for export in one.exports],
             moving=[server for one in found for server in one.moving],
         )

@@ -10,7 +10,7 @@ After a kill, what was taken and not ended is run again: bodies are idempotent.
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -25,6 +25,7 @@ from cumulet.kernel.clock import Clock
 
 _log = logging.getLogger(__name__)
 _OUTCOME_SECONDS = 3.0
+T = TypeVar("T", bound=Operation)
 _PROGRESS_SECONDS = 1.0
 
 
@@ -106,6 +107,12 @@ class Operations:
     def in_flight(self) -> int:
         with self._lock:
             return len(self._live)
+
+    def under_way(self, kind: type[T]) -> list[T]:
+        """Operations of one kind that were taken and are not ended."""
+        with self._lock:
+            bodies = [live.execute.body for live in self._live.values()]
+        return [body for body in bodies if isinstance(body, kind)]
 
     # -- what is asked for meanwhile ------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from cumulet.agent.image.cache import ImageCache
 from cumulet.agent.volume.backups import BackupStore
 from cumulet.agent.volume.daemon import StorageDaemon
 from cumulet.agent.volume.exports import ExportRecord, Exports
+from cumulet.agent.volume.fetch import fetch
 from cumulet.agent.volume.files import GIB, FileVolumes, run_qemu_img
 from cumulet.agent.volume.handin import hand_in, hashes
 
@@ -73,6 +74,7 @@ class FileProvider:
         ``tls``: the folder of this host's certificate; without one NBD over TCP is plain."""
         self.root = root
         self.cache = cache
+        self.tls = tls
         self.volumes = FileVolumes(root / "volumes")
         self.daemon = StorageDaemon(run_dir, listen, group, tls)
         self.exports = Exports(root / "exports", self.volumes, self.daemon, advertise or listen)
@@ -92,6 +94,7 @@ class FileProvider:
         return {
             c.CreateVolume: self._create,
             c.DeleteVolume: self._delete,
+            c.FetchVolume: self._fetch,
             c.ExtendVolume: self._extend,
             c.CreateVolumeSnapshot: self._create_snapshot,
             c.DeleteVolumeSnapshot: self._delete_snapshot,
@@ -141,6 +144,17 @@ class FileProvider:
                     raise DriverError("busy", f"volume {op.volume_id} has snapshots")
                 self.volumes.delete(op.volume_id)
             self.exports.forget(op.volume_id)
+
+    def _fetch(self, op: c.FetchVolume, progress: Progress) -> None:
+        with self.volumes.lock(op.volume_id):
+            if self.volumes.moved_by(op.volume_id) == op.move_id:
+                return
+            if self.volumes.path(op.volume_id).exists():
+                self._refuse_exported(op.volume_id)
+                self.volumes.put_aside(op.volume_id)
+            with self.volumes.making(op.volume_id, move_id=op.move_id) as part:
+                fetch(op.connection, part, self.volumes.need_space, self.tls, progress)
+                self.volumes.grow_file(part, op.size_gb * GIB)
 
     def _extend(self, op: c.ExtendVolume, progress: Progress) -> None:
         size = op.new_size_gb * GIB
@@ -301,6 +315,8 @@ class FileProvider:
     def remove_absent(self, absent: c.Absent) -> None:
         for volume_id, attachment_id in absent.exports:
             self.exports.remove(volume_id, attachment_id)
+        for volume_id in absent.volumes:
+            self._delete(c.DeleteVolume(volume_id=volume_id), lambda *fraction: None)
 
     def cleanup_all(self) -> None:
         """End the storage daemon and remove every volume, snapshot and backup."""

@@ -92,13 +92,19 @@ class FileVolumes:
         return [one["name"] for one in found]
 
     @contextmanager
-    def making(self, volume_id: str) -> Iterator[Path]:
-        """A path to write a new volume to; it becomes the volume if the block ends well."""
+    def making(self, volume_id: str, *, move_id: str | None = None) -> Iterator[Path]:
+        """A path to write a new volume to; it becomes the volume if the block ends well. ``move_id``: the move that
+        brings it, for `moved_by`."""
         part = self.root / f".part-{volume_id}"
         try:
             yield part
             with open(part, "rb") as written:
                 os.fsync(written.fileno())
+            if move_id is not None:
+                with open(self._note(volume_id), "w") as note:
+                    note.write(move_id)
+                    note.flush()
+                    os.fsync(note.fileno())
             os.replace(part, self.path(volume_id))
             directory = os.open(self.root, os.O_RDONLY)
             try:
@@ -116,13 +122,13 @@ class FileVolumes:
         self.need_space(source.stat().st_blocks * 512)
         with self.making(volume_id) as part:
             run_qemu_img(["convert", "-f", "raw", "-O", "qcow2", str(source), str(part)], alive)
-            self._grow(part, size)
+            self.grow_file(part, size)
 
     def create_from_volume(self, volume_id: str, source_id: str, snapshot: str | None, size: int, alive: Alive) -> None:
         """A full copy. Without a snapshot the source must not be open anywhere."""
         with self.making(volume_id) as part:
             self.convert(source_id, snapshot, part, "qcow2", alive)
-            self._grow(part, size)
+            self.grow_file(part, size)
 
     def convert(self, source_id: str, snapshot: str | None, target: Path, form: str, alive: Alive) -> None:
         source = self.existing(source_id)
@@ -132,15 +138,26 @@ class FileVolumes:
 
     def grow(self, volume_id: str, size: int) -> None:
         """Of a volume that is not open. Never shrinks."""
-        self._grow(self.existing(volume_id), size)
+        self.grow_file(self.existing(volume_id), size)
 
-    def _grow(self, path: Path, size: int) -> None:
+    def grow_file(self, path: Path, size: int) -> None:
         now = json.loads(run_qemu_img(["info", "--output=json", str(path)]))["virtual-size"]
         if size > now:
             run_qemu_img(["resize", "-q", "-f", "qcow2", str(path), str(size)])
 
     def delete(self, volume_id: str) -> None:
         self.path(volume_id).unlink(missing_ok=True)
+        self._note(volume_id).unlink(missing_ok=True)
+
+    def _note(self, volume_id: str) -> Path:
+        return self.root / f"{volume_id}.moved-by"
+
+    def moved_by(self, volume_id: str) -> str | None:
+        """The move that brought this volume here, if one did and it is here."""
+        try:
+            return self._note(volume_id).read_text() if self.path(volume_id).exists() else None
+        except FileNotFoundError:
+            return None
 
     def snapshot(self, volume_id: str, verb: str, name: str) -> None:
         """``verb``: -c create, -d delete, -a go back to. Of a volume that is not open."""

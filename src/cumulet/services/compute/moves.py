@@ -67,8 +67,8 @@ class Moves:
             self.check_host(tx, host)
             if host == server.host and force:
                 raise BadInput(f"Unable to migrate instance ({server.id}) to current host ({host}).")
-        rules.check_host(server)
-        assert server.host is not None
+        if server.host is None:
+            raise Conflict(f"Instance {server.id} is not ready")
         if at_once:
             self._judge_live(tx, server, host, copy_disks=copy_disks, force=force)
         params = LiveParams(
@@ -174,11 +174,10 @@ class Moves:
             if host == server.host:
                 raise BadInput("The target host can't be the same one.")
         rules.check_state(server, "evacuate")
-        rules.check_host(server)
-        assert server.host is not None
+        if server.host is None:
+            raise Conflict(f"Instance {server.id} is not ready")
         if self.host_up(tx, server.host):
             raise BadInput(f"Compute service of {server.host} is still in use.")
-        self._check_not_evacuated(tx, server)
         params = FleeParams(
             migration_id=self._begin(tx, ctx, server, migrations.EVACUATION, dest=host),
             host=host,
@@ -188,14 +187,6 @@ class Moves:
             admin_password=password,
         )
         self.start(tx, server, self.evacuation.evacuate, params, ctx, "evacuate")
-
-    def _check_not_evacuated(self, tx: Tx, server: ServerRow) -> None:
-        """One evacuation goes on, or waits for its turn: another might be meant for another host, and is not that."""
-        tx.lock("server", server.id)
-        owner = self.parts.sagas.owner(tx, "server", server.id)
-        going = owner is not None and owner.kind == self.evacuation.evacuate.kind
-        if going or any(move.type == migrations.EVACUATION for move in migrations.open_ones(tx, server.id)):
-            raise Conflict(f"Cannot 'evacuate' instance {server.id} while it is being evacuated")
 
     def leave_dead(self, tx: Tx) -> int:
         """Hosts that were dead and are back are to be rid of the servers that were evacuated from them."""
@@ -226,8 +217,8 @@ class Moves:
         return bool(host.up and not host.forced_down)
 
     def check_source(self, tx: Tx, server: ServerRow) -> None:
-        rules.check_host(server)
-        assert server.host is not None
+        if server.host is None:
+            raise Conflict(f"Instance {server.id} is not ready")
         if not self.host_up(tx, server.host):
             raise Conflict(UNAVAILABLE)
         self.check_quiet(tx, server)

@@ -25,6 +25,7 @@ def reserve(
     """A new attachment in ``reserved``. A volume may be attached twice only with multiattach, or to move its server."""
     tx.lock("volume", volume.id)
     current = store.VOLUMES.get(tx, volume.id)
+    state.refuse_moving(current)
     if "error" in current.status:
         raise WrongState(
             "Volume attachments can not be created if the volume is in an error state. The Volume"

@@ -8,7 +8,7 @@ from cumulet.db import Tx
 from cumulet.kernel.context import RequestContext
 from cumulet.kernel.errors import BadInput, NotFound, WrongState
 from cumulet.kernel.ids import new_uuid
-from cumulet.services.volume import store, types
+from cumulet.services.volume import state, store, types
 from cumulet.services.volume.store import VolumeRow
 from cumulet.services.volume.workflows.volumes import CreateParams
 
@@ -118,9 +118,11 @@ def _source(service: "object", tx: Tx, ctx: RequestContext, asked: CreateVolumeR
         origin = store.VOLUMES.find(tx, snapshot.volume_id)
         return _like(snapshot.size_gb, origin)
     if asked.source_volid is not None:
+        tx.lock("volume", asked.source_volid)  # it does not begin to move while this is decided
         source = store.VOLUMES.find(tx, asked.source_volid)
         if source is None or not (ctx.is_admin or source.project_id == ctx.project_id):
             raise store.VOLUMES.missing(asked.source_volid)
+        state.refuse_moving(source)
         if source.status not in ("available", "in-use"):
             raise WrongState(
                 "Invalid volume: Originating volume status must be one of 'available, in-use' values, not"

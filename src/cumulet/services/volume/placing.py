@@ -1,11 +1,13 @@
-"""Which storage host takes a volume: the one of its source, else the one with the most room left."""
+"""Which storage host takes a volume: the one of its source, else the one with the most room left; and which may it move
+to."""
 
+from collections.abc import Callable
 from typing import Any
 
 from cumulet.db import Tx
 from cumulet.kernel.errors import NoValidHost
 from cumulet.services.volume import store
-from cumulet.services.volume.store import VolumeRow
+from cumulet.services.volume.store import TypeRow, VolumeRow
 
 BACKEND = "file"
 PROTOCOL = "nbd"
@@ -20,6 +22,13 @@ def backend_name(host: str) -> str:
 
 def host_of(backend: str) -> str:
     return backend.partition("@")[0].partition("#")[0]
+
+
+def named(backend: str) -> str | None:
+    """The host that is meant by ``host@backend#pool``, by ``host@backend`` or by its name alone; None: by no name of
+    ours."""
+    host, _, rest = backend.partition("@")
+    return host if rest in ("", BACKEND, f"{BACKEND}#{BACKEND}") else None
 
 
 def storage_hosts(tx: Tx, hosts: Any) -> list[Any]:
@@ -69,25 +78,52 @@ def _fits(specs: dict[str, str], offered: dict[str, Any]) -> bool:
     return True
 
 
+def _lacks(host: Any, volume: VolumeRow, kind: TypeRow | None) -> str | None:
+    """Why a host cannot take a volume; None if it can."""
+    if not host.up:
+        return "down"
+    if "storage" in host.disabled_roles:
+        return "disabled"
+    if kind is not None and not _fits(kind.extra_specs, capabilities(host)):
+        return "not what the volume type asks for"
+    if host.resources.volume_free_gb < volume.size_gb:
+        return "too little room"
+    return None
+
+
+def _kind(tx: Tx, volume: VolumeRow) -> TypeRow | None:
+    return store.TYPES.find(tx, volume.volume_type_id) if volume.volume_type_id is not None else None
+
+
+def refuses(tx: Tx, hosts: Any, volume: VolumeRow, host_name: str) -> str | None:
+    """Why a volume cannot move to this host; None if it can."""
+    if host_name in store.copies_of(tx, volume.id):
+        return "it still has an old copy, which goes when the host next compares itself with the cloud"
+    for host in storage_hosts(tx, hosts):
+        if host.name == host_name:
+            return _lacks(host, volume, _kind(tx, volume))
+    return "it is no storage host"
+
+
 def choose(tx: Tx, hosts: Any, volume: VolumeRow, backup_id: str | None = None) -> str:
-    """Raises NoValidHost with how many hosts each rule removed."""
+    """Where a new volume goes. Raises NoValidHost with how many hosts each rule removed."""
     source = _home_of_source(tx, volume, backup_id)
+    return _best(tx, hosts, volume, lambda host: source is None or host == source, "not the host of the source")
+
+
+def choose_other(tx: Tx, hosts: Any, volume: VolumeRow) -> str:
+    """Where a volume can move. Raises NoValidHost."""
+    taken = {volume.host, *store.copies_of(tx, volume.id)}
+    return _best(tx, hosts, volume, lambda host: host not in taken, "where it is already")
+
+
+def _best(tx: Tx, hosts: Any, volume: VolumeRow, allowed: Callable[[str], bool], otherwise: str) -> str:
     promised = {host: size for host, (size, _) in store.placed(tx).items()}
     reasons: dict[str, int] = {}
     best: tuple[float, str] | None = None
-    kind = store.TYPES.find(tx, volume.volume_type_id) if volume.volume_type_id is not None else None
+    kind = _kind(tx, volume)
     for host in storage_hosts(tx, hosts):
-        why = None
-        if not host.up:
-            why = "down"
-        elif "storage" in host.disabled_roles:
-            why = "disabled"
-        elif kind is not None and not _fits(kind.extra_specs, capabilities(host)):
-            why = "not what the volume type asks for"
-        elif source is not None and host.name != source:
-            why = "not the host of the source"
-        elif host.resources.volume_free_gb < volume.size_gb:
-            why = "too little room"
+        why = _lacks(host, volume, kind) if allowed(host.name) else otherwise
         if why is not None:
             reasons[why] = reasons.get(why, 0) + 1
             continue

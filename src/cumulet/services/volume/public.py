@@ -9,13 +9,14 @@ from cumulet.agent.contract import Absent, ExportVolume, Inventory, UnexportVolu
 from cumulet.db import Database, Tx
 from cumulet.kernel.clock import SECOND, Clock
 from cumulet.kernel.context import RequestContext, system_context
-from cumulet.kernel.errors import BadInput, Conflict, NotFound
-from cumulet.services.volume import attachments, state, store, types
+from cumulet.kernel.errors import BadInput, Conflict, NotFound, WrongState
+from cumulet.services.volume import attachments, placing, state, store, types
 from cumulet.services.volume.creation import CreateVolumeRequest, create_volume
 from cumulet.services.volume.quotas import Quotas
 from cumulet.services.volume.store import AttachmentRow, VolumeRow
 from cumulet.services.volume.workflows.attachments import AttachmentWorkflows
 from cumulet.services.volume.workflows.backups import BackupWorkflows
+from cumulet.services.volume.workflows.moves import LOCKED, MigrateParams, MoveWorkflows
 from cumulet.services.volume.workflows.snapshots import SnapshotWorkflows
 from cumulet.services.volume.workflows.volumes import DeleteParams, VolumeWorkflows
 
@@ -51,14 +52,17 @@ class VolumeService:
         self.volume_workflows = VolumeWorkflows(
             self, self.snapshot_workflows.delete, self.attachment_workflows.disconnect
         )
+        self.move_workflows = MoveWorkflows(self)
         self.backup_workflows = BackupWorkflows(self)
         # Set by the composition root: who is told that a volume in use has grown; whether a server uses an attachment
         # (then only compute ends it); and who wants to know that a volume became ready, failed or is gone.
         self.grown: Callable[[Tx, str, int, RequestContext], object] = lambda tx, volume_id, size_gb, ctx: None
         self.server_uses: Callable[[Tx, str, str], bool] = lambda tx, volume_id, attachment_id: False
         self.listeners: list[Callable[[Tx, str], object]] = []
+        self.moved: Callable[[], object] = lambda: None  # called when the move of a volume is over
         sagas.register(
             *self.volume_workflows.sagas(),
+            *self.move_workflows.sagas(),
             *self.snapshot_workflows.sagas(),
             *self.backup_workflows.sagas(),
             *self.attachment_workflows.sagas(),
@@ -90,14 +94,6 @@ class VolumeService:
         if volume.base == "error":
             raise BadInput(f"Volume {volume.id} did not finish being created: its status is {volume.status}.")
         return volume.base == "ready"
-
-    def can_be_exported_again(self, tx: Tx, attachment_id: str) -> bool:
-        """Does a server have it, and does the volume's host answer?"""
-        attachment = store.ATTACHMENTS.find(tx, attachment_id)
-        if attachment is None or attachment.status != "attached":
-            return False
-        volume = store.VOLUMES.get(tx, attachment.volume_id)
-        return volume.host is not None and volume.base == "ready" and self.hosts.is_up_in(tx, volume.host)
 
     def export_operation(self, tx: Tx, attachment_id: str, host: str) -> tuple[str, ExportVolume]:
         return attachments.export(tx, attachment_id, host)
@@ -143,7 +139,8 @@ class VolumeService:
         row = store.VOLUMES.find(tx, volume_id)
         if row is None or row.busy == "deleting" or store.snapshots_of(tx, volume_id):
             return
-        if store.attachments_of(tx, volume_id) or store.exports_of(tx, volume_id):
+        exported = row.migration_status not in state.MOVES and store.exports_of(tx, volume_id)  # its move's own goes
+        if store.attachments_of(tx, volume_id) or exported:
             return
         ctx = msgspec.structs.replace(system_context("volume"), project_id=row.project_id, user_id=row.user_id)
         self.begin_delete(tx, ctx, row, cascade=False, unwatched=True)
@@ -170,18 +167,34 @@ class VolumeService:
         return True
 
     def on_inventory(self, tx: Tx, inventory: Inventory) -> Absent:
-        """Exports of volumes we know whose attachment is gone (it went while the host was down) are to be removed."""
+        """Exports of volumes we know whose attachment is gone (it went while the host was down) are to be removed; so
+        are copies of volumes that are elsewhere, once no move is at work on them."""
         gone = [
             (volume_id, attachment_id)
             for volume_id, attachment_id in inventory.exports
             if store.VOLUMES.find(tx, volume_id) is not None and store.ATTACHMENTS.find(tx, attachment_id) is None
         ]
-        return Absent(exports=gone)
+        return Absent(exports=gone, volumes=self._left_behind(tx, inventory))
+
+    def _left_behind(self, tx: Tx, inventory: Inventory) -> list[str]:
+        found = []
+        there = set(inventory.volumes)
+        for volume_id, noted_at in store.copies_on(tx, inventory.host):
+            tx.lock("volume", volume_id)
+            volume = store.VOLUMES.find(tx, volume_id)
+            if self.sagas.owner(tx, "volume", volume_id) is not None:
+                continue
+            if volume_id not in there:
+                if inventory.sequence > noted_at:  # else it may have come since
+                    store.forget_copy(tx, volume_id, inventory.host)
+            elif volume is None or volume.host != inventory.host:
+                found.append(volume_id)
+        return found
 
     # -- hosts ------------------------------------------------------------------------------------------------------
 
     def on_host(self, tx: Tx, host: str) -> list[tuple[str, str, str]]:
-        volumes = store.VOLUMES.where(tx, store.t.VOLUMES.c.host == host)
+        volumes = store.volumes_on(tx, host)
         backups = store.BACKUPS.where(tx, store.t.BACKUPS.c.host == host)
         return [
             *(("volume", row.id, row.name or "") for row in volumes),
@@ -195,7 +208,8 @@ class VolumeService:
         """Nothing was done when they were to leave."""
 
     def forget_host(self, tx: Tx, host: Any) -> None:
-        """Nothing is kept of a host without volumes."""
+        """What copies of volumes that are elsewhere it still had, it has taken along."""
+        store.forget_copies_on(tx, host.name)
 
     def attachment(self, tx: Tx, attachment_id: str) -> AttachmentRow:
         return store.ATTACHMENTS.get(tx, attachment_id)
@@ -203,8 +217,10 @@ class VolumeService:
     def unstick(self, tx: Tx, volume_id: str) -> None:
         """Nobody is at what the volume says is being done to it: it shows what it is without that."""
         row = store.VOLUMES.find(tx, volume_id)
-        if row is not None and row.busy is not None:
+        if row is not None and (row.busy is not None or row.migration_status in state.MOVES):
             values: dict[str, Any] = {"busy": None}
+            if row.migration_status in state.MOVES:
+                values["migration_status"] = "error"
             if row.base == "creating":
                 values["base"] = "error"
             state.change(tx, volume_id, **values)
@@ -217,6 +233,24 @@ class VolumeService:
         state.change(tx, row.id, busy="deleting")
         params = DeleteParams(cascade=cascade, unwatched=unwatched)
         self.sagas.start(tx, self.volume_workflows.delete, row.id, params, ctx)
+
+    def begin_move(self, tx: Tx, ctx: RequestContext, row: VolumeRow, host: str, *, lock: bool = False) -> None:
+        """Raises WrongState or BadInput. ``lock``: it shows as in maintenance meanwhile."""
+        if row.status != "available":
+            hint = ": one that is in use does not move; detach it" if row.status == "in-use" else ""
+            raise WrongState(f"Invalid volume: Volume {row.id} is {row.status}, and must be available to move{hint}.")
+        state.refuse_moving(row)
+        if store.snapshots_of(tx, row.id):
+            raise WrongState(f"Invalid volume: Volume {row.id} has snapshots, which do not move.")
+        if store.exports_of(tx, row.id):
+            raise WrongState(f"Invalid volume: Volume {row.id} is exported; terminate its connections first.")
+        if store.copied_from(tx, row.id):
+            raise WrongState(f"Invalid volume: Another volume is being made of volume {row.id}.")
+        why = placing.refuses(tx, self.hosts, row, host)
+        if why is not None:
+            raise BadInput(f"Invalid host: Host {host} cannot take volume {row.id}: {why}.")
+        state.change(tx, row.id, migration_status="starting", busy=LOCKED if lock else row.busy)
+        self.sagas.start(tx, self.move_workflows.migrate, row.id, MigrateParams(host=host), ctx)
 
     def changed(self, tx: Tx, volume_id: str) -> None:
         for listener in self.listeners:

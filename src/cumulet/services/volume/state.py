@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from cumulet.db import Tx
+from cumulet.kernel.errors import WrongState
 from cumulet.services.volume import store
 from cumulet.services.volume.store import AttachmentRow, VolumeRow
 
@@ -37,6 +38,15 @@ def status_of(volume: VolumeRow, attachments: Sequence[AttachmentRow]) -> str:
         if state in states:
             return status
     return "available"
+
+
+MOVES = ("starting", "migrating", "completing")  # migration statuses of a volume that is on its way
+
+
+def refuse_moving(volume: VolumeRow) -> None:
+    """What reads, writes, attaches or removes a volume waits until its move is over."""
+    if volume.migration_status in MOVES:
+        raise WrongState(f"Invalid volume: Volume {volume.id} is being migrated ({volume.migration_status}).")
 
 
 def settle(tx: Tx, volume_id: str, *, event: bool = True) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
-from sqlalchemy import ColumnElement, Table, bindparam, delete, func, select, update
+from sqlalchemy import ColumnElement, Table, bindparam, delete, exists, func, or_, select, union_all, update
 
 from cumulet.db import Tx
 from cumulet.http.paging import Sort, ordered
@@ -262,11 +262,24 @@ _LIMITS = select(t.QUOTAS.c.resource, t.QUOTAS.c.hard_limit).where(t.QUOTAS.c.pr
 _CLASS_LIMITS = select(t.QUOTA_CLASSES.c.resource, t.QUOTA_CLASSES.c.hard_limit).where(
     t.QUOTA_CLASSES.c.class_name == bindparam("class_name")
 )
-_PLACED = (
-    select(t.VOLUMES.c.host, func.coalesce(func.sum(t.VOLUMES.c.size_gb), 0), func.count())
-    .where(t.VOLUMES.c.deleted_at.is_(None), t.VOLUMES.c.host.is_not(None))
-    .group_by(t.VOLUMES.c.host)
+_STANDS = select(t.VOLUMES.c.host.label("host"), t.VOLUMES.c.size_gb.label("size_gb")).where(
+    t.VOLUMES.c.deleted_at.is_(None), t.VOLUMES.c.host.is_not(None)
 )
+_COPIED = select(t.COPIES.c.host.label("host"), t.VOLUMES.c.size_gb.label("size_gb")).select_from(
+    t.COPIES.join(t.VOLUMES, t.VOLUMES.c.id == t.COPIES.c.volume_id)
+)
+_THERE = union_all(_STANDS, _COPIED).subquery()
+_PLACED = select(_THERE.c.host, func.coalesce(func.sum(_THERE.c.size_gb), 0), func.count()).group_by(_THERE.c.host)
+_COPIES_OF = select(t.COPIES.c.host).where(t.COPIES.c.volume_id == bindparam("the_id"))
+_COPIES_ON = (
+    select(t.COPIES.c.volume_id, t.COPIES.c.noted_at)
+    .where(t.COPIES.c.host == bindparam("the_host"))
+    .order_by(t.COPIES.c.volume_id)
+)
+_FORGET_COPY = delete(t.COPIES).where(
+    t.COPIES.c.volume_id == bindparam("the_id"), t.COPIES.c.host == bindparam("the_host")
+)
+_FORGET_COPIES_ON = delete(t.COPIES).where(t.COPIES.c.host == bindparam("the_host"))
 
 
 def attachments_of(tx: Tx, volume_id: str) -> list[AttachmentRow]:
@@ -289,6 +302,19 @@ def attachments_of_all(tx: Tx, volume_ids: Iterable[str]) -> dict[str, list[Atta
 
 def snapshots_of(tx: Tx, volume_id: str) -> list[SnapshotRow]:
     return SNAPSHOTS.where(tx, t.SNAPSHOTS.c.volume_id == volume_id)
+
+
+def copied_from(tx: Tx, volume_id: str) -> bool:
+    """Is another volume being made of it?"""
+    return bool(VOLUMES.count(tx, [t.VOLUMES.c.source_volid == volume_id, t.VOLUMES.c.base == "creating"]))
+
+
+def volumes_on(tx: Tx, host: str) -> list[VolumeRow]:
+    """Those that are there, and those on their way there."""
+    arriving = exists().where(
+        t.COPIES.c.volume_id == t.VOLUMES.c.id, t.COPIES.c.host == host, t.VOLUMES.c.migration_status == "migrating"
+    )
+    return VOLUMES.where(tx, or_(t.VOLUMES.c.host == host, arriving))
 
 
 def type_named(tx: Tx, name: str) -> TypeRow | None:
@@ -334,5 +360,29 @@ def set_limits(tx: Tx, table: Table, column: str, key: str, limits: dict[str, in
 
 
 def placed(tx: Tx) -> dict[str, tuple[int, int]]:
-    """host -> (GiB, volumes) that stand on it or are going to."""
+    """host -> (GiB, volumes) that stand on it or are going to, copies of others included."""
     return {row[0]: (int(row[1]), row[2]) for row in tx.rows(_PLACED)}
+
+
+def copies_of(tx: Tx, volume_id: str) -> list[str]:
+    """The hosts that may have a copy of it, besides its own."""
+    return [row[0] for row in tx.rows(_COPIES_OF, {"the_id": volume_id})]
+
+
+def copies_on(tx: Tx, host: str) -> list[tuple[str, int]]:
+    """The volumes of which a host that is not theirs may have a copy, and when that was noted."""
+    return [(row[0], row[1]) for row in tx.rows(_COPIES_ON, {"the_host": host})]
+
+
+def note_copy(tx: Tx, volume_id: str, host: str) -> None:
+    """There may be one from now on."""
+    forget_copy(tx, volume_id, host)
+    tx.insert(t.COPIES, {"volume_id": volume_id, "host": host, "noted_at": tx.now})
+
+
+def forget_copy(tx: Tx, volume_id: str, host: str) -> None:
+    tx.run(_FORGET_COPY, {"the_id": volume_id, "the_host": host})
+
+
+def forget_copies_on(tx: Tx, host: str) -> None:
+    tx.run(_FORGET_COPIES_ON, {"the_host": host})

@@ -43,6 +43,17 @@ VOLUMES = Table(
     Index("ix_volumes_project", "project_id", "deleted_at", "created_at"),
 )
 
+# Copies of a volume on hosts where it is not: the one that a move is making (its room is claimed), and those that a
+# move left behind while their host was down or would not let go. A host's inventory says when they are gone.
+COPIES = Table(
+    "volume_copies",
+    METADATA,
+    Column("volume_id", Id, primary_key=True),
+    Column("host", Id, primary_key=True),
+    Column("noted_at", Time, nullable=False),
+    Index("ix_volume_copies_host", "host"),
+)
+
 SNAPSHOTS = Table(
     "volume_snapshots",
     METADATA,

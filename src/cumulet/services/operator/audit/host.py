@@ -46,6 +46,7 @@ _DISKS = select(ct.BLOCK_DEVICES.c.attachment_id, ct.BLOCK_DEVICES.c.id).where(
 _PORTS = select(_P.c.id, _P.c.host, _P.c.device_id, _P.c.device_owner)
 _VOLUMES = select(_V.c.id, _V.c.host, _V.c.base, _V.c.deleted_at)
 _ATTACHMENTS = select(_A.c.id, _A.c.volume_id, _A.c.status, _A.c.server_id)
+_COPIES = select(vt.COPIES.c.volume_id, vt.COPIES.c.host)
 _BACKUPS = select(_B.c.data_id, _B.c.host, _B.c.status).where(_B.c.deleted_at.is_(None))
 _OWNED = select(SAGA_OWNERS.c.object_kind, SAGA_OWNERS.c.object_id).where(SAGA_OWNERS.c.saga_id.is_not(None))
 _MOVES = select(ct.MIGRATIONS.c.server_id, ct.MIGRATIONS.c.source, ct.MIGRATIONS.c.dest).where(
@@ -75,6 +76,7 @@ class _World:
     disks: dict[str, str]  # attachment -> the server's disk that it is
     owned: set[tuple[str, str]]
     between: set[tuple[str, str]]  # (server, host) of moves that are not over: both hosts may have its disks
+    copies: set[tuple[str, str]]  # (volume, host): what a move left there goes with the host's next inventory
     hosts: set[str]  # all that the cloud knows, up or not
     prefixes: dict[str, str] = field(default_factory=dict)
 
@@ -111,6 +113,7 @@ def _read(tx: Tx, there: set[str], hosts: set[str]) -> _World:
         attachments={row[0]: row for row in tx.rows(_ATTACHMENTS)},
         backups={row[0]: row for row in tx.rows(_BACKUPS)},
         between={(row[0], host) for row in tx.rows(_MOVES) for host in row[1:] if host is not None},
+        copies={(row[0], row[1]) for row in tx.rows(_COPIES)},
         owned={(row[0], row[1]) for row in tx.rows(_OWNED)},
         hosts=hosts,
     )
@@ -415,7 +418,7 @@ def _volumes(host: str, things: dict[str, dict[str, Thing]], lists: set[str], wo
     volumes, exports, backups = (things.get(kind, {}) for kind in ("volume", "export", "backup"))
     for thing in volumes.values():
         row = world.volumes.get(thing.id)
-        if world.busy(("volume", thing.id)):
+        if world.busy(("volume", thing.id)) or (thing.id, host) in world.copies:
             continue
         if row is not None and row.deleted_at is None and not world.elsewhere(row.host, host):
             continue

@@ -21,6 +21,7 @@ from sqlalchemy import (
     case,
     delete,
     exists,
+    func,
     null,
     or_,
     select,
@@ -40,6 +41,7 @@ from cumulet.services.network import tables as nt
 from cumulet.services.operator.audit.model import Check, Finding, Severity
 from cumulet.services.placement import tables as pt
 from cumulet.services.volume import tables as vt
+from cumulet.services.volume.state import MOVES
 
 _S, _P, _V, _A, _D = ct.SERVERS, nt.PORTS, vt.VOLUMES, vt.ATTACHMENTS, ct.BLOCK_DEVICES
 _ACTIVE = ("queued", "running", "unwinding")
@@ -254,8 +256,9 @@ _STUCK_SERVER = (
     .order_by(_S.c.id)
 )
 _STUCK_VOLUME = (
-    select(_V.c.id, _V.c.host, _V.c.busy)
-    .where(_V.c.deleted_at.is_(None), _V.c.busy.is_not(None), ~_owned("volume", _V.c.id))
+    select(_V.c.id, _V.c.host, func.coalesce(_V.c.busy, _V.c.migration_status))
+    .where(_V.c.deleted_at.is_(None), or_(_V.c.busy.is_not(None), _V.c.migration_status.in_(MOVES)))
+    .where(~_owned("volume", _V.c.id))
     .where(~exists().where(SAGAS.c.status.in_(_ACTIVE), SAGAS.c.object_kind.in_(("backup", "snapshot"))))
     .order_by(_V.c.id)
 )

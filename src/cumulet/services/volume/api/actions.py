@@ -6,7 +6,7 @@ import msgspec
 
 from cumulet.db import Tx
 from cumulet.http import Call, Reply, Route, Since
-from cumulet.kernel.errors import BadInput, Conflict, NotFound, WrongState
+from cumulet.kernel.errors import BadInput, NotFound, WrongState
 from cumulet.services.volume import placing, state, store, types
 from cumulet.services.volume.api.common import Metadata, Name, Size, Text255, UuidText, load, moment, owned
 from cumulet.services.volume.api.volumes import begin_delete
@@ -89,6 +89,7 @@ def act(call: Call, rule: str, work: Any, status: int = 202) -> Reply:
 
 
 def must_be(row: VolumeRow, *statuses: str, verb: str) -> None:
+    state.refuse_moving(row)
     if row.status not in statuses:
         raise WrongState(
             f"Invalid volume: Volume {row.id} status must be {' or '.join(statuses)} to {verb}, but the current status"
@@ -277,7 +278,10 @@ def reset_status(call: Call) -> Reply:
 
     def work(tx: Tx, row: VolumeRow) -> None:
         if body.migration_status is not None:
-            store.VOLUMES.change(tx, row.id, migration_status=body.migration_status.lower())
+            if row.migration_status in state.MOVES and call.service.sagas.owner(tx, "volume", row.id) is not None:
+                raise WrongState(f"Invalid volume: Volume {row.id} is being migrated; wait until that is over.")
+            wanted = body.migration_status.lower()
+            store.VOLUMES.change(tx, row.id, migration_status=None if wanted == "none" else wanted)
         if body.attach_status is not None and body.attach_status.lower() == "detached":
             for one in store.attachments_of(tx, row.id):
                 store.ATTACHMENTS.remove(tx, one.id)
@@ -318,14 +322,17 @@ def retype(call: Call) -> Reply:
 
 def migrate(call: Call) -> Reply:
     body: Migrate = call.body
+    if bool(body.host) == bool(body.cluster):
+        raise BadInput("Invalid input received: One and only one of cluster and host must be set.")
 
     def work(tx: Tx, row: VolumeRow) -> None:
-        wanted = placing.host_of(body.host or body.cluster or "")
-        if not any(host.name == wanted for host in placing.storage_hosts(tx, call.service.hosts)):
-            raise BadInput(f"Invalid host: No available service named {body.host or body.cluster}.")
-        if wanted == row.host:
-            raise BadInput("Invalid host: Destination host must be different than the current host.")
-        raise Conflict("Volumes of the file backend stand where they are; their data does not move between hosts.")
+        names = {host.name: host for host in placing.storage_hosts(tx, call.service.hosts)}
+        host = names.get(placing.named(body.host or "") or "")  # there are no clusters
+        if host is None or not host.up or "storage" in host.disabled_roles:
+            raise BadInput(f"Invalid host: No available service named '{body.cluster or body.host}'")
+        if host.name == row.host:
+            raise WrongState(f"Invalid volume: Volume {row.id} is on host {host.name} already.")
+        call.service.begin_move(tx, call.ctx, row, host.name, lock=body.lock_volume)
 
     return act(call, "volume_extension:volume_admin_actions:migrate_volume", work)
 
@@ -353,5 +360,5 @@ ROUTES = [
     action("os-reset_status", reset_status, ResetStatus),
     action("os-force_delete", force_delete),
     action("os-retype", retype, Retype),
-    action("os-migrate_volume", migrate, Migrate, refusal=409),
+    action("os-migrate_volume", migrate, Migrate),
 ]

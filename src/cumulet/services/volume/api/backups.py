@@ -117,6 +117,7 @@ def create(call: Call) -> dict[str, Any]:
         volume = load(tx, call, store.VOLUMES, body.volume_id, "backup:create")
         tx.lock("volume", volume.id)
         volume = store.VOLUMES.get(tx, volume.id)
+        state.refuse_moving(volume)
         snapshot = None
         if body.snapshot_id is not None:
             snapshot = load(tx, call, store.SNAPSHOTS, body.snapshot_id, None)
@@ -283,6 +284,7 @@ def restore(call: Call) -> dict[str, Any]:
             volume = load(tx, call, store.VOLUMES, body.volume_id, None)
             tx.lock("volume", volume.id)
             volume = store.VOLUMES.get(tx, volume.id)
+            state.refuse_moving(volume)
             if volume.status != "available":
                 raise WrongState("Invalid volume: Volume to be restored to must be available")
             if volume.size_gb < row.size_gb:

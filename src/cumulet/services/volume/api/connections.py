@@ -130,6 +130,7 @@ def initialize_connection(call: Call) -> dict[str, Any]:
     workflows = call.service.attachment_workflows
 
     def work(tx: Tx, row: VolumeRow) -> dict[str, Any]:
+        state.refuse_moving(row)
         if row.status == "maintenance" or row.base != "ready" or row.host is None:
             raise WrongState(f"Invalid volume: Volume {row.id} cannot be connected: its status is {row.status}.")
         found = next((one for one in store.exports_of(tx, row.id) if one.host == host), None)
@@ -152,6 +153,7 @@ def terminate_connection(call: Call) -> Reply:
     workflows = call.service.attachment_workflows
 
     def work(tx: Tx, row: VolumeRow) -> None:
+        state.refuse_moving(row)
         call.service.refuse_used(tx, *store.attachments_of(tx, row.id))
         for one in store.exports_of(tx, row.id):
             if one.host == host:

@@ -8,7 +8,7 @@ from cumulet.db import Tx
 from cumulet.http import Call, Reply, Route
 from cumulet.kernel.errors import BadInput, NotFound, WrongState
 from cumulet.kernel.ids import new_uuid
-from cumulet.services.volume import store
+from cumulet.services.volume import state, store
 from cumulet.services.volume.api.common import (
     Metadata,
     Text255,
@@ -105,6 +105,7 @@ def create(call: Call) -> dict[str, Any]:
         tx.lock("volume", volume.id)
         allowed = ("available", "in-use") if forced else ("available",)
         volume = store.VOLUMES.get(tx, volume.id)
+        state.refuse_moving(volume)
         if volume.status not in allowed:
             raise WrongState(
                 f"Invalid volume: Volume {volume.id} status must be {' or '.join(allowed)}, but current status is:"

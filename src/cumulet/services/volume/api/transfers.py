@@ -59,6 +59,7 @@ def create(call: Call) -> dict[str, Any]:
         volume = load(tx, call, store.VOLUMES, body.volume_id, "volume:create_transfer")
         tx.lock("volume", volume.id)
         volume = store.VOLUMES.get(tx, volume.id)
+        state.refuse_moving(volume)
         if volume.status != "available":
             raise WrongState("Invalid volume: status must be available")
         row = TransferRow(
