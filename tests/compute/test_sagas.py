@@ -77,6 +77,7 @@ class CloudHarness:
         return self.cloud.control.compute
 
     def stop_control_plane(self) -> None:
+        self.cloud.control.reconcilers.stop()  # they would outlive it, and the cloud
         self.cloud.control.conductor.stop()
 
     def start_control_plane(self) -> None:

@@ -70,6 +70,7 @@ class VolumeHarness:
         return self.cloud.control.volume
 
     def stop_control_plane(self) -> None:
+        self.cloud.control.reconcilers.stop()  # they would outlive it, and the cloud
         self.cloud.control.conductor.stop()
 
     def start_control_plane(self) -> None:
