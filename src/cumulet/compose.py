@@ -205,6 +205,8 @@ def build_control_plane(
         reconcilers.register(
             "compute.resizes", lambda: compute.confirm_old_resizes(seconds), period_seconds=min(seconds, 60)
         )
+    volume.moved = lambda: reconcilers.signal("volume.drains")
+    reconcilers.register("volume.drains", volume.go_on_draining, period_seconds=30)
     reconcilers.register("volume.deletes", volume.delete_again, period_seconds=60)
     reconcilers.register("network.documents", lambda: reconcile_documents(network), period_seconds=300)
     reconcilers.register("network.ports", lambda: reconcile_ports(network, compute_store.living), period_seconds=300)
@@ -230,6 +232,7 @@ def build_control_plane(
     def may_go_elsewhere() -> None:
         reconcilers.signal("network.scheduling")
         reconcilers.signal("compute.drains")
+        reconcilers.signal("volume.drains")
 
     machines = HostsService(
         db=db,
@@ -238,7 +241,7 @@ def build_control_plane(
         joining=joining,
         tenants=[compute, volume, network],
         moved=may_go_elsewhere,
-        why=compute.why_left,
+        why={"server": compute.why_left, "volume": volume.why_left},
     )
     reconcilers.register("hosts.accounts", joining.reconcile_accounts, period_seconds=600)
     operator = OperatorService(

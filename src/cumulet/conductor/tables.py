@@ -46,3 +46,11 @@ DESIRED_DOCS = Table(
     Column("applied_at", Time),
     Index("ix_desired_docs_kind_object_id", "kind", "object_id"),
 )
+
+# Hosts that an operator wants empty: of servers, of volumes.
+HOST_DRAINS = Table(
+    "host_drains",
+    METADATA,
+    Column("host", String(255), primary_key=True),
+    Column("asked_at", Time, nullable=False),  # moves that failed before then are tried again
+)

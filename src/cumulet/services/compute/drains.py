@@ -8,24 +8,15 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, delete, select, text
-
+from cumulet.conductor import drains
 from cumulet.db import Tx
 from cumulet.kernel.context import RequestContext, system_context
 from cumulet.kernel.errors import CloudError
 from cumulet.services.compute import migrations, store
 from cumulet.services.compute.moves import Moves
 from cumulet.services.compute.rows import FaultRow, MigrationRow, ServerRow
-from cumulet.services.compute.tables import HOST_DRAINS
 
 AT_ONCE = 4  # moves from one host
-_ASK = text(
-    "INSERT INTO host_drains (host, asked_at) VALUES (:host, :now)"
-    " ON CONFLICT (host) DO UPDATE SET asked_at = excluded.asked_at"
-)
-_FORGET = delete(HOST_DRAINS).where(HOST_DRAINS.c.host == bindparam("the_host"))
-_ALL = select(HOST_DRAINS.c.host, HOST_DRAINS.c.asked_at).order_by(HOST_DRAINS.c.host)
-_ASKED = select(HOST_DRAINS.c.asked_at).where(HOST_DRAINS.c.host == bindparam("the_host"))
 _LIVE, _COLD = ("active", "paused"), ("stopped",)
 _FAILED = ("error", "failed", "cancelled")
 _STAYS = {
@@ -39,18 +30,6 @@ _STAYS = {
 class Drains:
     def __init__(self, moves: Moves) -> None:
         self.moves = moves
-
-    def ask(self, tx: Tx, host: str) -> None:
-        """The host is to be empty; what failed to move may be tried again."""
-        tx.run(_ASK, {"host": host, "now": tx.now})
-
-    def forget(self, tx: Tx, host: str) -> None:
-        """It may keep what it has."""
-        tx.run(_FORGET, {"the_host": host})
-
-    def hosts(self, tx: Tx) -> list[tuple[str, int]]:
-        """Those that are to be empty, and since when."""
-        return [(row[0], row[1]) for row in tx.rows(_ALL)]
 
     def go_on(self, tx: Tx, host: str, asked_at: int) -> int:
         """Begin what may be begun now; how many moves."""
@@ -87,7 +66,7 @@ class Drains:
         """Why something of each still is on the host."""
         if not servers:
             return {}
-        asked_at: int | None = tx.scalar(_ASKED, {"the_host": host})
+        asked_at = drains.asked_at(tx, host)
         up = self.moves.host_up(tx, host)
         last = migrations.last_of(tx, [server.id for server in servers])
         failed = [server_id for server_id, move in last.items() if move.status in _FAILED]

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from cumulet.agent.contract import Absent, Inventory, MetadataDoc, PasswordPosted, PasswordTaken, ServerReport
+from cumulet.conductor import drains
 from cumulet.db import Database, Tx
 from cumulet.kernel.clock import SECOND, Clock
 from cumulet.kernel.context import RequestContext, system_context
@@ -163,11 +164,10 @@ class ComputeService:
         return [("server", row.id, row.name) for row in here.values()]
 
     def leave_host(self, tx: Tx, host: str) -> None:
-        self.drains.ask(tx, host)
+        """Servers move away in their turn (`go_on_draining`)."""
 
     def return_to_host(self, tx: Tx, host: str) -> None:
         """Moves that are under way go on."""
-        self.drains.forget(tx, host)
 
     def why_left(self, tx: Tx, host: str, server_ids: Sequence[str]) -> dict[str, str]:
         """Why servers are on a host that is to be empty."""
@@ -176,7 +176,7 @@ class ComputeService:
     def go_on_draining(self) -> str | None:
         """Begin the next moves from the hosts that are to be empty."""
         begun = 0
-        for host, asked_at in self.db.read(self.drains.hosts):
+        for host, asked_at in self.db.read(drains.hosts):
             begun += self.db.write(lambda tx, host=host, at=asked_at: self.drains.go_on(tx, host, at))  # type: ignore[misc]
         return f"{begun} moves begun" if begun else None
 
@@ -186,7 +186,6 @@ class ComputeService:
         for row in catalogue.aggregates(tx):
             catalogue.remove_aggregate_host(tx, row.id, host.name)
         store.forget_host(tx, host.name)
-        self.drains.forget(tx, host.name)
 
     def image_in_use(self, tx: Tx, image_id: str) -> str | None:
         """Images of servers may be deleted, as upstream allows it."""

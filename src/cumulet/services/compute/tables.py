@@ -148,14 +148,6 @@ INTERFACES = Table(
     Column("tag", String(60)),
 )
 
-# Hosts that an operator wants empty of servers.
-HOST_DRAINS = Table(
-    "host_drains",
-    METADATA,
-    Column("host", String(255), primary_key=True),
-    Column("asked_at", Time, nullable=False),  # moves that failed before then are tried again
-)
-
 FLAVORS = Table(
     "flavors",
     METADATA,

@@ -1,15 +1,17 @@
 """`HostsService`: hosts as a whole: what is on each, taking it out of use, vouching that it is dead, removing it.
 
 Each service says what of its own is on a host and takes it off. `drain` keeps new work away, moves routers and DHCP
-servers to other network hosts, has servers move away, and says what is left and why. Repeating it tries again.
+servers to other network hosts, has servers and volumes move away, and says what is left and why. Repeating it tries
+again.
 """
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
-from cumulet.conductor import Desired, HostRegistry
+from cumulet.conductor import Desired, HostRegistry, drains
 from cumulet.db import Database, Tx
 from cumulet.kernel.clock import iso
 from cumulet.kernel.errors import Conflict, Unavailable
@@ -20,7 +22,6 @@ _log = logging.getLogger(__name__)
 DRAINED = "drained"
 _KEPT = ("server", "volume", "backup")  # what a host that holds it cannot be removed with
 _WHY = {
-    "volume": "volumes are not moved between hosts yet: back it up, restore it elsewhere, delete it",
     "backup": "its data is on this host: delete it",
     "router": "there is no other network host that is up",
     "network": "its DHCP server has no other network host that is up",
@@ -55,10 +56,10 @@ class HostsService:
         joining: Joining,
         tenants: list[Tenant],
         moved: Callable[[], object] = lambda: None,
-        why: Callable[[Tx, str, list[str]], dict[str, str]] = lambda tx, host, server_ids: {},
+        why: Mapping[str, Callable[[Tx, str, list[str]], dict[str, str]]] = MappingProxyType({}),
     ) -> None:
-        """``moved``: called when something waits for another host. ``why``: knows of servers that are left on a host
-        why they are."""
+        """``moved``: called when something waits for another host. ``why``: by kind, who knows of things that are left
+        on a host why they are."""
         self.db = db
         self.hosts = hosts
         self.desired = desired
@@ -78,7 +79,9 @@ class HostsService:
     def _shown(self, tx: Tx, name: str) -> dict[str, Any]:
         host = self.hosts.get(tx, name)
         held = self._on(tx, name)
-        why = self._why(tx, name, [id for kind, id, _ in held if kind == "server"])
+        why: dict[str, str] = {}
+        for asked, knows in self._why.items():
+            why |= knows(tx, name, [id for kind, id, _ in held if kind == asked])
         left = [
             {"kind": kind, "id": id, "name": title, "why": why.get(id) or _WHY.get(kind, "")}
             for kind, id, title in held
@@ -118,6 +121,7 @@ class HostsService:
             for role in host.roles:
                 if role not in host.disabled_roles:
                     self.hosts.set_disabled(tx, name, f"{DRAINED}: {reason}" if reason else DRAINED, role=role)
+            drains.ask(tx, name)
             for tenant in self.tenants:
                 tenant.leave_host(tx, name)
             tx.after_commit(self._moved)
@@ -132,6 +136,7 @@ class HostsService:
             host = self.hosts.get(tx, name)
             for role in [role for role, reason in host.disabled_roles.items() if _drained(reason)]:
                 self.hosts.set_disabled(tx, name, disabled=False, role=role)
+            drains.forget(tx, name)
             for tenant in self.tenants:
                 tenant.return_to_host(tx, name)
             tx.after_commit(self._moved)
@@ -161,6 +166,7 @@ class HostsService:
                 )
             for tenant in self.tenants:
                 tenant.forget_host(tx, host)
+            drains.forget(tx, name)
             self.desired.forget_host(tx, name)
             self.hosts.remove(tx, name)
             tx.after_commit(self._moved)

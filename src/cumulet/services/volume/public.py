@@ -6,12 +6,14 @@ from typing import Any
 import msgspec
 
 from cumulet.agent.contract import Absent, ExportVolume, Inventory, UnexportVolume
+from cumulet.conductor import drains
 from cumulet.db import Database, Tx
 from cumulet.kernel.clock import SECOND, Clock
 from cumulet.kernel.context import RequestContext, system_context
 from cumulet.kernel.errors import BadInput, Conflict, NotFound, WrongState
 from cumulet.services.volume import attachments, placing, state, store, types
 from cumulet.services.volume.creation import CreateVolumeRequest, create_volume
+from cumulet.services.volume.drains import Drains
 from cumulet.services.volume.quotas import Quotas
 from cumulet.services.volume.store import AttachmentRow, VolumeRow
 from cumulet.services.volume.workflows.attachments import AttachmentWorkflows
@@ -54,6 +56,7 @@ class VolumeService:
         )
         self.move_workflows = MoveWorkflows(self)
         self.backup_workflows = BackupWorkflows(self)
+        self.drains = Drains(self)
         # Set by the composition root: who is told that a volume in use has grown; whether a server uses an attachment
         # (then only compute ends it); and who wants to know that a volume became ready, failed or is gone.
         self.grown: Callable[[Tx, str, int, RequestContext], object] = lambda tx, volume_id, size_gb, ctx: None
@@ -139,7 +142,7 @@ class VolumeService:
         row = store.VOLUMES.find(tx, volume_id)
         if row is None or row.busy == "deleting" or store.snapshots_of(tx, volume_id):
             return
-        exported = row.migration_status not in state.MOVES and store.exports_of(tx, volume_id)  # its move's own goes
+        exported = row.migration_status not in store.MOVES and store.exports_of(tx, volume_id)  # its move's own goes
         if store.attachments_of(tx, volume_id) or exported:
             return
         ctx = msgspec.structs.replace(system_context("volume"), project_id=row.project_id, user_id=row.user_id)
@@ -202,10 +205,21 @@ class VolumeService:
         ]
 
     def leave_host(self, tx: Tx, host: str) -> None:
-        """Volumes are not moved yet."""
+        """Volumes move away in their turn (`go_on_draining`)."""
 
     def return_to_host(self, tx: Tx, host: str) -> None:
-        """Nothing was done when they were to leave."""
+        """Moves that are under way go on."""
+
+    def why_left(self, tx: Tx, host: str, volume_ids: list[str]) -> dict[str, str]:
+        """Why volumes are on a host that is to be empty."""
+        return self.drains.why(tx, host, volume_ids)
+
+    def go_on_draining(self) -> str | None:
+        """Begin the next moves from the hosts that are to be empty."""
+        begun = 0
+        for host, asked_at in self.db.read(drains.hosts):
+            begun += self.db.write(lambda tx, host=host, at=asked_at: self.drains.go_on(tx, host, at))  # type: ignore[misc]
+        return f"{begun} moves begun" if begun else None
 
     def forget_host(self, tx: Tx, host: Any) -> None:
         """What copies of volumes that are elsewhere it still had, it has taken along."""
@@ -217,9 +231,9 @@ class VolumeService:
     def unstick(self, tx: Tx, volume_id: str) -> None:
         """Nobody is at what the volume says is being done to it: it shows what it is without that."""
         row = store.VOLUMES.find(tx, volume_id)
-        if row is not None and (row.busy is not None or row.migration_status in state.MOVES):
+        if row is not None and (row.busy is not None or row.migration_status in store.MOVES):
             values: dict[str, Any] = {"busy": None}
-            if row.migration_status in state.MOVES:
+            if row.migration_status in store.MOVES:
                 values["migration_status"] = "error"
             if row.base == "creating":
                 values["base"] = "error"
@@ -249,8 +263,8 @@ class VolumeService:
         why = placing.refuses(tx, self.hosts, row, host)
         if why is not None:
             raise BadInput(f"Invalid host: Host {host} cannot take volume {row.id}: {why}.")
-        state.change(tx, row.id, migration_status="starting", busy=LOCKED if lock else row.busy)
         self.sagas.start(tx, self.move_workflows.migrate, row.id, MigrateParams(host=host), ctx)
+        state.change(tx, row.id, migration_status="starting", busy=LOCKED if lock else row.busy)
 
     def changed(self, tx: Tx, volume_id: str) -> None:
         for listener in self.listeners:

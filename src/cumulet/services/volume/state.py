@@ -40,12 +40,9 @@ def status_of(volume: VolumeRow, attachments: Sequence[AttachmentRow]) -> str:
     return "available"
 
 
-MOVES = ("starting", "migrating", "completing")  # migration statuses of a volume that is on its way
-
-
 def refuse_moving(volume: VolumeRow) -> None:
     """What reads, writes, attaches or removes a volume waits until its move is over."""
-    if volume.migration_status in MOVES:
+    if volume.migration_status in store.MOVES:
         raise WrongState(f"Invalid volume: Volume {volume.id} is being migrated ({volume.migration_status}).")
 
 

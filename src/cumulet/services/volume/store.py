@@ -12,6 +12,7 @@ from cumulet.kernel.errors import NotFound
 from cumulet.services.volume import tables as t
 
 R = TypeVar("R", bound=msgspec.Struct)
+MOVES = ("starting", "migrating", "completing")  # migration statuses of a volume that is on its way
 
 
 class VolumeRow(msgspec.Struct, frozen=True):
@@ -310,11 +311,11 @@ def copied_from(tx: Tx, volume_id: str) -> bool:
 
 
 def volumes_on(tx: Tx, host: str) -> list[VolumeRow]:
-    """Those that are there, and those on their way there."""
-    arriving = exists().where(
-        t.COPIES.c.volume_id == t.VOLUMES.c.id, t.COPIES.c.host == host, t.VOLUMES.c.migration_status == "migrating"
+    """Those that are there, those on their way there, and those that are not quite gone."""
+    moving = exists().where(
+        t.COPIES.c.volume_id == t.VOLUMES.c.id, t.COPIES.c.host == host, t.VOLUMES.c.migration_status.in_(MOVES)
     )
-    return VOLUMES.where(tx, or_(t.VOLUMES.c.host == host, arriving))
+    return VOLUMES.where(tx, or_(t.VOLUMES.c.host == host, moving))
 
 
 def type_named(tx: Tx, name: str) -> TypeRow | None:

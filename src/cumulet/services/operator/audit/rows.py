@@ -41,7 +41,7 @@ from cumulet.services.network import tables as nt
 from cumulet.services.operator.audit.model import Check, Finding, Severity
 from cumulet.services.placement import tables as pt
 from cumulet.services.volume import tables as vt
-from cumulet.services.volume.state import MOVES
+from cumulet.services.volume.store import MOVES
 
 _S, _P, _V, _A, _D = ct.SERVERS, nt.PORTS, vt.VOLUMES, vt.ATTACHMENTS, ct.BLOCK_DEVICES
 _ACTIVE = ("queued", "running", "unwinding")

@@ -278,7 +278,7 @@ def reset_status(call: Call) -> Reply:
 
     def work(tx: Tx, row: VolumeRow) -> None:
         if body.migration_status is not None:
-            if row.migration_status in state.MOVES and call.service.sagas.owner(tx, "volume", row.id) is not None:
+            if row.migration_status in store.MOVES and call.service.sagas.owner(tx, "volume", row.id) is not None:
                 raise WrongState(f"Invalid volume: Volume {row.id} is being migrated; wait until that is over.")
             wanted = body.migration_status.lower()
             store.VOLUMES.change(tx, row.id, migration_status=None if wanted == "none" else wanted)

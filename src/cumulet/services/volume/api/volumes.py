@@ -7,7 +7,7 @@ import msgspec
 from cumulet.db import Tx
 from cumulet.http import Call, Reply, Route, Since
 from cumulet.kernel.errors import BadInput, NotFound, WrongState
-from cumulet.services.volume import state, store
+from cumulet.services.volume import store
 from cumulet.services.volume.api.common import (
     Metadata,
     Name,
@@ -311,7 +311,7 @@ def begin_delete(call: Call, tx: Tx, row: VolumeRow, *, cascade: bool = False, f
         raise BadInput("Invalid input received: The volume's host is frozen.")
     snapshots = store.snapshots_of(tx, row.id)
     attached = bool(store.attachments_of(tx, row.id) or store.exports_of(tx, row.id))
-    good = (force or row.status in DELETABLE) and row.migration_status not in state.MOVES
+    good = (force or row.status in DELETABLE) and row.migration_status not in store.MOVES
     if cascade:
         good = good and (force or all(one.status in ("available", "error", "deleting") for one in snapshots))
     else:
