@@ -12,6 +12,7 @@ and transaction-scoped advisory locks.
 """
 
 import hashlib
+import logging
 import sqlite3
 import threading
 from collections import deque
@@ -19,8 +20,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar, cast
 
-from sqlalchemy import Connection, Executable, Table, bindparam, create_engine, event, insert, text, update
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy import Connection, Executable, Select, Table, bindparam, create_engine, event, insert, text, update
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from cumulet.db.prepared import Statements
@@ -29,11 +30,13 @@ from cumulet.kernel.clock import Clock, SystemClock
 from cumulet.kernel.errors import Unavailable
 from cumulet.kernel.trace import current_transactions
 
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 Params = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 _NOTHING: dict[str, Any] = {}
 _WRITE_ATTEMPTS = 8
 _RETRYABLE_PG = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock not available
+_INTEGRITY_ATTEMPTS = 3
 
 
 class Tx:
@@ -48,6 +51,7 @@ class Tx:
         self.writing = writing
         self.statements = 0
         self.written = 0  # statements that may have changed something
+        self._locks: set[tuple[str, str]] = set()
         self.now = db.clock.now()
 
     def rows(self, statement: Executable, params: Params = None) -> Sequence[Any]:
@@ -133,7 +137,8 @@ class Tx:
 
         On SQLite BEGIN IMMEDIATE already did. Take locks in the order of ``(kind, key)``."""
         assert self.writing
-        if self._db.is_postgres:
+        if self._db.is_postgres and (kind, key) not in self._locks:
+            self._locks.add((kind, key))
             digest = hashlib.blake2b(f"{kind}:{key}".encode(), digest_size=8).digest()
             number = int.from_bytes(digest, "big", signed=True)
             self.rows(_ADVISORY_LOCK, {"key": number})
@@ -148,6 +153,22 @@ class Tx:
 
 
 _ADVISORY_LOCK = text("SELECT pg_advisory_xact_lock(:key)")
+
+
+def to_change(statement: Select[Any], *, unreferred: bool = False) -> Select[Any]:
+    """The same rows, for a unit of work that decides by them what to change: nobody else changes or deletes them until
+    its end, and it sees them as the last who did has left them. Others may still refer to them, unless
+    ``unreferred``: then who does so by `to_refer` waits, or was waited for.
+
+    On SQLite BEGIN IMMEDIATE already saw to it. To lock one row is cheaper than `Tx.lock`, which is for what has no row
+    or for many at once."""
+    return statement.with_for_update(key_share=not unreferred)
+
+
+def to_refer(statement: Select[Any]) -> Select[Any]:
+    """The same rows, for a unit of work that will refer to them where no foreign key says so: they stay until its
+    end. Any number may do so at once."""
+    return statement.with_for_update(read=True, key_share=True)
 
 
 class Database:
@@ -205,8 +226,9 @@ class Database:
                     result = work(tx)
                 break
             except DBAPIError as error:
-                if attempt == _WRITE_ATTEMPTS - 1 or not self._retryable(error):
+                if attempt == _WRITE_ATTEMPTS - 1 or not self._retryable(error, attempt):
                     raise
+                _log.info("another unit of work was in the way, this one is tried again: %s", error.orig)
         noted = current_transactions()
         if noted is not None:
             noted.append((tx.now, self.clock.now(), tx.statements))
@@ -310,8 +332,10 @@ class Database:
             connection.invalidate(wrapped)
         return wrapped
 
-    def _retryable(self, error: DBAPIError) -> bool:
+    def _retryable(self, error: DBAPIError, attempt: int) -> bool:
         if self.is_postgres:
+            if isinstance(error, IntegrityError):  # what was checked, another unit of work has changed: check again
+                return attempt < _INTEGRITY_ATTEMPTS - 1
             return getattr(error.orig, "pgcode", None) in _RETRYABLE_PG or error.connection_invalidated
         return isinstance(error, OperationalError) and "locked" in str(error.orig)
 

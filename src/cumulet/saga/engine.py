@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
+from sqlalchemy.exc import IntegrityError
 
 from cumulet import logs
 from cumulet.agent.contract import AskOutcome, Execute, Operation, Outcome, Refused
@@ -452,7 +453,10 @@ class SagaEngine:
                     raise Abandoned
                 return None if after is None else (copy, after)
 
-            return self.db.write(unit)
+            try:
+                return self.db.write(unit)
+            except IntegrityError as error:  # tried again, and still: a defect of the step, or of the one it enters
+                raise StepFailed(error, entering=True) from error
 
         unwinding = flight.row.status == "unwinding"
         try:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import msgspec
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from cumulet.agent.contract import Operation, Outcome
 from cumulet.db import Tx
@@ -147,10 +147,11 @@ class Stepper:
         self._guard(lambda: self.probe.at(point, flight.row, flight.step), entering=entering)
 
     def _guard(self, work: Callable[[], Any], *, entering: bool = False) -> Any:
-        """Run a workflow's function; what it raises fails the step, unless the database is what failed."""
+        """Run a workflow's function; what it raises fails the step, unless the database is what failed, or another unit
+        of work was quicker: then this one is tried again."""
         try:
             return work()
-        except (Unavailable, OperationalError, Stale, StepFailed):
+        except (Unavailable, OperationalError, IntegrityError, Stale, StepFailed):
             raise
         except Exception as error:
             raise StepFailed(error, entering=entering) from error
