@@ -248,6 +248,7 @@ class Agents:
         for router_id, _ in tx.rows(_NAMED_ROUTERS_ON, {"host": host}) if names else ():
             to = min(names, key=lambda name: (load[name], name))
             load[to] += 1
+            self.service.routers.find(tx, router_id)  # its legs stay as they are while they move
             self.place_router(work, router_id, to)
         for network_id, _ in tx.rows(_NAMED_DHCP_ON, {"host": host}) if self._candidates(tx, DHCP) else ():
             self._drop_network(work, host, network_id)

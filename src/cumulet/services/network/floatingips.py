@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import bindparam, select
 
-from cumulet.db import Tx
+from cumulet.db import Tx, to_change
 from cumulet.kernel.ids import new_uuid
 from cumulet.services.network import tables as t
 from cumulet.services.network.attributes import UNSET
@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 
 OWNER = "network:floatingip"
 _OF_PORTS = select(t.FLOATING_IPS).where(t.FLOATING_IPS.c.port_id.in_(bindparam("ids", expanding=True)))
-_IDLE = select(t.FLOATING_IPS).where(
-    t.FLOATING_IPS.c.floating_network_id == bindparam("network_id"), t.FLOATING_IPS.c.port_id.is_(None)
+_OF_PORTS_TO_CHANGE = to_change(_OF_PORTS.order_by(t.FLOATING_IPS.c.id))
+_IDLE = to_change(
+    select(t.FLOATING_IPS)
+    .where(t.FLOATING_IPS.c.floating_network_id == bindparam("network_id"), t.FLOATING_IPS.c.port_id.is_(None))
+    .order_by(t.FLOATING_IPS.c.id)
 )
 _ON_ADDRESS = select(t.FLOATING_IPS.c.id).where(
     t.FLOATING_IPS.c.port_id == bindparam("port_id"), t.FLOATING_IPS.c.fixed_ip_address == bindparam("address")
 )
-# routers with a leg in the subnet and their gateway on the external network; the subnet's own gateway first
+# routers with a leg in the subnet and their gateway on the external network, which keep both while a floating IP comes
 _ROUTERS_BETWEEN = (
     select(t.ROUTERS.c.id, t.ADDRESSES.c.ip_address)
     .join(t.PORTS, t.PORTS.c.device_id == t.ROUTERS.c.id)
@@ -37,12 +40,14 @@ _ROUTERS_BETWEEN = (
         t.ROUTERS.c.gateway_network_id == bindparam("network_id"),
     )
     .order_by(t.ROUTERS.c.created_at, t.ROUTERS.c.id)
+    .with_for_update(key_share=True, of=[t.ROUTERS, t.PORTS])
 )
 
 
 class FloatingIps(Noun[t.FloatingIpRow]):
     resource = FLOATING_IP
     row = t.FloatingIpRow
+    found_to_change = True
 
     def views(self, tx: Tx, rows: Sequence[t.FloatingIpRow]) -> list[dict[str, Any]]:
         tags = self.tags(tx, rows)
@@ -72,6 +77,7 @@ class FloatingIps(Noun[t.FloatingIpRow]):
 
     def _new(self, work: "Work", given: Given) -> t.FloatingIpRow:
         tx = work.tx
+        tx.lock("subnet-addresses", given["floating_network_id"])
         network = self.service.networks.find(tx, given["floating_network_id"])
         if network is None or not (
             work.sees_all or network.external or network.shared or network.project_id == work.ctx.project_id
@@ -79,7 +85,6 @@ class FloatingIps(Noun[t.FloatingIpRow]):
             raise missing("NetworkNotFound", "Network", given["floating_network_id"])
         if not network.external:
             raise bad(f"Network {network.id} is not a valid external network", "BadRequest")
-        tx.lock("subnet-addresses", network.id)
         id = new_uuid()
         port = self.service.ports.add_infrastructure(work, network, OWNER, id, "", self._wanted(tx, given), "")
         addresses = self.service.ports.addresses_of(tx, [port.id]).get(port.id, [])
@@ -219,7 +224,8 @@ class FloatingIps(Noun[t.FloatingIpRow]):
     # -- when ports change ------------------------------------------------------------------------------------------
 
     def of_ports(self, tx: Tx, port_ids: Sequence[str]) -> list[t.FloatingIpRow]:
-        return [t.FloatingIpRow(*row) for row in rows_in(tx, _OF_PORTS, port_ids)]
+        statement = _OF_PORTS_TO_CHANGE if tx.writing else _OF_PORTS
+        return [t.FloatingIpRow(*row) for row in rows_in(tx, statement, port_ids)]
 
     def ports_gone(self, work: "Work", port_ids: Sequence[str]) -> None:
         for row in self.of_ports(work.tx, port_ids):

@@ -34,7 +34,7 @@ class ForCompute:
         return self._service.groups.views(tx, [self._row(tx, ctx, group_id)])[0]
 
     def _row(self, tx: Tx, ctx: RequestContext, group_id: str) -> t.SecurityGroupRow:
-        row = self._service.groups.find(tx, group_id)
+        row = self._service.groups.find(tx, group_id, change=True)
         if row is None or not (ctx.is_admin or row.project_id == ctx.project_id):
             raise NotFound(f"Security group {group_id} not found.")
         return row
@@ -88,7 +88,7 @@ class ForCompute:
 
     def add_fixed_ip(self, tx: Tx, ctx: RequestContext, server_id: str, network_id: str) -> None:
         """One more address for the server's port on this network."""
-        for port in self._service.server_ports(tx, server_id):
+        for port in self._service.server_ports(tx, server_id, change=True):
             if port.network_id != network_id:
                 continue
             have = self._addresses(tx, port)
@@ -98,7 +98,7 @@ class ForCompute:
         raise NotFound(f"Network {network_id} is not attached to instance {server_id}.")
 
     def remove_fixed_ip(self, tx: Tx, ctx: RequestContext, server_id: str, address: str) -> None:
-        for port in self._service.server_ports(tx, server_id):
+        for port in self._service.server_ports(tx, server_id, change=True):
             have = self._addresses(tx, port)
             left = [one for one in have if one["ip_address"] != address]
             if len(left) < len(have):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import bindparam, select
 
-from cumulet.db import Tx
+from cumulet.db import Tx, to_change
 from cumulet.kernel.context import RequestContext
 from cumulet.kernel.errors import BadInput, Conflict, NotFound, QuotaExceeded
 from cumulet.services.network import tables as t
@@ -28,7 +28,7 @@ _FLOATING = (
     .where(t.FLOATING_IPS.c.project_id == bindparam("project_id"))
     .order_by(t.FLOATING_IPS.c.created_at, t.FLOATING_IPS.c.id)
 )
-_BY_ADDRESS = _FLOATING.where(t.FLOATING_IPS.c.floating_ip_address == bindparam("address"))
+_BY_ADDRESS = to_change(_FLOATING.where(t.FLOATING_IPS.c.floating_ip_address == bindparam("address")))
 _POOLS = select(t.NETWORKS).where(t.NETWORKS.c.external.is_(True)).order_by(t.NETWORKS.c.name, t.NETWORKS.c.id)
 _SAME = {"ExternalGatewayForFloatingIPNotFound"}
 

@@ -86,6 +86,14 @@ class Networks(Noun[t.NetworkRow]):
             for row in rows
         ]
 
+    def hold(self, tx: Tx, items: Sequence[Given]) -> None:
+        """What is asked for names networks: who may use them, and their addresses, are as they are found until the end
+        of a writing unit of work. Quotas first: locks are taken in one order."""
+        for project_id in sorted({given["project_id"] for given in items if given["project_id"]}):
+            tx.lock("quota", project_id)
+        for id in sorted({given["network_id"] for given in items}):
+            tx.lock("subnet-addresses", id)
+
     def create(self, work: "Work", items: list[Given]) -> list[t.NetworkRow]:
         tx = work.tx
         self.service.quotas.reserve(tx, "network", [g["project_id"] for g in items])
@@ -120,12 +128,14 @@ class Networks(Noun[t.NetworkRow]):
         return row
 
     def _claim_default(self, tx: Tx, id: str | None) -> None:
+        tx.lock("default-network", "")
         other = tx.scalar(_CLEAR_DEFAULT)
         if other is not None and other != id:
             raise conflict("DefaultExternalNetworkExists", f"The default external network is {other} already.")
 
     def update(self, work: "Work", row: t.NetworkRow, given: Given) -> t.NetworkRow:
         tx = work.tx
+        tx.lock("subnet-addresses", row.id)
         if any(n in given.explicit and given[n] != v for n, v in zip(_PROVIDER, _segment(row), strict=True)):
             raise invalid("The provider attributes of this network cannot be changed.")
         if "shared" in given and row.shared and not given["shared"]:
@@ -151,6 +161,7 @@ class Networks(Noun[t.NetworkRow]):
 
     def delete(self, work: "Work", row: t.NetworkRow) -> None:
         tx = work.tx
+        tx.lock("subnet-addresses", row.id)
         self.service.floating_ips.delete_idle(work, row.id)
         users = tx.rows(_PORTS_IN_THE_WAY, {"network_id": row.id})
         if users:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from sqlalchemy import Table, bindparam, delete, select, update
 
-from cumulet.db import Tx
+from cumulet.db import Tx, to_change
 from cumulet.kernel.clock import SECOND, iso
 from cumulet.kernel.context import RequestContext
 from cumulet.services.network import tables as t
@@ -60,12 +60,15 @@ def grouped(rows: Iterable[Any], key: int = 0) -> dict[str, list[Any]]:
 class Noun(Generic[R]):
     resource: ClassVar[Resource]
     row: type[R]
+    found_to_change: ClassVar[bool] = False  # whoever finds one while it writes is about to change it
 
     def __init__(self, service: "NetworkService") -> None:
         self.service = service
         table: Table = self.resource.table
         self._one = select(table).where(table.c.id == bindparam("id"))
+        self._one_to_change = to_change(self._one)
         self._many = select(table).where(table.c.id.in_(bindparam("ids", expanding=True)))
+        self._many_to_change = to_change(self._many.order_by(table.c.id))
         changeable = [c for c in table.c if c.name not in ("id", "created_at")]
         self._update = (
             update(table).where(table.c.id == bindparam("_id")).values({c: bindparam(c.name) for c in changeable})
@@ -75,18 +78,21 @@ class Noun(Generic[R]):
 
     # -- reading ---------------------------------------------------------------------------------------------
 
-    def find(self, tx: Tx, id: str) -> R | None:
-        row = tx.first(self._one, {"id": id})
+    def find(self, tx: Tx, id: str, *, change: bool = False) -> R | None:
+        """``change``: nobody else changes it until the end of a writing unit of work (`cumulet.db.to_change`)."""
+        change = tx.writing and (change or self.found_to_change)
+        row = tx.first(self._one_to_change if change else self._one, {"id": id})
         return None if row is None else self.row(*row)
 
-    def get(self, tx: Tx, id: str) -> R:
-        row = self.find(tx, id)
+    def get(self, tx: Tx, id: str, *, change: bool = False) -> R:
+        row = self.find(tx, id, change=change)
         if row is None:
             raise self.not_found(id)
         return row
 
     def many(self, tx: Tx, ids: Iterable[str]) -> dict[str, R]:
-        return {row[0]: self.row(*row) for row in rows_in(tx, self._many, ids)}
+        change = tx.writing and self.found_to_change
+        return {row[0]: self.row(*row) for row in rows_in(tx, self._many_to_change if change else self._many, ids)}
 
     def not_found(self, id: str) -> Exception:
         return missing(self.resource.not_found, self.resource.label, id)

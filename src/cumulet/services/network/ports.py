@@ -48,6 +48,7 @@ OPTION = dict[str, Any]
 class Ports(DhcpPorts):
     resource = PORT
     row = t.PortRow
+    found_to_change = True
 
     # -- reading ---------------------------------------------------------------------------------------------
 
@@ -121,6 +122,7 @@ class Ports(DhcpPorts):
         return [ChainMap(view, parents[view["network_id"]]) for view in views]
 
     def create_targets(self, tx: Tx, items: Sequence[Given]) -> Sequence[Mapping[str, Any]]:
+        self.service.networks.hold(tx, items)
         found = {id: self.service.networks.get(tx, id) for id in {given["network_id"] for given in items}}
         return [ChainMap(given, _parent(found[given["network_id"]])) for given in items]
 

@@ -203,8 +203,8 @@ class NetworkService:
         self.servers.release(work, server_id)
         work.flush()
 
-    def server_ports(self, tx: Tx, server_id: str) -> list[t.PortRow]:
-        return self.servers.rows(tx, [server_id]).get(server_id, [])
+    def server_ports(self, tx: Tx, server_id: str, *, change: bool = False) -> list[t.PortRow]:
+        return self.servers.rows(tx, [server_id], change=change).get(server_id, [])
 
     def nics(self, tx: Tx, server_id: str) -> list[Nic]:
         """The server's ports as its guest is told of them."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import bindparam, delete, select
 
-from cumulet.db import Tx
+from cumulet.db import Tx, to_change
 from cumulet.kernel.ids import new_uuid
 from cumulet.services.network import ipam
 from cumulet.services.network import tables as t
@@ -25,6 +25,7 @@ _LEGS = (
     .where(t.PORTS.c.device_id == bindparam("router_id"), t.PORTS.c.device_owner.in_([INTERFACE, GATEWAY]))
     .order_by(t.PORTS.c.created_at, t.PORTS.c.id)
 )
+_LEGS_TO_CHANGE = to_change(_LEGS)
 _HOSTS_OF = select(t.ROUTER_HOSTS.c.router_id, t.ROUTER_HOSTS.c.host).where(
     t.ROUTER_HOSTS.c.router_id.in_(bindparam("ids", expanding=True))
 )
@@ -50,6 +51,7 @@ _FLOATING_IN_SUBNET = (
 class Routers(Noun[t.RouterRow]):
     resource = ROUTER
     row = t.RouterRow
+    found_to_change = True
 
     def views(self, tx: Tx, rows: Sequence[t.RouterRow]) -> list[dict[str, Any]]:
         tags = self.tags(tx, rows)
@@ -82,7 +84,7 @@ class Routers(Noun[t.RouterRow]):
         }
 
     def legs(self, tx: Tx, router_id: str) -> list[t.PortRow]:
-        return [t.PortRow(*row) for row in tx.rows(_LEGS, {"router_id": router_id})]
+        return [t.PortRow(*row) for row in tx.rows(_LEGS_TO_CHANGE if tx.writing else _LEGS, {"router_id": router_id})]
 
     # -- create, update, delete ------------------------------------------------------------------------------------
 
@@ -146,6 +148,7 @@ class Routers(Noun[t.RouterRow]):
 
     def _set_gateway(self, work: "Work", row: t.RouterRow, info: dict[str, Any]) -> None:
         tx = work.tx
+        tx.lock("subnet-addresses", info["network_id"])
         network = self.service.networks.find(tx, info["network_id"])
         if network is None or not (work.sees_all or network.external or network.project_id == work.ctx.project_id):
             raise missing("NetworkNotFound", "Network", info["network_id"])
@@ -160,7 +163,6 @@ class Routers(Noun[t.RouterRow]):
         if row.gateway_port_id is not None:
             self._clear_gateway(work, row)
         self._check_overlap_with_legs(tx, row, self.service.subnets.of_networks(tx, [network.id]))
-        tx.lock("subnet-addresses", network.id)
         host = self.service.agents.schedule_router(work, row.id) or ""
         port = self.service.ports.add_infrastructure(
             work, network, GATEWAY, row.id, "", wanted if wanted is not None else UNSET, host
@@ -246,7 +248,7 @@ class Routers(Noun[t.RouterRow]):
 
     def _new_leg(self, work: "Work", row: t.RouterRow, subnet_id: str) -> t.PortRow:
         tx = work.tx
-        subnet = self.service.subnets.find(tx, subnet_id)
+        subnet = self.service.subnets.find(tx, subnet_id, change=True)  # it keeps its gateway address
         network = self.service.networks.get(tx, subnet.network_id) if subnet else None
         if (
             subnet is None

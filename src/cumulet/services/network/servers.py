@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from sqlalchemy import and_, bindparam, func, or_, select
 
-from cumulet.db import Tx
+from cumulet.db import Tx, to_change
 from cumulet.kernel.context import RequestContext
 from cumulet.kernel.errors import BadInput, Conflict, Forbidden, NotFound, QuotaExceeded
 from cumulet.kernel.ids import is_uuid
@@ -31,6 +31,7 @@ _OF_SERVERS = (
     .where(t.PORTS.c.device_id.in_(bindparam("ids", expanding=True)), t.PORTS.c.device_owner.startswith("compute:"))
     .order_by(t.PORTS.c.created_at, t.PORTS.c.id)
 )
+_OF_SERVERS_TO_CHANGE = to_change(_OF_SERVERS)
 _USABLE = (
     select(t.NETWORKS)
     .where(
@@ -129,6 +130,8 @@ class ServerPorts:
         """In a writing unit of work, what it finds holds until its end: networks, addresses and room for the ports."""
         if requested == "none":
             return []
+        if work.tx.writing and work.ctx.project_id:
+            work.tx.lock("quota", work.ctx.project_id)  # before the networks' locks, as everywhere
         if requested is None or requested == "auto":
             choices = self._only_network(work.tx, work.ctx, automatic=requested == "auto")
         else:
@@ -145,8 +148,6 @@ class ServerPorts:
                 seen.add(choice.port)
         needed = sum(1 for choice in choices if choice.port is None) * count
         if needed and work.ctx.project_id:
-            if work.tx.writing:
-                work.tx.lock("quota", work.ctx.project_id)
             room = self.service.quotas.room(work.tx, "port", work.ctx.project_id)
             if room is not None and needed > room:
                 raise QuotaExceeded(
@@ -309,7 +310,6 @@ class ServerPorts:
 
     def _adopt(self, work: "Work", port_id: str, server_id: str, owner: str, hostname: str) -> str:
         tx = work.tx
-        tx.lock("port", port_id)
         port = self.service.ports.find(tx, port_id)
         if port is None:
             raise missing("PortNotFound", "Port", port_id)
@@ -370,7 +370,8 @@ class ServerPorts:
         work.comes_or_goes(row, host)
 
     def release(self, work: "Work", server_id: str, only: str | None = None) -> None:
-        rows = [row for row in self.rows(work.tx, [server_id]).get(server_id, []) if only in (None, row.id)]
+        mine = self.rows(work.tx, [server_id], change=True).get(server_id, [])
+        rows = [row for row in mine if only in (None, row.id)]
         made = [row for row in rows if row.made_for_server]
         groups = self.service.ports.groups_of(work.tx, [row.id for row in rows])
         work.members.update(group for found in groups.values() for group in found)
@@ -386,9 +387,9 @@ class ServerPorts:
 
     # -- looking ------------------------------------------------------------------------------------------------
 
-    def rows(self, tx: Tx, server_ids: Sequence[str]) -> dict[str, list[t.PortRow]]:
+    def rows(self, tx: Tx, server_ids: Sequence[str], *, change: bool = False) -> dict[str, list[t.PortRow]]:
         found: dict[str, list[t.PortRow]] = {}
-        for row in rows_in(tx, _OF_SERVERS, server_ids):
+        for row in rows_in(tx, _OF_SERVERS_TO_CHANGE if change else _OF_SERVERS, server_ids):
             port = t.PortRow(*row)
             found.setdefault(port.device_id, []).append(port)
         return found
@@ -434,7 +435,7 @@ class ServerPorts:
         project = work.ctx.project_id or ""
         known = tx.rows(_NAMED_OR_DEFAULT, {"names": [group], "project_id": project})
         group_id = self._group(work, group, project, known)
-        rows = self.rows(tx, [server_id]).get(server_id, [])
+        rows = self.rows(tx, [server_id], change=True).get(server_id, [])
         have = self.service.ports.groups_of(tx, [row.id for row in rows])
         usable = [row for row in rows if row.port_security_enabled]
         if not usable:

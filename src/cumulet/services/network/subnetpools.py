@@ -91,6 +91,7 @@ class SubnetPools(Noun[t.SubnetPoolRow]):
                 "IllegalSubnetPoolPrefixBounds",
             )
         if row.is_default:
+            tx.lock("default-subnetpool", str(row.ip_version))
             other = tx.scalar(_DEFAULT, {"ip_version": row.ip_version})
             if other is not None and other != row.id:
                 raise invalid(f"A default subnet pool for IPv{row.ip_version} is set already: {other}.")
@@ -148,7 +149,7 @@ class SubnetPools(Noun[t.SubnetPoolRow]):
 
     def allocate(self, work: "Work", pool_id: str, given: Given) -> Network:
         tx = work.tx
-        pool = self.find(tx, pool_id)
+        pool = self.find(tx, pool_id, change=True)
         if pool is None or not (pool.shared or work.sees_all or pool.project_id == given["project_id"]):
             raise missing("SubnetPoolNotFound", "Subnet pool", pool_id)
         if pool.ip_version != given["ip_version"]:

@@ -98,6 +98,7 @@ class Subnets(Noun[t.SubnetRow]):
         return [{**view, **_parent(networks[view["network_id"]])} for view in views]
 
     def create_targets(self, tx: Tx, items: Sequence[Given]) -> Sequence[Mapping[str, Any]]:
+        self.service.networks.hold(tx, items)
         found = {id: self.service.networks.get(tx, id) for id in {given["network_id"] for given in items}}
         return [ChainMap(given, _parent(found[given["network_id"]])) for given in items]
 

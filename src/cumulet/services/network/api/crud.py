@@ -61,7 +61,7 @@ class Crud:
     def load(self, call: Call, tx: Tx, rule: str, id: str | None = None) -> Any:
         """The row of ``{id}`` for a change: not found if the caller may not even see it, else forbidden."""
         id = call.params["id"] if id is None else id
-        row = self.noun.get(tx, id)
+        row = self.noun.get(tx, id, change=True)
         target = self.target(tx, row)
         if not call.allowed(f"get_{self.resource.name}", target):
             raise self.noun.not_found(id)

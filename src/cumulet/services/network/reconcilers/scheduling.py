@@ -66,6 +66,8 @@ def _leave_network(service: "NetworkService", tx: Tx, network_id: str, host: str
 
 
 def _leave_router(service: "NetworkService", tx: Tx, router_id: str) -> None:
+    if service.routers.find(tx, router_id) is None:
+        return
     work = service.work(tx)
     service.agents.place_router(work, router_id, None)
     work.flush()
