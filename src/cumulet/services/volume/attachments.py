@@ -23,7 +23,6 @@ def reserve(
     mode: str | None = None,
 ) -> AttachmentRow:
     """A new attachment in ``reserved``. A volume may be attached twice only with multiattach, or to move its server."""
-    tx.lock("volume", volume.id)
     current = store.VOLUMES.get(tx, volume.id)
     state.refuse_moving(current)
     if "error" in current.status:

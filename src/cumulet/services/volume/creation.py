@@ -99,7 +99,7 @@ def _type(tx: Tx, ctx: RequestContext, asked: CreateVolumeRequest, source: _Sour
     if asked.volume_type:
         return types.find(tx, ctx, asked.volume_type)
     if source.type_id is not None:
-        found = store.TYPES.find(tx, source.type_id)
+        found = store.TYPES.find_to_refer(tx, source.type_id)
         if found is not None:
             return found
     return types.default_for(tx, ctx.project_id)
@@ -115,10 +115,9 @@ def _source(service: "object", tx: Tx, ctx: RequestContext, asked: CreateVolumeR
                 "Invalid snapshot: Originating snapshot status must be one of 'available' values, not"
                 f" {snapshot.status}"
             )
-        origin = store.VOLUMES.find(tx, snapshot.volume_id)
+        origin = store.VOLUMES.find(tx, snapshot.volume_id, change=False)
         return _like(snapshot.size_gb, origin)
     if asked.source_volid is not None:
-        tx.lock("volume", asked.source_volid)  # it does not begin to move while this is decided
         source = store.VOLUMES.find(tx, asked.source_volid)
         if source is None or not (ctx.is_admin or source.project_id == ctx.project_id):
             raise store.VOLUMES.missing(asked.source_volid)
@@ -135,7 +134,7 @@ def _source(service: "object", tx: Tx, ctx: RequestContext, asked: CreateVolumeR
             raise store.BACKUPS.missing(asked.backup_id)
         if backup.status != "available":
             raise WrongState(f"Invalid backup: Originating backup status must be 'available', not {backup.status}")
-        return _like(backup.size_gb, store.VOLUMES.find(tx, backup.volume_id))
+        return _like(backup.size_gb, store.VOLUMES.find(tx, backup.volume_id, change=False))
     if asked.image_id is not None:
         return _image(service, tx, ctx, asked.image_id)
     return _Source()

@@ -130,6 +130,8 @@ def _best(tx: Tx, hosts: Any, volume: VolumeRow, allowed: Callable[[str], bool],
         room = host.resources.volume_total_gb - promised.get(host.name, 0)
         if best is None or room > best[0]:
             best = (room, host.name)
+    if best is not None and not hosts.keep(tx, best[1]):
+        best, reasons["removed"] = None, 1
     if best is None:
         raise NoValidHost("No valid backend was found. No weighed backends available", reasons=reasons)
     return best[1]
@@ -137,13 +139,13 @@ def _best(tx: Tx, hosts: Any, volume: VolumeRow, allowed: Callable[[str], bool],
 
 def _home_of_source(tx: Tx, volume: VolumeRow, backup_id: str | None) -> str | None:
     if backup_id is not None:
-        backup = store.BACKUPS.find(tx, backup_id)
+        backup = store.BACKUPS.find(tx, backup_id, change=False)
         return backup.host if backup is not None else None
     source_id = volume.source_volid
     if volume.snapshot_id is not None:
-        snapshot = store.SNAPSHOTS.find(tx, volume.snapshot_id)
+        snapshot = store.SNAPSHOTS.find(tx, volume.snapshot_id, change=False)
         source_id = snapshot.volume_id if snapshot is not None else None
     if source_id is None:
         return None
-    source = store.VOLUMES.find(tx, source_id)
+    source = store.VOLUMES.find(tx, source_id, change=False)
     return source.host if source is not None else None

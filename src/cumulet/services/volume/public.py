@@ -175,7 +175,8 @@ class VolumeService:
         gone = [
             (volume_id, attachment_id)
             for volume_id, attachment_id in inventory.exports
-            if store.VOLUMES.find(tx, volume_id) is not None and store.ATTACHMENTS.find(tx, attachment_id) is None
+            if store.VOLUMES.find(tx, volume_id, change=False) is not None
+            and store.ATTACHMENTS.find(tx, attachment_id, change=False) is None
         ]
         return Absent(exports=gone, volumes=self._left_behind(tx, inventory))
 
@@ -183,7 +184,6 @@ class VolumeService:
         found = []
         there = set(inventory.volumes)
         for volume_id, noted_at in store.copies_on(tx, inventory.host):
-            tx.lock("volume", volume_id)
             volume = store.VOLUMES.find(tx, volume_id)
             if self.sagas.owner(tx, "volume", volume_id) is not None:
                 continue

@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 from sqlalchemy import ColumnElement, Table, bindparam, delete, exists, func, or_, select, union_all, update
 
-from cumulet.db import Tx
+from cumulet.db import Tx, to_change, to_refer
 from cumulet.http.paging import Sort, ordered
 from cumulet.kernel.errors import NotFound
 from cumulet.services.volume import tables as t
@@ -161,22 +161,36 @@ class MessageRow(msgspec.Struct, frozen=True):
 
 
 class Store(Generic[R]):
-    """Rows of one table by id. Tombstones (``deleted_at``) are not seen."""
+    """Rows of one table by id. Tombstones (``deleted_at``) are not seen.
 
-    def __init__(self, table: Table, row: type[R], what: str) -> None:
+    ``found_to_change``: whoever finds one in a writing unit of work decides by it what to change; nobody else changes
+    it until the end. Rows of several tables are found in the order transfer or backup, volume, snapshot."""
+
+    def __init__(self, table: Table, row: type[R], what: str, *, found_to_change: bool = False) -> None:
         self.table = table
         self.row = row
         self.what = what
         self.soft = "deleted_at" in table.c
         self.live = [table.c.deleted_at.is_(None)] if self.soft else []
+        self.found_to_change = found_to_change
         self._get = select(table).where(table.c.id == bindparam("id"), *self.live)
+        self._get_to_change = to_change(self._get, unreferred=True)
+        self._get_to_refer = to_refer(self._get)
 
-    def find(self, tx: Tx, object_id: str) -> R | None:
-        found = tx.first(self._get, {"id": object_id})
+    def find(self, tx: Tx, object_id: str, *, change: bool | None = None) -> R | None:
+        change = self.found_to_change if change is None else change
+        return self._found(tx, self._get_to_change if change and tx.writing else self._get, object_id)
+
+    def find_to_refer(self, tx: Tx, object_id: str) -> R | None:
+        """It is not deleted, nor found by one who is about to, until the end of a writing unit of work."""
+        return self._found(tx, self._get_to_refer if tx.writing else self._get, object_id)
+
+    def _found(self, tx: Tx, statement: Any, object_id: str) -> R | None:
+        found = tx.first(statement, {"id": object_id})
         return self.row(*found) if found is not None else None
 
-    def get(self, tx: Tx, object_id: str) -> R:
-        found = self.find(tx, object_id)
+    def get(self, tx: Tx, object_id: str, *, change: bool | None = None) -> R:
+        found = self.find(tx, object_id, change=change)
         if found is None:
             raise self.missing(object_id)
         return found
@@ -222,14 +236,19 @@ class Store(Generic[R]):
         return int(tx.scalar(select(func.count()).select_from(self.table).where(*self.live, *clauses)))
 
 
-VOLUMES = Store(t.VOLUMES, VolumeRow, "Volume")
-SNAPSHOTS = Store(t.SNAPSHOTS, SnapshotRow, "Snapshot")
-ATTACHMENTS = Store(t.ATTACHMENTS, AttachmentRow, "Volume attachment could not be found with filter: attachment_id =")
+VOLUMES = Store(t.VOLUMES, VolumeRow, "Volume", found_to_change=True)
+SNAPSHOTS = Store(t.SNAPSHOTS, SnapshotRow, "Snapshot", found_to_change=True)
+ATTACHMENTS = Store(
+    t.ATTACHMENTS,
+    AttachmentRow,
+    "Volume attachment could not be found with filter: attachment_id =",
+    found_to_change=True,
+)
 TYPES = Store(t.TYPES, TypeRow, "Volume type")
 GROUP_TYPES = Store(t.GROUP_TYPES, GroupTypeRow, "Group type")
 QOS = Store(t.QOS_SPECS, QosRow, "QoS spec")
-BACKUPS = Store(t.BACKUPS, BackupRow, "Backup")
-TRANSFERS = Store(t.TRANSFERS, TransferRow, "Transfer")
+BACKUPS = Store(t.BACKUPS, BackupRow, "Backup", found_to_change=True)
+TRANSFERS = Store(t.TRANSFERS, TransferRow, "Transfer", found_to_change=True)
 MESSAGES = Store(t.MESSAGES, MessageRow, "Message")
 
 _BY_VOLUME = (
@@ -244,6 +263,7 @@ _BY_VOLUMES = select(t.ATTACHMENTS).where(
     t.ATTACHMENTS.c.volume_id.in_(bindparam("ids", expanding=True)), t.ATTACHMENTS.c.status != t.EXPORTED
 )
 _TYPE_NAMED = select(t.TYPES).where(t.TYPES.c.name == bindparam("name"))
+_TYPE_NAMED_TO_REFER = to_refer(_TYPE_NAMED)
 _ACCESS = select(t.TYPE_ACCESS.c.project_id).where(t.TYPE_ACCESS.c.volume_type_id == bindparam("id"))
 _VOLUME_SUM = (
     select(t.VOLUMES.c.volume_type_id, func.count(), func.coalesce(func.sum(t.VOLUMES.c.size_gb), 0))
@@ -319,7 +339,7 @@ def volumes_on(tx: Tx, host: str) -> list[VolumeRow]:
 
 
 def type_named(tx: Tx, name: str) -> TypeRow | None:
-    row = tx.first(_TYPE_NAMED, {"name": name})
+    row = tx.first(_TYPE_NAMED_TO_REFER if tx.writing else _TYPE_NAMED, {"name": name})
     return TypeRow(*row) if row is not None else None
 
 

@@ -26,7 +26,7 @@ def usable(tx: Tx, ctx: RequestContext, row: TypeRow) -> bool:
 
 def find(tx: Tx, ctx: RequestContext, name_or_id: str) -> TypeRow:
     """By id or name; NotFound if there is none that the caller may use."""
-    row = store.TYPES.find(tx, name_or_id) or store.type_named(tx, name_or_id)
+    row = store.TYPES.find_to_refer(tx, name_or_id) or store.type_named(tx, name_or_id)
     if row is None or not usable(tx, ctx, row):
         raise NotFound(f"Volume type {name_or_id} could not be found.")
     return row
@@ -37,7 +37,7 @@ def default_for(tx: Tx, project_id: str | None) -> TypeRow:
     from sqlalchemy import select
 
     chosen = tx.scalar(select(DEFAULT_TYPES.c.volume_type_id).where(DEFAULT_TYPES.c.project_id == project_id))
-    row = store.TYPES.find(tx, chosen) if chosen else None
+    row = store.TYPES.find_to_refer(tx, chosen) if chosen else None
     row = row or store.type_named(tx, DEFAULT_NAME)
     if row is None:
         named = store.TYPES.where(tx, TYPES.c.is_public.is_(True))

@@ -81,9 +81,7 @@ def act(call: Call, rule: str, work: Any, status: int = 202) -> Reply:
     """Load the volume under the rule, do the work in one transaction."""
 
     def unit(tx: Tx) -> Any:
-        row = load(tx, call, store.VOLUMES, call.params["id"], rule)
-        tx.lock("volume", row.id)
-        return work(tx, store.VOLUMES.get(tx, row.id))
+        return work(tx, load(tx, call, store.VOLUMES, call.params["id"], rule))
 
     return Reply(call.service.db.write(unit), status=status)
 

@@ -115,8 +115,6 @@ def create(call: Call) -> dict[str, Any]:
 
     def work(tx: Tx) -> dict[str, Any]:
         volume = load(tx, call, store.VOLUMES, body.volume_id, "backup:create")
-        tx.lock("volume", volume.id)
-        volume = store.VOLUMES.get(tx, volume.id)
         state.refuse_moving(volume)
         snapshot = None
         if body.snapshot_id is not None:
@@ -145,7 +143,9 @@ def create(call: Call) -> dict[str, Any]:
                 raise BadInput(
                     "Invalid backup: No backups available to do an incremental backup. Do a full backup first."
                 )
-            parent = max(made, key=lambda one: one.data_timestamp)
+            parent = store.BACKUPS.get(tx, max(made, key=lambda one: one.data_timestamp).id)
+            if parent.status != "available":  # its deletion was asked for at the same time
+                raise WrongState(f"Invalid backup: The backup to build on, {parent.id}, is {parent.status}.")
         call.service.quotas.claim(tx, volume.project_id, {"backups": 1, "backup_gigabytes": volume.size_gb})
         backup_id = new_uuid()
         row = BackupRow(
@@ -282,8 +282,6 @@ def restore(call: Call) -> dict[str, Any]:
             volume = create_volume(service, tx, call.ctx, asked)
         else:
             volume = load(tx, call, store.VOLUMES, body.volume_id, None)
-            tx.lock("volume", volume.id)
-            volume = store.VOLUMES.get(tx, volume.id)
             state.refuse_moving(volume)
             if volume.status != "available":
                 raise WrongState("Invalid volume: Volume to be restored to must be available")
@@ -340,6 +338,7 @@ def import_record(call: Call) -> dict[str, Any]:
 
     def work(tx: Tx) -> dict[str, Any]:
         assert call.ctx.project_id is not None
+        tx.lock("backup-record", record.id)
         if store.BACKUPS.find(tx, record.id) is not None:
             raise BadInput("Invalid backup: Backup already exists in database.")
         call.service.quotas.claim(tx, call.ctx.project_id, {"backups": 1, "backup_gigabytes": record.size_gb})

@@ -40,7 +40,7 @@ def view(call: Call, row: GroupTypeRow) -> dict[str, Any]:
 
 
 def _get(tx: Tx, call: Call) -> GroupTypeRow:
-    row = store.GROUP_TYPES.find(tx, call.params["id"])
+    row = store.GROUP_TYPES.find(tx, call.params["id"], change=True)
     if row is None or not (row.is_public or call.ctx.is_admin):
         raise NotFound(f"Group type {call.params['id']} could not be found.")
     return row

@@ -23,7 +23,7 @@ def _qos_link(call: Call, row: QosRow) -> list[dict[str, str]]:
 
 
 def _qos(tx: Tx, call: Call) -> QosRow:
-    row = store.QOS.find(tx, call.params["id"])
+    row = store.QOS.find(tx, call.params["id"], change=True)
     if row is None:
         raise NotFound(f"No such QoS spec {call.params['id']}.")
     return row
@@ -135,7 +135,7 @@ def _set_qos(call: Call, associate: bool) -> Reply:
 
     def work(tx: Tx) -> None:
         row = _qos(tx, call)
-        kind = store.TYPES.find(tx, type_id)
+        kind = store.TYPES.find(tx, type_id, change=True)
         if kind is None:
             raise NotFound(f"Volume type {type_id} could not be found.")
         if associate and kind.qos_specs_id not in (None, row.id):

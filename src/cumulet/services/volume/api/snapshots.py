@@ -102,9 +102,7 @@ def create(call: Call) -> dict[str, Any]:
 
     def work(tx: Tx) -> dict[str, Any]:
         volume = load(tx, call, store.VOLUMES, body.volume_id or "", "volume:create_snapshot")
-        tx.lock("volume", volume.id)
         allowed = ("available", "in-use") if forced else ("available",)
-        volume = store.VOLUMES.get(tx, volume.id)
         state.refuse_moving(volume)
         if volume.status not in allowed:
             raise WrongState(

@@ -57,8 +57,6 @@ def create(call: Call) -> dict[str, Any]:
 
     def work(tx: Tx) -> dict[str, Any]:
         volume = load(tx, call, store.VOLUMES, body.volume_id, "volume:create_transfer")
-        tx.lock("volume", volume.id)
-        volume = store.VOLUMES.get(tx, volume.id)
         state.refuse_moving(volume)
         if volume.status != "available":
             raise WrongState("Invalid volume: status must be available")
@@ -127,7 +125,6 @@ def accept(call: Call) -> dict[str, Any]:
         call.authorize("volume:accept_transfer", {"project_id": call.ctx.project_id})
         if not hmac.compare_digest(_hash(row.salt, str(call.body.auth_key)), row.auth_hash):
             raise BadInput(f"Invalid auth key: Attempt to transfer {row.id} with invalid auth key.")
-        tx.lock("volume", row.volume_id)
         volume = store.VOLUMES.get(tx, row.volume_id)
         if volume.status != "awaiting-transfer":
             raise WrongState(f"Invalid volume: Transfer {row.id}: Volume id {volume.id} is not awaiting transfer.")

@@ -78,7 +78,7 @@ def view(call: Call, row: TypeRow, *, made: bool = False, changed: bool = False)
 
 
 def _type(tx: Tx, call: Call, key: str = "type_id") -> TypeRow:
-    row = store.TYPES.find(tx, call.params[key])
+    row = store.TYPES.find(tx, call.params[key], change=True)
     if row is None or not types.usable(tx, call.ctx, row):
         raise NotFound(f"Volume type {call.params[key]} could not be found.")
     return row
@@ -145,6 +145,7 @@ def update(call: Call) -> dict[str, Any]:
         row = _type(tx, call)
         if "name" in values:
             values["name"] = values["name"].strip()
+            tx.lock("volume-type", values["name"])
             other = store.type_named(tx, values["name"])
             if not values["name"]:
                 raise BadInput("Volume type name can not be empty.")

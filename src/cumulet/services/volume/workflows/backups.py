@@ -121,8 +121,8 @@ class BackupWorkflows:
         store.BACKUPS.change(tx, run.object_id, status="error_deleting", fail_reason=run.error)
 
     def _restore(self, tx: Tx, run: Run) -> HostCall | None:
-        volume = store.VOLUMES.find(tx, run.params.volume_id)
         backup = store.BACKUPS.find(tx, run.object_id)
+        volume = store.VOLUMES.find(tx, run.params.volume_id)
         if backup is None or volume is None or volume.host is None:
             return None
         return volume.host, c.RestoreBackup(volume_id=volume.id, backup_id=backup.data_id)
@@ -139,7 +139,7 @@ class BackupWorkflows:
 
 def describe_again(tx: Tx, volume_id: str, backup_id: str) -> None:
     """What was said of the volume is restored with its data."""
-    volume, backup = store.VOLUMES.find(tx, volume_id), store.BACKUPS.find(tx, backup_id)
+    volume, backup = store.VOLUMES.find(tx, volume_id), store.BACKUPS.find(tx, backup_id, change=False)
     if volume is None or backup is None:
         return
     store.VOLUMES.change(

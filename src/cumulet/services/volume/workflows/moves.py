@@ -110,6 +110,8 @@ class MoveWorkflows:
     def _prepare(self, tx: Tx, run: Run) -> dict[str, Any]:
         volume = store.VOLUMES.get(tx, run.object_id)
         why = placing.refuses(tx, self.service.hosts, volume, run.params.host)
+        if why is None and not self.service.hosts.keep(tx, run.params.host):
+            why = "it was removed"
         if volume.host is None or why is not None:
             raise CloudError(f"Host {run.params.host} cannot take the volume: {why or 'it is nowhere'}.")
         export = attachments.exported(tx, volume, run.params.host, {"host": run.params.host})

@@ -41,7 +41,7 @@ class SnapshotWorkflows:
 
     def _home(self, tx: Tx, run: Run) -> tuple[str, str] | None:
         snapshot = store.SNAPSHOTS.find(tx, run.object_id)
-        volume = store.VOLUMES.find(tx, snapshot.volume_id) if snapshot is not None else None
+        volume = store.VOLUMES.find(tx, snapshot.volume_id, change=False) if snapshot is not None else None
         return (volume.host, volume.id) if volume is not None and volume.host is not None else None
 
     def _create(self, tx: Tx, run: Run) -> HostCall | None:

@@ -133,7 +133,7 @@ class VolumeWorkflows:
             image = self.service.image.source(row, volume.host)
         snapshot = None
         if volume.snapshot_id is not None and image is None:
-            snapshot = store.SNAPSHOTS.get(tx, volume.snapshot_id)
+            snapshot = store.SNAPSHOTS.get(tx, volume.snapshot_id, change=False)
         return volume.host, c.CreateVolume(
             volume_id=volume.id,
             size_gb=volume.size_gb,
@@ -150,7 +150,7 @@ class VolumeWorkflows:
         volume = store.VOLUMES.find(tx, run.object_id)
         if run.params.backup_id is None or volume is None or volume.host is None:
             return None
-        backup = store.BACKUPS.get(tx, run.params.backup_id)
+        backup = store.BACKUPS.get(tx, run.params.backup_id, change=False)
         return volume.host, c.RestoreBackup(volume_id=volume.id, backup_id=backup.data_id)
 
     def _finished(self, tx: Tx, run: Run) -> None:
