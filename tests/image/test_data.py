@@ -231,7 +231,7 @@ def test_what_a_killed_upload_left_is_swept(api, service: ImageService):
     image = api.image()["id"]
     row = service.db.read(lambda tx: store.image(tx, image))
     service.process = service.process.rpartition(":")[0] + ":1"  # a process that is no more
-    upload_id = service._begin(row, "saving")
+    _, upload_id = service._begin(row, "saving")
     partial = service.files.partial(image, upload_id)
     partial.write_bytes(b"half")
     stray = service.files.path("00000000-0000-0000-0000-000000000000")

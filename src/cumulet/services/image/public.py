@@ -94,9 +94,9 @@ class ImageService:
 
     # -- for other services (tx first) ------------------------------------------------------------------------
 
-    def get(self, tx: Tx, ctx: RequestContext, image_id: str) -> ImageRow:
-        """The image if the caller may see it, else NotFound."""
-        row = store.image(tx, image_id)
+    def get(self, tx: Tx, ctx: RequestContext, image_id: str, *, change: bool = False) -> ImageRow:
+        """The image if the caller may see it, else NotFound. ``change``: the caller decides by it what to change."""
+        row = store.image(tx, image_id, change=change)
         if row is None or not self.visible(tx, ctx, row):
             raise NotFound(f"No image found with ID {image_id}")
         return row
@@ -159,7 +159,7 @@ class ImageService:
     def upload_target(self, tx: Tx, image_id: str, host_name: str | None = None) -> Upload:
         """Where the agent of ``host_name`` writes the image; the image is ``saving`` from here on. Asked again (a
         repeated step), the answer is the same place. A ``path`` is written by rename of a finished file beside it."""
-        row = store.image(tx, image_id)
+        row = store.image(tx, image_id, change=True)
         if row is None:
             raise Gone(f"Image {image_id} was deleted.")
         upload_id = row.upload_id if row.upload_by == "agent" and row.upload_id else new_uuid()
@@ -182,7 +182,7 @@ class ImageService:
     def activate(self, tx: Tx, image_id: str, result: SnapshotServerResult | dict[str, Any]) -> bool:
         """The agent's upload is whole. False when the image was deleted meanwhile (its file goes at the next sweep)."""
         made = msgspec.convert(result, SnapshotServerResult) if isinstance(result, dict) else result
-        row = store.image(tx, image_id)
+        row = store.image(tx, image_id, change=True)
         if row is None:
             tx.after_commit(lambda: self.files.discard(image_id))
             return False
@@ -274,10 +274,7 @@ class ImageService:
 
     def upload(self, row: ImageRow, chunks: Iterable[bytes], expected: int | None) -> None:
         """Store the data of a queued image and activate it; on any failure the image is queued again."""
-        if row.disk_format is None or row.container_format is None:
-            missing = [name for name in ("disk_format", "container_format") if getattr(row, name) is None]
-            raise BadInput(f"Properties {', '.join(missing)} must be set prior to saving data.")
-        upload_id = self._begin(row, "saving")
+        row, upload_id = self._begin(row, "saving")
         try:
             received = self._receive(row, upload_id, chunks, expected)
             virtual_size = self._inspected(received.path, row)
@@ -289,7 +286,7 @@ class ImageService:
 
     def stage(self, row: ImageRow, chunks: Iterable[bytes], expected: int | None) -> None:
         """Keep the data aside for a later import."""
-        upload_id = self._begin(row, "uploading")
+        row, upload_id = self._begin(row, "uploading")
         try:
             received = self._receive(row, upload_id, chunks, expected)
             self.files.adopt(received.path, row.id, "staging")
@@ -331,6 +328,10 @@ class ImageService:
                 self.files.adopt(staged, image_id)
             else:  # cut off after the rename
                 virtual_size = self._inspected(str(self.files.path(image_id)), row)
+        except FileNotFoundError:
+            raise Conflict(
+                f"The staged data of image {image_id} is gone: it was imported or deleted meanwhile."
+            ) from None
         except CloudError as error:
             message = error.message
             self.files.discard(image_id)
@@ -347,8 +348,11 @@ class ImageService:
                 }
             else:
                 values = {"status": "active", "virtual_size": virtual_size}
-            if not store.change_image(tx, image_id, values):
+            now = store.image(tx, image_id, change=True)
+            if now is None:
                 tx.after_commit(lambda: self.files.discard(image_id))
+            elif now.status == "uploading":  # else another request imported it
+                store.change_image(tx, image_id, values)
             task = TaskRow(
                 id=task_id,
                 type="api_image_import",
@@ -426,20 +430,25 @@ class ImageService:
             raise Unavailable("The image service is not started.")
         return self._secret
 
-    def _begin(self, row: ImageRow, status: str) -> str:
+    def _begin(self, row: ImageRow, status: str) -> tuple[ImageRow, str]:
+        """The image as it is now, and the upload it belongs to."""
         upload_id = new_uuid()
 
-        def work(tx: Tx) -> None:
-            found = store.image(tx, row.id)
+        def work(tx: Tx) -> ImageRow:
+            found = store.image(tx, row.id, change=True)
             if found is None:
                 raise NotFound(f"No image found with ID {row.id}")
             if found.status != "queued":
                 raise Conflict(f"Image status transition from {found.status} to {status} is not allowed")
+            if status == "saving":
+                missing = [name for name in ("disk_format", "container_format") if getattr(found, name) is None]
+                if missing:
+                    raise BadInput(f"Properties {', '.join(missing)} must be set prior to saving data.")
             values = {"status": status, "upload_id": upload_id, "upload_by": self.process, "upload_seen": tx.now}
             store.change_image(tx, row.id, values)
+            return found
 
-        self.db.write(work)
-        return upload_id
+        return self.db.write(work), upload_id
 
     def _receive(self, row: ImageRow, upload_id: str, chunks: Iterable[bytes], expected: int | None) -> Received:
         limit = self.settings.size_cap_bytes

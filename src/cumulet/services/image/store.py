@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import ColumnElement, and_, bindparam, delete, exists, func, or_, select, update
 
-from cumulet.db import Tx
+from cumulet.db import Tx, to_change
 from cumulet.http.paging import Sort, ordered
 from cumulet.services.image.tables import IMAGES, KEYS, MEMBERS, TASKS
 
@@ -67,6 +67,7 @@ class TaskRow(msgspec.Struct, frozen=True):
 
 
 _GET = select(IMAGES).where(IMAGES.c.id == bindparam("id"), IMAGES.c.deleted_at.is_(None))
+_GET_TO_CHANGE = to_change(_GET)
 _GET_EVER = select(IMAGES).where(IMAGES.c.id == bindparam("id"))
 _TAKEN = select(IMAGES.c.id).where(IMAGES.c.id == bindparam("id"))
 _MEMBER = select(MEMBERS).where(MEMBERS.c.image_id == bindparam("image"), MEMBERS.c.member_id == bindparam("member"))
@@ -91,8 +92,9 @@ _TASK = select(TASKS).where(TASKS.c.id == bindparam("id"))
 _IMAGE_TASKS = select(TASKS).where(TASKS.c.image_id == bindparam("image")).order_by(TASKS.c.created_at)
 
 
-def image(tx: Tx, image_id: str) -> ImageRow | None:
-    row = tx.first(_GET, {"id": image_id})
+def image(tx: Tx, image_id: str, *, change: bool = False) -> ImageRow | None:
+    """``change``: nobody else changes it until the end of a writing unit of work (`cumulet.db.to_change`)."""
+    row = tx.first(_GET_TO_CHANGE if change and tx.writing else _GET, {"id": image_id})
     return ImageRow(*row) if row else None
 
 

@@ -60,7 +60,7 @@ def update(call: Call) -> dict[str, Any]:
     changes = rules.parse_patch(media_type, body)
 
     def work(tx: Tx) -> dict[str, Any]:
-        row = service.get(tx, call.ctx, call.params["image_id"])
+        row = service.get(tx, call.ctx, call.params["image_id"], change=True)
         seen = target(tx, call, row)
         if not changes:
             require(tx, call, row, "get_image")
@@ -80,7 +80,7 @@ def delete(call: Call) -> Reply:
     service: ImageService = call.service
 
     def work(tx: Tx) -> None:
-        row = service.get(tx, call.ctx, call.params["image_id"])
+        row = service.get(tx, call.ctx, call.params["image_id"], change=True)
         require(tx, call, row, "delete_image")
         service.delete(tx, row)
 
@@ -100,7 +100,7 @@ def _set_deactivated(call: Call, rule: str, deactivated: bool) -> Reply:
     service: ImageService = call.service
 
     def work(tx: Tx) -> None:
-        row = service.get(tx, call.ctx, call.params["image_id"])
+        row = service.get(tx, call.ctx, call.params["image_id"], change=True)
         require(tx, call, row, rule)
         service.set_deactivated(tx, row, deactivated)
 
@@ -130,7 +130,7 @@ def _change_tags(call: Call, change: Any) -> Reply:
     service: ImageService = call.service
 
     def work(tx: Tx) -> None:
-        row = service.get(tx, call.ctx, call.params["image_id"])
+        row = service.get(tx, call.ctx, call.params["image_id"], change=True)
         require(tx, call, row, "modify_image")
         store.change_image(tx, row.id, {"tags": rules.distinct_tags(change(row.tags))})
 

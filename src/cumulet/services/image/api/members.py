@@ -15,7 +15,7 @@ _STATUSES = ("pending", "accepted", "rejected")
 
 def _shared(tx: Tx, call: Call) -> ImageRow:
     service: ImageService = call.service
-    row = service.get(tx, call.ctx, call.params["image_id"])
+    row = service.get(tx, call.ctx, call.params["image_id"], change=True)
     if row.visibility != "shared":
         raise Forbidden("Only shared images have members.")
     return row
