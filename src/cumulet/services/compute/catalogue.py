@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import bindparam, delete, func, literal, or_, select, union_all, update
 
-from cumulet.db import Tx
+from cumulet.db import Tx, to_refer
 from cumulet.kernel.context import RequestContext
 from cumulet.kernel.ids import new_uuid
 from cumulet.services.compute.rows import AggregateRow, FlavorRow, GroupRow, KeypairRow
@@ -175,6 +175,7 @@ def delete_quotas(tx: Tx, scope: str) -> None:
 # -- server groups -------------------------------------------------------------------------------------------
 
 _GROUP = select(*SERVER_GROUPS.c).where(SERVER_GROUPS.c.id == bindparam("id"))
+_GROUP_TO_REFER = to_refer(_GROUP)
 _GROUPS = select(*SERVER_GROUPS.c).order_by(SERVER_GROUPS.c.created_at, SERVER_GROUPS.c.id)
 _GROUPS_OF = _GROUPS.where(SERVER_GROUPS.c.project_id == bindparam("project_id"))
 _GROUPS_USED = (
@@ -194,7 +195,8 @@ _DELETE_MEMBERS = delete(SERVER_GROUP_MEMBERS).where(SERVER_GROUP_MEMBERS.c.grou
 
 
 def group(tx: Tx, group_id: str) -> GroupRow | None:
-    row = tx.first(_GROUP, {"id": group_id})
+    """In a writing unit of work it stays until the end: it may get members."""
+    row = tx.first(_GROUP_TO_REFER if tx.writing else _GROUP, {"id": group_id})
     return GroupRow(*row) if row is not None else None
 
 
@@ -231,8 +233,8 @@ def add_members(tx: Tx, group_id: str, server_ids: Iterable[str]) -> None:
 
 
 def delete_group(tx: Tx, group_id: str) -> None:
+    tx.run(_DELETE_GROUP, {"id": group_id})  # first: it waits for those who are putting servers into it
     tx.run(_DELETE_MEMBERS, {"id": group_id})
-    tx.run(_DELETE_GROUP, {"id": group_id})
 
 
 # -- aggregates and nodes --------------------------------------------------------------------------------------

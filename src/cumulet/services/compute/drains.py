@@ -51,7 +51,11 @@ class Drains:
             return False
         return last is None or last.status not in _FAILED or last.created_at < asked_at
 
-    def _begin(self, tx: Tx, server: ServerRow) -> bool:
+    def _begin(self, tx: Tx, seen: ServerRow) -> bool:
+        tx.lock("server", seen.id)
+        server = store.server(tx, seen.id)
+        if server != seen or self.moves.parts.sagas.owner(tx, "server", seen.id) is not None:
+            return False  # somebody came first, and is seen the next time
         ctx = _of(server)
         try:
             if server.vm_state in _LIVE:

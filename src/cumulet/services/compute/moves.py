@@ -353,6 +353,7 @@ class Moves:
         """Confirm what has waited since before then; what cannot be, is tried again the next time."""
         confirmed = 0
         for migration in migrations.unconfirmed(tx, before):
+            tx.lock("server", migration.server_id)
             server = store.server(tx, migration.server_id)
             if server is None or server.vm_state != "resized" or server.task_state is not None:
                 continue

@@ -182,6 +182,7 @@ class ComputeService:
 
     def forget_host(self, tx: Tx, host: Any) -> None:
         """A host that holds no server is gone for good."""
+        tx.lock("aggregates", "")
         self.parts.placement.remove_provider(tx, host.uuid)
         for row in catalogue.aggregates(tx):
             catalogue.remove_aggregate_host(tx, row.id, host.name)

@@ -337,10 +337,18 @@ class Scheduler:
             tx.lock("resource_provider", host.uuid)
         return hosts
 
-    def place(self, tx: Tx, request: SchedulerRequest, consumers: Sequence[str], user_id: str) -> list[HostRow]:
+    def place(
+        self,
+        tx: Tx,
+        request: SchedulerRequest,
+        consumers: Sequence[str],
+        user_id: str,
+        hosts: Sequence[HostRow] | None = None,
+    ) -> list[HostRow]:
         """Select and claim in this (writing) transaction: a host for each consumer, which had nothing so far. The
-        providers are locked first, so what was selected is still there when it is claimed."""
-        hosts = self.hold(tx)
+        providers are locked first, so what was selected is still there when it is claimed. ``hosts``: those that the
+        caller holds."""
+        hosts = self.hold(tx) if hosts is None else hosts
         chosen = choose(self.candidates(tx, hosts, traits=names_traits(request)), request, len(consumers))
         places = {consumer: host.uuid for consumer, host in zip(consumers, chosen, strict=True)}
         self._placement.claim_new(

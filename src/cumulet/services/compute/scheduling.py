@@ -43,8 +43,9 @@ class Scheduling:
         excluded: Collection[str] = (),
     ) -> list[str]:
         """Choose a host for each server and claim it, in this transaction; NoValidHost claims nothing."""
+        hosts = self.parts.scheduler.hold(tx)  # before looking where the others of its group are
         asked = self._asked(tx, server_ids, flavor, project_id, request, excluded)
-        return [host.name for host in self.parts.scheduler.place(tx, asked, list(server_ids), user_id)]
+        return [host.name for host in self.parts.scheduler.place(tx, asked, list(server_ids), user_id, hosts)]
 
     def _asked(
         self,

@@ -32,6 +32,8 @@ def write(tx: Tx, placement: PlacementService, claims: Sequence[ConsumerClaim]) 
     providers = sorted({uuid for claim in claims for uuid in claim.allocations})
     for uuid in providers:
         tx.lock("resource_provider", uuid)
+    for consumer in sorted(claim.consumer for claim in claims):
+        tx.lock("consumer", consumer)
     for uuid in providers:
         if store.provider(tx, uuid) is None:
             raise BadInput(f"Allocation for resource provider '{uuid}' that does not exist.")
@@ -83,6 +85,7 @@ def _note(tx: Tx, claim: ConsumerClaim, found: ConsumerRow | None) -> None:
 
 
 def remove(tx: Tx, placement: PlacementService, consumer: str) -> None:
+    tx.lock("consumer", consumer)
     if not store.allocations_of(tx, consumer):
         raise NotFound(f"No allocations for consumer '{consumer}'.")
     placement.release(tx, consumer)

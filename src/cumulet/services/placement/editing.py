@@ -41,6 +41,7 @@ def create(tx: Tx, name: str, uuid: str | None, parent: str | None) -> ProviderR
         raise Conflict(f"A resource provider with the uuid {uuid} exists.", code="placement.duplicate_name")
     root = uuid
     if parent is not None:
+        _hold_parent(tx, parent)
         above = store.provider(tx, parent)
         if above is None:
             raise BadInput(f"The parent provider {parent} does not exist.")
@@ -68,7 +69,15 @@ def change(tx: Tx, uuid: str, name: str, parent: str | None, *, keep_parent: boo
     return provider(tx, uuid)
 
 
+def _hold_parent(tx: Tx, parent: str | None) -> None:
+    """It is not deleted, and the tree it is in stays as it is."""
+    tx.lock("resource_provider_tree", "")
+    if parent is not None:
+        tx.lock("resource_provider", parent)
+
+
 def _move(tx: Tx, moved: ProviderRow, parent: str | None) -> None:
+    _hold_parent(tx, parent)
     everything = {row.uuid: row for row in store.providers(tx)}
     below = {moved.uuid}
     while True:
@@ -182,6 +191,7 @@ def make_trait(tx: Tx, name: str) -> bool:
 def remove_trait(tx: Tx, name: str) -> None:
     if name in names.standard_traits():
         raise BadInput(f"Trait {name} is a standard one and cannot be deleted.")
+    tx.lock("trait", name)
     if name not in store.custom_traits(tx):
         raise NotFound(f"No such trait: {name}.")
     if store.trait_used(tx, name):
@@ -202,6 +212,8 @@ def rename_class(tx: Tx, old: str, new: str) -> None:
     names.check_custom(new)
     if old in names.standard_classes():
         raise BadInput(f"Resource class {old} is a standard one and cannot be updated.")
+    for name in sorted({old, new}):
+        tx.lock("resource_class", name)
     custom = store.custom_classes(tx)
     if old not in custom:
         raise NotFound(f"No such resource class: {old}.")
@@ -213,6 +225,7 @@ def rename_class(tx: Tx, old: str, new: str) -> None:
 def remove_class(tx: Tx, name: str) -> None:
     if name in names.standard_classes():
         raise BadInput(f"Resource class {name} is a standard one and cannot be deleted.")
+    tx.lock("resource_class", name)
     if name not in store.custom_classes(tx):
         raise NotFound(f"No such resource class: {name}.")
     if store.class_used(tx, name):

@@ -45,7 +45,10 @@ def known_traits(tx: Tx) -> set[str]:
 
 
 def check_classes(tx: Tx, names: set[str]) -> None:
+    """Those that are not standard stay until the end of the unit of work."""
     unknown = names - standard_classes()
+    for name in sorted(unknown) if tx.writing else ():
+        tx.lock("resource_class", name)
     if unknown:
         unknown -= store.custom_classes(tx).keys()
     if unknown:
@@ -53,7 +56,10 @@ def check_classes(tx: Tx, names: set[str]) -> None:
 
 
 def check_traits(tx: Tx, names: set[str]) -> None:
+    """Those that are not standard stay until the end of the unit of work."""
     unknown = names - standard_traits()
+    for name in sorted(unknown) if tx.writing else ():
+        tx.lock("trait", name)
     if unknown:
         unknown -= store.custom_traits(tx).keys()
     if unknown:

@@ -87,6 +87,7 @@ class PlacementService:
 
     def remove_provider(self, tx: Tx, uuid: str) -> None:
         """A host is gone for good. Conflict while something is allocated on it."""
+        tx.lock("resource_provider", uuid)
         if store.allocations_on(tx, uuid):
             raise Conflict(f"Resource provider {uuid} has allocations.", code="placement.resource_provider.inuse")
         store.drop_provider(tx, uuid)
@@ -158,6 +159,7 @@ class PlacementService:
         wanted = {uuid: part for uuid, part in wanted.items() if part}
         for uuid in sorted(wanted):
             tx.lock("resource_provider", uuid)
+        tx.lock("consumer", consumer_id)
         self.replace_allocations(tx, consumer_id, wanted)
         if wanted:
             self.note_consumer(tx, consumer_id, project_id, user_id, consumer_type)
@@ -226,6 +228,7 @@ class PlacementService:
 
     def release(self, tx: Tx, consumer_id: str) -> None:
         """Give back whatever the consumer has; nothing is fine too."""
+        tx.lock("consumer", consumer_id)
         held = {row.provider_uuid for row in store.allocations_of(tx, consumer_id)}
         if held:
             store.drop_allocations(tx, consumer_id)

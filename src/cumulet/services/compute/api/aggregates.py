@@ -107,6 +107,7 @@ def _with(call: Call, tx: Tx, row: AggregateRow, new: dict[str, str | None]) -> 
     hosts = catalogue.aggregate_hosts(tx).get(row.id, [])
     if _ZONE in new and merged.get(_ZONE) != row.metadata.get(_ZONE):
         _check_zone(tx, row, hosts, merged.get(_ZONE))
+        service_of(call).parts.scheduler.hold(tx)  # no server is being placed there
         for host in hosts:
             if store.servers_on(tx, host):
                 raise BadInput(f"Aggregate {row.id}: one or more hosts contain instances in this zone")
@@ -128,6 +129,7 @@ def _check_zone(tx: Tx, row: AggregateRow, hosts: list[str], zone: str | None) -
 
 def delete(call: Call) -> None:
     def work(tx: Tx) -> None:
+        tx.lock("aggregates", "")
         row = _load(call, tx)
         if catalogue.aggregate_hosts(tx).get(row.id):
             raise BadInput(f"Cannot remove host from aggregate {row.id}: it is not empty.")

@@ -24,7 +24,11 @@ def target(row: ServerRow) -> dict[str, Any]:
 
 
 def load(call: Call, tx: Tx, rule: str | None, name: str = "server_id") -> ServerRow:
-    """The server named in the path, if the caller may see it and the rule allows the operation on it."""
+    """The server named in the path, if the caller may see it and the rule allows the operation on it. In a writing unit
+    of work it stays as it is found until the end: what two requests ask of it, the second judges by what the first has
+    begun (a move, say, and a change of devices)."""
+    if tx.writing:
+        tx.lock("server", call.params[name])
     row = service_of(call).visible(tx, call.ctx, call.params[name])
     if rule is not None:
         call.authorize(rule, target(row))
@@ -35,13 +39,6 @@ def load_unlocked(call: Call, tx: Tx, rule: str | None, name: str = "server_id")
     row = load(call, tx, rule, name)
     rules.check_lock(row, admin=call.ctx.is_admin)
     return row
-
-
-def load_for_devices(call: Call, tx: Tx, rule: str) -> ServerRow:
-    """Until the end of the unit of work no move of the server begins: a move and a change of devices, asked for at
-    once, would each find the other not there yet."""
-    tx.lock("server", call.params["server_id"])
-    return load_unlocked(call, tx, rule)
 
 
 def version_of(call: Call) -> tuple[int, int]:

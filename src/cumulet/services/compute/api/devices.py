@@ -12,7 +12,6 @@ from cumulet.kernel.ids import new_uuid
 from cumulet.services.compute import rules, schema, store
 from cumulet.services.compute.api.common import (
     load,
-    load_for_devices,
     load_unlocked,
     only_query,
     service_of,
@@ -81,7 +80,7 @@ def volumes_attach(call: Call) -> dict[str, Any]:
     service = service_of(call)
 
     def work(tx: Tx) -> BlockDeviceRow:
-        row = load_for_devices(call, tx, _VOLUMES + "create")
+        row = load_unlocked(call, tx, _VOLUMES + "create")
         rules.check_state(row, "attach_volume")
         if row.vm_state.startswith("shelved"):
             raise Conflict(f"Cannot 'attach_volume' instance {row.id} while it is in vm_state {row.vm_state}")
@@ -152,7 +151,7 @@ def volumes_detach(call: Call) -> None:
     service = service_of(call)
 
     def work(tx: Tx) -> None:
-        row = load_for_devices(call, tx, _VOLUMES + "delete")
+        row = load_unlocked(call, tx, _VOLUMES + "delete")
         disk = _disk(tx, row, call.params["volume_id"])
         rules.check_state(row, "detach_volume")
         if disk.boot_index == 0:
@@ -212,7 +211,7 @@ def nics_attach(call: Call) -> dict[str, Any]:
         raise BadInput("Must input network_id when request IP address")
 
     def work(tx: Tx) -> dict[str, Any]:
-        row = load_for_devices(call, tx, _NICS + "create")
+        row = load_unlocked(call, tx, _NICS + "create")
         rules.check_state(row, "attach_interface")
         requested = None
         if body.net_id is not None or body.port_id is not None:
@@ -240,7 +239,7 @@ def nics_detach(call: Call) -> None:
     service = service_of(call)
 
     def work(tx: Tx) -> None:
-        row = load_for_devices(call, tx, _NICS + "delete")
+        row = load_unlocked(call, tx, _NICS + "delete")
         rules.check_state(row, "detach_interface")
         known = store.interface(tx, port_id)
         if known is None or known.server_id != row.id:
