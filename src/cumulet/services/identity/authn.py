@@ -187,16 +187,14 @@ class Authenticator:
         return resolve(tx, payload, tx.now)
 
     def _use_trust(self, tx: Tx, trustee: UserRow, trust_id: str) -> TrustRow:
+        if tx.writing:
+            tx.lock("identity-trust", trust_id)  # uses are counted
         trust = store.trusts.get(tx, trust_id)
         if trust is None or trust.deleted_at is not None or trust.trustee_user_id != trustee.id:
             raise Forbidden("This trust cannot be used.")
         if trust.expires_at is not None and trust.expires_at <= tx.now:
             raise Forbidden("This trust cannot be used.")
         if trust.remaining_uses is not None:
-            tx.lock("identity-trust", trust.id)
-            trust = store.trusts.get(tx, trust_id)
-            assert trust is not None
-            assert trust.remaining_uses is not None
             if trust.remaining_uses <= 0:
                 raise Forbidden("This trust cannot be used any more.")
             trust.remaining_uses -= 1

@@ -157,6 +157,7 @@ class IdentityService:
         hashed = self.passwords.hash(password)
 
         def work(tx: Tx) -> None:
+            store.lock(tx)
             row = self.user(tx, user_id)
             row.password_hash, row.tokens_after = hashed, tx.now
             store.users.save(tx, row)

@@ -118,6 +118,7 @@ def update_group(tx: Tx, row: GroupRow, change: GroupChange, extra: dict[str, An
 
 
 def delete_group(tx: Tx, row: GroupRow) -> None:
+    store.lock(tx)
     members = store.user_ids_in(tx, row.id)
     store.empty_group(tx, row.id)
     store.remove_assignments_of_actor(tx, "group", row.id)

@@ -71,6 +71,8 @@ def create(call: Call) -> dict[str, Any]:
 
     def work(tx: Tx) -> dict[str, Any]:
         store.lock(tx)
+        found(store.users.get(tx, user_id), "user", user_id)
+        found(store.projects.get(tx, project_id), "project", project_id)
         if store.application_credentials.one(tx, user_id=user_id, name=new.name) is not None:
             raise Conflict(f"There is an application credential with the name {new.name} already.")
         row = ApplicationCredentialRow(

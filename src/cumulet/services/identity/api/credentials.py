@@ -164,6 +164,7 @@ def create_ec2(call: Call) -> dict[str, Any]:
     sealed = service.credential_keys.seal(json.dumps(content).encode())
 
     def work(tx: Tx) -> CredentialRow:
+        store.lock(tx)
         found(store.users.get(tx, user_id), "user", user_id)
         found(store.projects.get(tx, new.tenant_id), "project", new.tenant_id)
         return store.credentials.add(tx, CredentialRow(ec2_id(access), user_id, new.tenant_id, "ec2", sealed, {}))

@@ -126,15 +126,18 @@ def update_project(call: Call) -> dict[str, Any]:
 def _update(call: Call, row: ProjectRow, kind: type[msgspec.Struct]) -> ProjectRow:
     extra = extra_of(call.document, kind)
 
-    def work(tx: Any) -> ProjectRow:
-        return projects.update(tx, found(store.projects.get(tx, row.id), "project", row.id), call.body, extra)
+    return service_of(call).db.write(lambda tx: projects.update(tx, _fresh(tx, row), call.body, extra))
 
-    return service_of(call).db.write(work)
+
+def _fresh(tx: Any, row: ProjectRow) -> ProjectRow:
+    """As it is now, and stays while its writer has the lock."""
+    store.lock(tx)
+    return found(store.projects.get(tx, row.id), "domain" if row.is_domain else "project", row.id)
 
 
 def delete_project(call: Call) -> None:
     row = _load(call, "identity:delete_project")
-    service_of(call).db.write(lambda tx: projects.delete(tx, found(store.projects.get(tx, row.id), "project", row.id)))
+    service_of(call).db.write(lambda tx: projects.delete(tx, _fresh(tx, row)))
 
 
 # -- tags ----------------------------------------------------------------------------------------------------------
@@ -147,8 +150,7 @@ def list_tags(call: Call) -> dict[str, Any]:
 
 def _set_tags(call: Call, row: ProjectRow, change: Any) -> list[str]:
     def work(tx: Any) -> list[str]:
-        store.lock(tx)
-        fresh = found(store.projects.get(tx, row.id), "project", row.id)
+        fresh = _fresh(tx, row)
         fresh.tags = sorted(change(set(fresh.tags)))
         if len(fresh.tags) > 80:
             raise BadInput("A project has at most 80 tags.")
@@ -232,7 +234,7 @@ def update_domain(call: Call) -> dict[str, Any]:
 
 def delete_domain(call: Call) -> None:
     row = _load_domain(call, "identity:delete_domain")
-    service_of(call).db.write(lambda tx: projects.delete(tx, found(store.projects.get(tx, row.id), "domain", row.id)))
+    service_of(call).db.write(lambda tx: projects.delete(tx, _fresh(tx, row)))
 
 
 _PROJECT, _TAGS, _DOMAIN = "/projects/{project_id}", "/projects/{project_id}/tags", "/domains/{domain_id}"

@@ -89,7 +89,8 @@ def create(call: Call) -> dict[str, Any]:
 
     def work(tx: Tx) -> dict[str, Any]:
         store.lock(tx)
-        found(store.users.get(tx, new.trustee_user_id), "user", new.trustee_user_id)
+        for user_id in (new.trustor_user_id, new.trustee_user_id):
+            found(store.users.get(tx, user_id), "user", user_id)
         if new.project_id is not None:
             found(store.projects.get(tx, new.project_id), "project", new.project_id)
         elif new.roles:

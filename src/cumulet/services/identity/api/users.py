@@ -36,6 +36,8 @@ def load_user(call: Call, rule: str) -> UserRow:
 
 
 def _fresh(tx: Any, id: str) -> UserRow:
+    """As it is now, and stays while its writer has the lock."""
+    store.lock(tx)
     return found(store.users.get(tx, id), "user", id)
 
 
@@ -153,15 +155,18 @@ def update_group(call: Call) -> dict[str, Any]:
     row = _load_group(call, "identity:update_group")
     extra = extra_of(call.document, GroupChange)
 
-    def work(tx: Any) -> GroupRow:
-        return users.update_group(tx, found(store.groups.get(tx, row.id), "group", row.id), call.body, extra)
-
-    return {"group": views.group(call, service_of(call).db.write(work))}
+    row = service_of(call).db.write(lambda tx: users.update_group(tx, _fresh_group(tx, row.id), call.body, extra))
+    return {"group": views.group(call, row)}
 
 
 def delete_group(call: Call) -> None:
     row = _load_group(call, "identity:delete_group")
-    service_of(call).db.write(lambda tx: users.delete_group(tx, found(store.groups.get(tx, row.id), "group", row.id)))
+    service_of(call).db.write(lambda tx: users.delete_group(tx, _fresh_group(tx, row.id)))
+
+
+def _fresh_group(tx: Any, id: str) -> GroupRow:
+    store.lock(tx)
+    return found(store.groups.get(tx, id), "group", id)
 
 
 def users_in_group(call: Call) -> dict[str, Any]:
