@@ -2,6 +2,8 @@
 
 import functools
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,12 @@ from cumulet.cli.client import Cloud as Client
 from cumulet.cli.host import host
 from cumulet.kernel import pki
 from cumulet.kernel.errors import BadInput, Forbidden
+from cumulet.services.volume import placing
+from cumulet.services.volume import store as volumes
 from cumulet.settings import BusSettings, Settings
 from tests.compute.helpers import Nova
 from tests.support import leftovers
+from tests.support.at_once import at_once
 from tests.support.cloud import Cloud
 
 
@@ -317,3 +322,61 @@ def test_nobody_else_gets_a_certificate_renewed(operator: Operator, tmp_path: Pa
     operator.cloud.db.write(lambda tx: operator.joining.leave(tx, "alone"))
     with pytest.raises(Forbidden, match="joins again"):
         ask("alone", own)
+
+
+def test_a_token_is_good_for_one_host_of_two_at_once(operator: Operator) -> None:
+    token = operator.token()
+    keys = {name: pki.new_key() for name in ("once-1", "once-2")}
+    answers = at_once(*[functools.partial(operator.join, token, name, key) for name, key in keys.items()])
+    assert sorted(answer.status_code for answer in answers) == [200, 403]
+    for name in keys:
+        operator.cloud.control.db.write(functools.partial(operator.joining.leave, host=name))
+
+
+def test_roles_are_disabled_at_once(operator: Operator) -> None:
+    api = operator.cloud.api("admin")
+    body = {"binary": "nova-compute", "host": "fake-2"}
+    storage = {"binary": "cinder-volume", "host": "fake-2@file"}
+    answers = at_once(
+        lambda: api.put("compute", "/os-services/disable", body),
+        lambda: api.put("volume", "/os-services/disable", storage),
+    )
+    assert [answer.status for answer in answers] == [200, 200], [answer.text for answer in answers]
+    shown = operator.ask("GET", "/hosts/fake-2").json()["host"]
+    assert set(shown["disabled"]) == {"compute", "storage"}
+    api.put("compute", "/os-services/enable", body)
+    api.put("volume", "/os-services/enable", storage)
+
+
+def test_a_host_is_removed_while_a_volume_comes_to_it(operator: Operator) -> None:
+    """It has joined, so it may be removed while it is up."""
+    cloud = operator.cloud
+    control, api = cloud.control, cloud.api("admin")
+    assert operator.join(operator.token(host="fake-3"), "fake-3", pki.new_key()).status_code == 200
+    for name in ("fake-1", "fake-2"):
+        api.put("volume", "/os-services/disable", {"binary": "cinder-volume", "host": f"{name}@file"})
+    volume = cloud.api("demo").post("volume", "/volumes", {"volume": {"size": 1}})["volume"]["id"]
+    assert cloud.settle()
+    control.db.write(lambda tx: volumes.VOLUMES.change(tx, volume, host=None))
+    chosen, answers = threading.Event(), []
+
+    def place(tx: Any) -> None:
+        host = placing.choose(tx, control.hosts, volumes.VOLUMES.get(tx, volume))
+        chosen.set()
+        time.sleep(0.3)
+        volumes.VOLUMES.change(tx, volume, host=host)
+
+    def remove() -> None:
+        chosen.wait()
+        answers.append(operator.ask("DELETE", "/hosts/fake-3").status_code)
+
+    removing = threading.Thread(target=remove)
+    removing.start()
+    control.db.write(place)
+    removing.join()
+    assert answers == [409]
+    cloud.api("demo").delete("volume", f"/volumes/{volume}")
+    for name in ("fake-1", "fake-2"):
+        api.put("volume", "/os-services/enable", {"binary": "cinder-volume", "host": f"{name}@file"})
+    assert cloud.settle()
+    control.db.write(functools.partial(operator.joining.leave, host="fake-3"))

@@ -16,7 +16,7 @@ from sqlalchemy import bindparam, delete, func, select, text, update
 
 from cumulet.agent.contract import Heartbeat, HostResources
 from cumulet.conductor.tables import HOSTS
-from cumulet.db import Database, Tx
+from cumulet.db import Database, Tx, to_change, to_refer
 from cumulet.kernel.clock import SECOND
 from cumulet.kernel.errors import NotFound
 from cumulet.kernel.ids import new_uuid
@@ -68,6 +68,8 @@ _COLUMNS = (
 )  # fmt: skip
 _ALL = select(*[HOSTS.c[name] for name in _COLUMNS]).order_by(HOSTS.c.number)
 _ONE = _ALL.where(HOSTS.c.name == bindparam("name"))
+_ONE_TO_CHANGE = to_change(_ONE, unreferred=True)
+_ONE_TO_REFER = to_refer(select(HOSTS.c.name).where(HOSTS.c.name == bindparam("name")))
 _BY_UUID = _ALL.where(HOSTS.c.uuid == bindparam("uuid"))
 _KNOWN = select(HOSTS.c.started, HOSTS.c.roles, HOSTS.c.resources, HOSTS.c.seen_at).where(
     HOSTS.c.name == bindparam("name")
@@ -139,12 +141,17 @@ class HostRegistry:
             self._snapshot = (state, tx.now, hosts)
         return hosts
 
-    def get(self, tx: Tx, name: str) -> HostRow:
-        """NotFound if there is no such host."""
-        row = tx.first(_ONE, {"name": name})
+    def get(self, tx: Tx, name: str, *, change: bool = False) -> HostRow:
+        """NotFound if there is no such host. ``change``: nothing else changes it, and nothing new refers to it by
+        `keep`, until the end of the unit of work."""
+        row = tx.first(_ONE_TO_CHANGE if change else _ONE, {"name": name})
         if row is None:
             raise NotFound(f"Host {name} could not be found.", type_name="HostNotFound")
         return self._row(tx, row)
+
+    def keep(self, tx: Tx, name: str) -> bool:
+        """Something is to be put on the host, which is not removed until the end of the unit of work; False: it was."""
+        return tx.first(_ONE_TO_REFER, {"name": name}) is not None
 
     def by_uuid(self, tx: Tx, uuid: str) -> HostRow:
         row = tx.first(_BY_UUID, {"uuid": uuid})
@@ -168,7 +175,7 @@ class HostRegistry:
         self, tx: Tx, name: str, reason: str | None = None, *, disabled: bool = True, role: str = "compute"
     ) -> HostRow:
         """Take no new work of a role; ``disabled=False`` takes it again."""
-        host = self.get(tx, name)
+        host = self.get(tx, name, change=True)
         roles = {key: value for key, value in host.disabled_roles.items() if key != role}
         if disabled:
             roles[role] = reason

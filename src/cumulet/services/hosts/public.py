@@ -117,7 +117,7 @@ class HostsService:
         """No new work; what can move moves. Repeating it goes on."""
 
         def work(tx: Tx) -> None:
-            host = self.hosts.get(tx, name)
+            host = self.hosts.get(tx, name, change=True)
             for role in host.roles:
                 if role not in host.disabled_roles:
                     self.hosts.set_disabled(tx, name, f"{DRAINED}: {reason}" if reason else DRAINED, role=role)
@@ -133,7 +133,7 @@ class HostsService:
         """It takes work again; a role that was disabled for another reason stays so."""
 
         def work(tx: Tx) -> None:
-            host = self.hosts.get(tx, name)
+            host = self.hosts.get(tx, name, change=True)
             for role in [role for role, reason in host.disabled_roles.items() if _drained(reason)]:
                 self.hosts.set_disabled(tx, name, disabled=False, role=role)
             drains.forget(tx, name)
@@ -154,7 +154,7 @@ class HostsService:
         Routers and DHCP servers that are still on it are given to others by the reconciler of scheduling."""
 
         def work(tx: Tx) -> bool:
-            host = self.hosts.get(tx, name)
+            host = self.hosts.get(tx, name, change=True)  # before looking: nothing comes to it meanwhile
             kinds = [kind for kind, _, _ in self._on(tx, name) if kind in _KEPT]
             if kinds:
                 counts = ", ".join(f"{kinds.count(kind)} {kind}(s)" for kind in _KEPT if kind in kinds)

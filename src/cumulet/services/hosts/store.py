@@ -3,7 +3,7 @@
 import msgspec
 from sqlalchemy import bindparam, delete, select, update
 
-from cumulet.db import Tx
+from cumulet.db import Tx, to_change
 from cumulet.services.hosts.tables import HOST_AUTHORITY, HOST_CERTIFICATES, HOST_TOKENS
 
 
@@ -33,7 +33,7 @@ class CertificateRow(msgspec.Struct):
 _T, _C = HOST_TOKENS, HOST_CERTIFICATES
 _TOKENS = select(*[_T.c[name] for name in TokenRow.__struct_fields__])
 _TOKENS_BY_AGE = _TOKENS.order_by(_T.c.created_at.desc())
-_TOKEN = _TOKENS.where(_T.c.id == bindparam("the_id"))
+_TOKEN_TO_USE = to_change(_TOKENS.where(_T.c.id == bindparam("the_id")))
 _USE = (
     update(_T)
     .where(_T.c.id == bindparam("the_id"))
@@ -57,7 +57,8 @@ def tokens(tx: Tx) -> list[TokenRow]:
 
 
 def token(tx: Tx, token_id: str) -> TokenRow | None:
-    row = tx.first(_TOKEN, {"the_id": token_id})
+    """To be used: nobody else uses it until the end of the unit of work."""
+    row = tx.first(_TOKEN_TO_USE, {"the_id": token_id})
     return None if row is None else TokenRow(*row)
 
 
