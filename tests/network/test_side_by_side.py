@@ -1,11 +1,14 @@
 # ruff: noqa: B023 - what is made in a loop is called in the same round
 """Changes of networks asked for at once: what comes second sees what came first."""
 
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from cumulet.agent.contract import Applied
 from tests.network.conftest import Net
 from tests.support.at_once import at_once, rounds, statuses
 from tests.support.cloud import Cloud
@@ -379,3 +382,35 @@ def test_quotas_hold(cloud: Cloud, demo: Net, admin: Net, make: Make) -> None:
     [made] = [answer["router"]["id"] for answer in answers if answer.status == 201]
     demo.delete("router", made)
     assert admin.api.delete("network", path).status == 204
+
+
+def test_a_host_reports_what_changes(cloud: Cloud, demo: Net, admin: Net, make: Make, caplog: Any) -> None:
+    """Who changes a port and then tells its host, and the report of the host, take the rows in one order: neither has
+    to be tried again."""
+    network, _ = new_lan(make)
+    port = make("admin", "port", network_id=network["id"], **{"binding:host_id": "fake-1"})
+    assert cloud.settle()
+    control = cloud.control
+
+    control.db.write(lambda tx: control.network.ports_wired(tx, "fake-1", [port["id"]], wired=False))
+    generation = control.db.read(lambda tx: control.desired.applied(tx, "fake-1", "port", port["id"]))[0]
+    began = threading.Event()
+
+    def change(tx: Any) -> None:
+        row = control.network.ports.get(tx, port["id"])
+        control.network.ports.save(tx, row)
+        began.set()
+        time.sleep(0.3)
+        control.desired.touch(tx, "fake-1", "port", port["id"])
+
+    def report() -> None:
+        began.wait()
+        applied = Applied(host="fake-1", entries=[("port", port["id"], generation, None)])
+        control.db.write(lambda tx: control.desired.report(tx, applied))
+
+    caplog.set_level("INFO", "cumulet.db.database")
+    reporting = threading.Thread(target=report)
+    reporting.start()
+    control.db.write(change)
+    reporting.join()
+    assert [record for record in caplog.records if "tried again" in record.message] == []

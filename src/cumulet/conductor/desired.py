@@ -20,6 +20,7 @@ from cumulet.db import Tx
 from cumulet.kernel.clock import SECOND
 
 Builder = Callable[[Tx, str, str, int], Document | None]
+AppliedHolder = Callable[[Tx, str, Iterable[tuple[str, str]]], object]
 AppliedListener = Callable[[Tx, str, str, str, int, str | None], object]
 
 _UPSERT = (
@@ -86,6 +87,7 @@ class Desired:
         self._bus = bus
         self._builders: dict[str, Builder] = {}
         self._listeners: list[AppliedListener] = []
+        self._holders: list[AppliedHolder] = []
         self._hints: WeakKeyDictionary[Tx, dict[str, set[tuple[str, str]]]] = WeakKeyDictionary()
 
     def register(self, kind: str, build: Builder) -> None:
@@ -97,6 +99,12 @@ class Desired:
     def on_applied(self, listener: AppliedListener) -> None:
         """``fn(tx, host, kind, object_id, generation, error)``, in the transaction that records a report."""
         self._listeners.append(listener)
+
+    def before_applied(self, holder: AppliedHolder) -> None:
+        """``fn(tx, host, [(kind, object_id)])``, before anything of a report is recorded: takes the rows that its
+        listener may change. Who changes them and then says that documents changed never waits for a report that waits
+        for it."""
+        self._holders.append(holder)
 
     # -- wanting --------------------------------------------------------------------------------------------------
 
@@ -224,7 +232,10 @@ class Desired:
 
     def report(self, tx: Tx, message: Applied) -> None:
         """Rows are changed in the order of `touch_many`'s callers, so that the two never wait for each other."""
-        for kind, object_id, generation, error in sorted(message.entries, key=itemgetter(0, 1)):
+        entries = sorted(message.entries, key=itemgetter(0, 1))
+        for holder in self._holders:
+            holder(tx, message.host, [(entry[0], entry[1]) for entry in entries])
+        for kind, object_id, generation, error in entries:
             values = {
                 "the_host": message.host, "the_kind": kind, "the_object": object_id, "the_generation": generation,
                 "error": error, "now": tx.now,

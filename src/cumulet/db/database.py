@@ -143,6 +143,13 @@ class Tx:
             number = int.from_bytes(digest, "big", signed=True)
             self.rows(_ADVISORY_LOCK, {"key": number})
 
+    def hold(self, statement: Executable, params: Params) -> None:
+        """Take the rows of a `to_change` or `to_refer` now that are changed or referred to later, so that all units of
+        work take rows in one order. On SQLite nothing is to be done."""
+        assert self.writing
+        if self._db.is_postgres:
+            self.rows(statement, params)
+
     def after_commit(self, hook: Callable[[], object]) -> None:
         """Run after the commit, on this thread. A hook is a hint: it may be lost with the process."""
         self._hooks.append(hook)

@@ -153,6 +153,7 @@ class Agents:
         raise missing("AgentNotFound", "Agent", id)
 
     def set(self, tx: Tx, id: str, changes: dict[str, Any]) -> dict[str, Any]:
+        tx.lock("network-agent", id)
         view = self.get(tx, id)
         up = changes.get("admin_state_up", view["admin_state_up"])
         description = changes.get("description", view["description"])

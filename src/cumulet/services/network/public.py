@@ -98,6 +98,7 @@ class NetworkService:
         self.server_wired: Callable[[Tx, str], object] | None = None  # a port of this server works now
         self.documents.register(desired)
         desired.on_applied(self.applied)
+        desired.before_applied(state.hold_applied)
 
     def zone_of(self, host: str) -> str:
         del host  # one zone for all network hosts

@@ -1,8 +1,11 @@
 """Visible status, computed from intent and what hosts reported. The only writer of ``status`` columns."""
 
+from collections.abc import Iterable
+from typing import Any
+
 from sqlalchemy import and_, bindparam, select, update
 
-from cumulet.db import Tx
+from cumulet.db import Tx, to_change
 from cumulet.services.network import tables as t
 from cumulet.services.network.noun import rows_in
 
@@ -38,6 +41,32 @@ _DEVICE = select(t.PORTS.c.device_id, t.PORTS.c.device_owner).where(t.PORTS.c.id
 _FLOATING_OF_ROUTER = select(
     t.FLOATING_IPS.c.id, t.FLOATING_IPS.c.status, t.FLOATING_IPS.c.port_id, t.FLOATING_IPS.c.wanted_generation
 ).where(t.FLOATING_IPS.c.router_id == bindparam("router_id"))
+
+# what a host's word of these documents may change, in the order in which others take them
+_IN: Any = bindparam("ids", expanding=True)
+_HELD_FLOATING = to_change(
+    select(t.FLOATING_IPS.c.id).where(t.FLOATING_IPS.c.router_id.in_(_IN)).order_by(t.FLOATING_IPS.c.id)
+)
+_HELD_PORTS = {
+    kind: to_change(select(t.PORTS.c.id).where(which).order_by(t.PORTS.c.id))
+    for kind, which in {
+        "port": t.PORTS.c.id.in_(_IN),
+        "network": and_(t.PORTS.c.network_id.in_(_IN), t.PORTS.c.device_owner == "network:dhcp"),
+        "router": and_(t.PORTS.c.device_id.in_(_IN), t.PORTS.c.device_owner.startswith("network:router_")),
+    }.items()
+}
+
+
+def hold_applied(tx: Tx, host: str, entries: Iterable[tuple[str, str]]) -> None:
+    """A host reports these documents: `wired` and `router_applied` follow."""
+    ids: dict[str, list[str]] = {}
+    for kind, object_id in entries:
+        ids.setdefault(kind, []).append(object_id)
+    if "router" in ids:
+        tx.hold(_HELD_FLOATING, {"ids": ids["router"]})
+    for kind, statement in _HELD_PORTS.items():
+        if kind in ids:
+            tx.hold(statement, {"ids": ids[kind]})
 
 
 def port_status(row: t.PortRow) -> str:
