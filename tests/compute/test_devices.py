@@ -24,6 +24,17 @@ def network(nova: Nova) -> Iterator[dict[str, Any]]:
     assert api.delete("network", f"/networks/{made['network']['id']}").status == 204
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_volume_is_left(nova: Nova) -> Iterator[None]:
+    """They count against the project's quota, which is that of other tests, too."""
+    yield
+    api = nova.cloud.api("demo")
+    assert nova.cloud.settle()
+    for volume in api.get("volume", "/volumes")["volumes"]:
+        assert api.delete("volume", f"/volumes/{volume['id']}?cascade=true").status == 202
+    assert nova.cloud.settle()
+
+
 def new_volume(nova: Nova, **more: Any) -> str:
     api = nova.cloud.api("demo")
     made = api.post("volume", "/volumes", {"volume": {"size": 1, "name": unique("vol"), **more}}, version="3.70")

@@ -130,6 +130,26 @@ def test_a_delete_asks_the_owner_to_unwind_and_then_runs(world: World) -> None:
     assert world.db.read(lambda tx: world.engine.owner(tx, "thing", "t")) is None
 
 
+def test_a_delete_comes_at_the_moment_when_the_owner_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Side by side: the owner that was found has given the object up before the delete could queue behind it."""
+    from cumulet.saga import journal
+
+    queue_behind = journal.queue_behind
+
+    def too_late(tx: Any, kind: str, thing: str, owner_id: str, saga_id: str) -> bool:
+        monkeypatch.undo()
+        journal.free_slot(tx, kind, thing, owner_id)
+        return queue_behind(tx, kind, thing, owner_id, saga_id)
+
+    world.add_thing("t")
+    for saga in (sagas.BUILD, sagas.REMOVE):
+        world.engine.register(saga)
+    world.start(sagas.BUILD, "t")
+    monkeypatch.setattr(journal, "queue_behind", too_late)
+    removing = world.start(sagas.REMOVE, "t")
+    assert status(world, removing).status == "running"
+
+
 def test_a_delete_waits_for_the_call_under_way(world: World) -> None:
     world.host.hold.add("volume.create")
     first = run(world, sagas.BUILD)

@@ -18,6 +18,10 @@ from cumulet.saga.model import Saga
 from cumulet.saga.stepper import Flight
 
 
+class _Moved(Exception):
+    """Who owns the object is not who was found a moment ago."""
+
+
 class Intake:
     """``wake``: called after the commit with the id of a saga that can go on; ``began``: with one that was taken in."""
 
@@ -59,7 +63,10 @@ class Intake:
             if parent is not None and self._is_ancestor(tx, saga.object_kind, object_id, parent):
                 owns, epoch = False, parent.epoch + 1
             elif saga.preempts:
-                existing = self._preempt(tx, saga, object_id, saga_id)
+                try:
+                    existing = self._preempt(tx, saga, object_id, saga_id)
+                except _Moved:  # another unit of work ended the owner, or came first: look again
+                    return self.start(tx, saga, object_id, params, ctx=ctx, parent=parent, settled=settled)
                 if existing is not None:
                     return existing
                 status, epoch = "queued", 0
@@ -117,11 +124,12 @@ class Intake:
                 raise Conflict(f"{saga.object_kind} {object_id} is being deleted.", code="owned")
             if row.id == next_id:
                 journal.drop_queued(tx, saga.object_kind, object_id, row.id)
-        assert owner_id is not None
+        if owner_id is None:
+            raise _Moved
         if not once_more:
             journal.request_cancel(tx, owner_id)
         if not journal.queue_behind(tx, saga.object_kind, object_id, owner_id, saga_id):
-            raise Conflict(f"Another operation is under way on {saga.object_kind} {object_id}.", code="owned")
+            raise _Moved
         tx.after_commit(lambda: self._wake(owner_id))
         return None
 
