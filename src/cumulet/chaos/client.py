@@ -45,7 +45,7 @@ class Client:
             (self._create_server, 10), (self._power, 14), (self._rebuild, 3), (self._delete_server, 7),
             (self._resize, 4), (self._migrate, 5), (self._end_move, 8), (self._evacuate, 2),
             (self._create_volume, 6), (self._attach_volume, 10), (self._detach_volume, 6), (self._extend_volume, 2),
-            (self._delete_volume, 4), (self._create_snapshot, 3), (self._delete_snapshot, 2),
+            (self._move_volume, 4), (self._delete_volume, 4), (self._create_snapshot, 3), (self._delete_snapshot, 2),
             (self._create_image, 3), (self._delete_image, 2),
             (self._create_port, 4), (self._attach_port, 5), (self._detach_port, 3), (self._delete_port, 2),
             (self._create_address, 3), (self._associate, 5), (self._delete_address, 2),
@@ -276,6 +276,25 @@ class Client:
         if volume is not None:
             body = {"os-extend": {"new_size": self.random.randint(3, 6)}}
             self._act(volume, "extend", "POST", f"{volume.path}/action", body)
+
+    def _move_volume(self) -> None:
+        """As an operator: to any other storage host."""
+        volume = self._one("volume")
+        if volume is None:
+            return
+        shown = self.operator.ask("GET", volume.service, volume.path)
+        listed = self.operator.ask("GET", volume.service, "/os-services?binary=cinder-volume")
+        if not (shown.acknowledged and listed.acknowledged):
+            return
+        own = str(shown.body["volume"]["os-vol-host-attr:host"]).partition("@")[0]
+        others = sorted({one["host"] for one in listed.body["services"] if one["host"].partition("@")[0] != own})
+        if not others:
+            return
+        body = {"host": self.random.choice(others), "lock_volume": self.random.random() < 0.5}
+        began = now()
+        reply = self.operator.ask("POST", volume.service, f"{volume.path}/action", {"os-migrate_volume": body})
+        self.record.count("move volume", reply)
+        self.record.note(volume, Event("move", began, now(), reply))
 
     def _delete_volume(self) -> None:
         self._delete("volume")

@@ -115,6 +115,9 @@ class Reckoning:
         settled = SETTLED.get(thing.kind)
         if settled is not None and one["status"] not in settled:
             self.violate("stuck", _about(thing), f"it is {one['status']} and nothing is under way", thing)
+        if thing.kind == "volume" and one["migration_status"] in ("starting", "migrating", "completing"):
+            message = f"its migration is {one['migration_status']} and nothing is under way"
+            self.violate("stuck", _about(thing), message, thing)
         if thing.kind == "server":
             task = one.get("OS-EXT-STS:task_state")
             if task is not None:
