@@ -187,3 +187,36 @@ def test_what_is_refused(three: Places) -> None:
     force_down(places, host, down=False)
     places.cloud.hosts[host].start()
     places.cloud.wait(lambda: places.traces(server) == [], 20)
+
+
+@pytest.mark.parametrize("word", ["CacheImage", "UndefineServer"])
+def test_asked_for_twice(three: Places, word: str) -> None:
+    """The second is refused, whether the server is still to arrive or is being taken from the old host."""
+    places, admin = three, three.admin
+    server = places.boot()
+    source = places.host(server)
+    force_down(places, source, down=True)
+    faults = [host.fake.faults for host in places.cloud.hosts.values()]
+    go_on = [one.hang(word) for one in faults]
+    if word == "CacheImage":
+        assert admin.act(server, "evacuate", {}, version="2.94").status == 200
+        places.cloud.wait(lambda: any(one.hung for one in faults))
+    else:  # the source is vouched for again before its last step
+        arriving = [one.hang("PowerServer") for one in faults]
+        assert admin.act(server, "evacuate", {}, version="2.94").status == 200
+        places.cloud.wait(lambda: any(one.hung for one in faults))
+        force_down(places, source, down=False)
+        for event in arriving:
+            event.set()
+        places.cloud.wait(lambda: places.host(server) != source)
+        places.cloud.wait(lambda: any(one.hung for one in faults))
+        force_down(places, places.host(server), down=True)
+    again = admin.act(server, "evacuate", {}, version="2.94")
+    assert again.status == 409, again.text
+    for event in go_on:
+        event.set()
+    for host in places.cloud.hosts:
+        force_down(places, host, down=False)
+    places.nova.wait(server, "ACTIVE")
+    places.cloud.wait(lambda: [one["status"] for one in places.migrations(server)] in (["done"], ["completed"]))
+    places.remove(server)

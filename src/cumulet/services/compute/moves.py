@@ -178,6 +178,7 @@ class Moves:
             raise Conflict(f"Instance {server.id} is not ready")
         if self.host_up(tx, server.host):
             raise BadInput(f"Compute service of {server.host} is still in use.")
+        self._check_not_evacuated(tx, server)
         params = FleeParams(
             migration_id=self._begin(tx, ctx, server, migrations.EVACUATION, dest=host),
             host=host,
@@ -187,6 +188,14 @@ class Moves:
             admin_password=password,
         )
         self.start(tx, server, self.evacuation.evacuate, params, ctx, "evacuate")
+
+    def _check_not_evacuated(self, tx: Tx, server: ServerRow) -> None:
+        """One evacuation goes on, or waits for its turn: another might be meant for another host, and is not that."""
+        tx.lock("server", server.id)
+        owner = self.parts.sagas.owner(tx, "server", server.id)
+        going = owner is not None and owner.kind == self.evacuation.evacuate.kind
+        if going or any(move.type == migrations.EVACUATION for move in migrations.open_ones(tx, server.id)):
+            raise Conflict(f"Cannot 'evacuate' instance {server.id} while it is being evacuated")
 
     def leave_dead(self, tx: Tx) -> int:
         """Hosts that were dead and are back are to be rid of the servers that were evacuated from them."""
