@@ -200,7 +200,10 @@ def build_control_plane(
     reconcilers.register("compute.drains", compute.go_on_draining, period_seconds=30)
     reconcilers.register("compute.evacuated", compute.leave_dead_hosts, period_seconds=30)
     hosts.vouched_for = lambda: reconcilers.signal("compute.evacuated")
+    compute.parts.unreached = lambda: reconcilers.signal("compute.volumes")
+    reconcilers.register("compute.volumes", compute.reconnect_volumes, period_seconds=30)
     conductor.on_hosts_changed(hosts.vouched_for)
+    conductor.on_hosts_changed(compute.parts.unreached)
     if (seconds := settings.compute.resize_confirm_seconds) > 0:
         reconcilers.register(
             "compute.resizes", lambda: compute.confirm_old_resizes(seconds), period_seconds=min(seconds, 60)

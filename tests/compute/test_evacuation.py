@@ -220,3 +220,52 @@ def test_asked_for_twice(three: Places, word: str) -> None:
     places.nova.wait(server, "ACTIVE")
     places.cloud.wait(lambda: [one["status"] for one in places.migrations(server)] in (["done"], ["completed"]))
     places.remove(server)
+
+
+def test_a_volume_that_cannot_be_exported_neither_way(three: Places) -> None:
+    """The evacuation fails, and so does giving the volume back to the host that lives: that is tried again."""
+    places, admin = three, three.admin
+    server = places.boot()
+    source = places.host(server)
+    spared(places, but=source)
+    volume = places.volume()
+    body = {"volumeAttachment": {"volumeId": volume}}
+    assert places.nova.post(f"/servers/{server}/os-volume_attachments", body).status == 200
+    places.cloud.wait(lambda: places.exports(server))
+    [world] = [places.world(name) for name in places.cloud.hosts if volume in places.world(name).volumes]
+    fault = places.cloud.faults.fail("ExportVolume", times=None)
+    force_down(places, source, down=True)
+    assert admin.act(server, "evacuate", {}, version="2.94").status == 200
+    places.cloud.wait(lambda: [one["status"] for one in places.migrations(server)] == ["failed"])
+    assert places.nova.show(server)["OS-EXT-STS:task_state"] is None
+    assert (places.exports(server), world.volumes[volume].exports) == ({}, {})
+    places.cloud.faults.remove(fault)
+    force_down(places, source, down=False)  # a host that comes is a reason to look, as is half a minute
+    places.cloud.wait(lambda: places.exports(server) == {volume: source})
+    assert len(world.volumes[volume].exports) == 1
+    places.remove(server)
+
+
+def test_one_that_fails_takes_nothing_from_a_host_that_lives(three: Places) -> None:
+    """Its guest goes on, with its tap: one made anew would hang on nothing."""
+    places = three
+    server = places.boot()
+    source, port = places.host(server), places.port(server)["id"]
+    force_down(places, source, down=True)
+    others = [host.fake for name, host in places.cloud.hosts.items() if name != source]
+    for fake in others:
+        fake.faults.fail("CreateDisks", times=None)
+    gone: list[str] = []
+    places.world(source).taps.pop = lambda key, *rest: gone.append(key)
+    assert places.admin.act(server, "evacuate", {}, version="2.94").status == 200
+    places.cloud.wait(lambda: [one["status"] for one in places.migrations(server)] == ["failed"])
+    places.cloud.settle()
+    assert places.running(server) == [source]
+    assert gone == []
+    assert places.traces(server) == [source]
+    shown = places.port(server)
+    assert (shown["binding:host_id"], shown["status"]) == (source, "ACTIVE")
+    assert places.world(source).taps == {port: server}
+    del places.world(source).taps.pop
+    force_down(places, source, down=False)
+    places.remove(server)

@@ -122,6 +122,30 @@ def test_a_volume_that_its_host_does_not_let_go_of_is_free_once_the_server_is_de
     assert api.delete("volume", f"/volumes/{volume}").status == 202
 
 
+def test_a_volume_that_the_guest_let_go_of_is_free(own: Nova) -> None:
+    """Though its host does not let go of it: the server does not have it any more. Its export goes later."""
+    api, server = own.cloud.api("demo"), own.boot()
+    volume = api.post("volume", "/volumes", {"volume": {"size": 1}})["volume"]["id"]
+
+    def shows(status: str) -> bool:
+        return bool(api.get("volume", f"/volumes/{volume}")["volume"]["status"] == status)
+
+    own.cloud.wait(lambda: shows("available"))
+    path = f"/servers/{server}/os-volume_attachments"
+    assert own.post(path, {"volumeAttachment": {"volumeId": volume}}).status == 200
+    own.cloud.wait(lambda: shows("in-use"))
+    for host in own.cloud.hosts.values():
+        host.fake.faults.fail("UnexportVolume", times=None)
+    assert own.delete(f"{path}/{volume}").status == 202
+    own.cloud.wait(lambda: shows("available"))
+    assert own.get(path)["volumeAttachments"] == []
+    for host in own.cloud.hosts.values():
+        host.fake.faults.clear()
+        host.restart()  # an inventory, in which the export is
+    own.cloud.wait(lambda: not any(host.fake.world.leftovers().get("exports") for host in own.cloud.hosts.values()))
+    own.remove(server)
+
+
 def test_a_volume_that_goes_with_its_server_goes_once_its_host_lets_it(new_cloud: Any) -> None:
     clock = EmulatorClock()
     own = Nova(new_cloud(hosts=2, clock=clock))
@@ -291,4 +315,30 @@ def test_an_inventory_that_was_long_on_its_way(own: Nova) -> None:
         assert tellers(server) == [host]
     bus.call("conductor", msgspec.structs.replace(told, sequence=1 << 62))  # the host was started anew
     assert own.show(server)["status"] == "SHUTOFF"
+    own.remove(server)
+
+
+def test_a_server_that_found_no_host(own: Nova) -> None:
+    """What only a host can do is refused: it was acknowledged, said it was done, and the server was SHUTOFF nowhere."""
+    server = own.boot(flavorRef=own.new_flavor(disk=1_000_000), wait="ERROR")
+    volume = own.cloud.api("demo").post("volume", "/volumes", {"volume": {"size": 1}})["volume"]["id"]
+    admin = own.as_user("admin")
+    actions: list[tuple[str, Any]] = [
+        ("os-stop", None),
+        ("reboot", {"type": "HARD"}),
+        ("rebuild", {"imageRef": own.image}),
+    ]
+    for action, argument in actions:
+        answer = own.act(server, action, argument)
+        assert (answer.status, "is not ready" in answer.text) == (409, True), answer.text
+    assert admin.act(server, "os-resetState", {"state": "active"}).status == 202
+    own.cloud.wait(lambda: own.cloud.api("demo").get("volume", f"/volumes/{volume}")["volume"]["status"] == "available")
+    for path, body in (
+        ("os-volume_attachments", {"volumeAttachment": {"volumeId": volume}}),
+        ("os-interface", {"interfaceAttachment": {}}),
+        ("action", {"createImage": {"name": "none"}}),
+        ("action", {"pause": None}),
+    ):
+        answer = own.post(f"/servers/{server}/{path}", body)
+        assert (answer.status, "is not ready" in answer.text) == (409, True), answer.text
     own.remove(server)

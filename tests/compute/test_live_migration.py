@@ -188,6 +188,29 @@ def test_a_host_is_told_of_what_a_move_left_there(slow: Places) -> None:
     assert said(target) == [server]
 
 
+def test_an_export_that_its_host_does_not_let_go_of(slow: Places) -> None:
+    """The server has moved, and has its volume once: what is left is removed by that host's next inventory."""
+    server = slow.boot(volume=True)
+    source = slow.host(server)
+    [volume] = slow.exports(server)
+    for host in slow.cloud.hosts.values():
+        host.fake.faults.fail("UnexportVolume", times=None)
+    assert slow.admin.act(server, "os-migrateLive", AUTO).status == 202
+    number = running(slow, server)["id"]
+    assert slow.admin.post(f"/servers/{server}/migrations/{number}/action", {"force_complete": None}).status == 202
+    migrated(slow, server, source)
+    slow.cloud.settle()
+    shown = slow.cloud.api("demo").get("volume", f"/volumes/{volume}")["volume"]
+    assert [one["server_id"] for one in shown["attachments"]] == [server]
+    [kept] = [slow.world(name) for name in slow.cloud.hosts if volume in slow.world(name).volumes]
+    assert len(kept.volumes[volume].exports) == 2
+    for host in slow.cloud.hosts.values():
+        host.fake.faults.clear()
+        host.restart()
+    slow.cloud.wait(lambda: list(kept.volumes[volume].exports) == [shown["attachments"][0]["attachment_id"]])
+    slow.remove(server)
+
+
 def test_aborted(slow: Places) -> None:
     admin = slow.admin
     server = slow.boot(volume=True)

@@ -67,8 +67,8 @@ class Moves:
             self.check_host(tx, host)
             if host == server.host and force:
                 raise BadInput(f"Unable to migrate instance ({server.id}) to current host ({host}).")
-        if server.host is None:
-            raise Conflict(f"Instance {server.id} is not ready")
+        rules.check_host(server)
+        assert server.host is not None
         if at_once:
             self._judge_live(tx, server, host, copy_disks=copy_disks, force=force)
         params = LiveParams(
@@ -174,8 +174,8 @@ class Moves:
             if host == server.host:
                 raise BadInput("The target host can't be the same one.")
         rules.check_state(server, "evacuate")
-        if server.host is None:
-            raise Conflict(f"Instance {server.id} is not ready")
+        rules.check_host(server)
+        assert server.host is not None
         if self.host_up(tx, server.host):
             raise BadInput(f"Compute service of {server.host} is still in use.")
         self._check_not_evacuated(tx, server)
@@ -226,8 +226,8 @@ class Moves:
         return bool(host.up and not host.forced_down)
 
     def check_source(self, tx: Tx, server: ServerRow) -> None:
-        if server.host is None:
-            raise Conflict(f"Instance {server.id} is not ready")
+        rules.check_host(server)
+        assert server.host is not None
         if not self.host_up(tx, server.host):
             raise Conflict(UNAVAILABLE)
         self.check_quiet(tx, server)

@@ -23,5 +23,6 @@ class Parts:
     volumes: Any
     ask: Any = None  # conductor: (host, query) -> Answer
     moved: Callable[[], object] = lambda: None  # told when a move is over: the next may begin
+    unreached: Callable[[], object] = lambda: None  # told when a volume of a server is exported to nobody
     default_zone: str = "nova"
     max_attempts: int = 3

@@ -39,7 +39,7 @@ from cumulet.services.compute.workflows.leave import LeaveWorkflow
 from cumulet.services.compute.workflows.live import LiveSettings, LiveWorkflows
 from cumulet.services.compute.workflows.move import MoveWorkflows
 from cumulet.services.compute.workflows.power import PowerParams, PowerWorkflows
-from cumulet.services.compute.workflows.volumes import ExtendParams, VolumeWorkflows
+from cumulet.services.compute.workflows.volumes import ConnectParams, ExtendParams, VolumeWorkflows
 
 
 class ComputeService:
@@ -145,6 +145,27 @@ class ComputeService:
             if self.parts.sagas.owner(tx, "block_device", disk.id) is None:
                 params = ExtendParams(server_id=server.id, size_gb=size_gb)
                 self.start_on(tx, server, self.volume_workflows.extend, disk.id, params, ctx)
+
+    def reconnect_volumes(self) -> str | None:
+        """Servers have their volumes exported to their host, also when going back there after a move that failed did
+        not succeed: the volume's host was down, or refused."""
+        if not self.db.read(store.unreached_disks):
+            return None
+        begun = self.db.write(self._reconnect_volumes)
+        return f"{begun} begun" if begun else None
+
+    def _reconnect_volumes(self, tx: Tx) -> int:
+        begun, sagas, volumes = 0, self.parts.sagas, self.parts.volumes
+        for disk in sorted(store.unreached_disks(tx), key=lambda disk: disk.server_id):
+            tx.lock("server", disk.server_id)
+            server = store.server(tx, disk.server_id)
+            busy = any(sagas.owner(tx, *one) for one in (("server", disk.server_id), ("block_device", disk.id)))
+            if busy or server is None or not volumes.can_be_exported_again(tx, disk.attachment_id):
+                continue
+            params = ConnectParams(server_id=server.id, host=server.host)
+            sagas.start(tx, self.volume_workflows.connect, disk.id, params, system_context("reconnect"))
+            begun += 1
+        return begun
 
     def uses_attachment(self, tx: Tx, volume_id: str, attachment_id: str) -> bool:
         """Is it a disk of a living server?"""
@@ -406,6 +427,7 @@ class ComputeService:
 
     def power_action(self, tx: Tx, ctx: RequestContext, server: ServerRow, name: str) -> None:
         rules.check_state(server, name, {"soft_reboot": "reboot", "hard_reboot": "reboot"}.get(name))
+        rules.check_host(server)
         action = self.power.actions[name]
         self.start(tx, server, self.power.by_name[name], PowerParams(), ctx, action.action)
 

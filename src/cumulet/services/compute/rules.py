@@ -71,6 +71,12 @@ def check_state(server: ServerRow, operation: str, called: str | None = None) ->
         )
 
 
+def check_host(server: ServerRow) -> None:
+    """What only a host can do is refused of a server that found none."""
+    if server.host is None:
+        raise Conflict(f"Instance {server.id} is not ready", type_name="InstanceNotReady")
+
+
 def check_migrating(server: ServerRow, called: str, vm_states: tuple[str, ...] | None = None) -> None:
     """A live migration of the server is to be under way."""
     attribute, value = "task_state", server.task_state

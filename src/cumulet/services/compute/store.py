@@ -285,6 +285,19 @@ _DISKS = (
 )
 _DISK = select(*BLOCK_DEVICES.c).where(BLOCK_DEVICES.c.id == bindparam("id"))
 _OF_VOLUME = select(*BLOCK_DEVICES.c).where(BLOCK_DEVICES.c.volume_id == bindparam("volume_id"))
+_UNREACHED = (
+    select(*BLOCK_DEVICES.c)
+    .join(SERVERS, SERVERS.c.id == BLOCK_DEVICES.c.server_id)
+    .where(
+        BLOCK_DEVICES.c.connection.is_(None),
+        BLOCK_DEVICES.c.attachment_id.is_not(None),
+        SERVERS.c.host.is_not(None),
+        SERVERS.c.launched_at.is_not(None),
+        SERVERS.c.deleting.is_(False),
+        SERVERS.c.deleted_at.is_(None),
+    )
+    .order_by(BLOCK_DEVICES.c.id)
+)
 _DELETE_DISK = delete(BLOCK_DEVICES).where(BLOCK_DEVICES.c.id == bindparam("id"))
 
 
@@ -307,6 +320,11 @@ def disk(tx: Tx, disk_id: str) -> BlockDeviceRow | None:
 
 def disks_of_volume(tx: Tx, volume_id: str) -> list[BlockDeviceRow]:
     return [BlockDeviceRow(*row) for row in tx.rows(_OF_VOLUME, {"volume_id": volume_id})]
+
+
+def unreached_disks(tx: Tx) -> list[BlockDeviceRow]:
+    """Of servers on a host: volumes that no host is known to reach. Most are just being attached or taken away."""
+    return [BlockDeviceRow(*row) for row in tx.rows(_UNREACHED)]
 
 
 def update_disk(tx: Tx, disk_id: str, **values: Any) -> None:

@@ -98,6 +98,14 @@ class VolumeService:
             raise BadInput(f"Volume {volume.id} did not finish being created: its status is {volume.status}.")
         return volume.base == "ready"
 
+    def can_be_exported_again(self, tx: Tx, attachment_id: str) -> bool:
+        """Does a server have it, and does the volume's host answer?"""
+        attachment = store.ATTACHMENTS.find(tx, attachment_id)
+        if attachment is None or attachment.status != "attached":
+            return False
+        volume = store.VOLUMES.get(tx, attachment.volume_id)
+        return volume.host is not None and volume.base == "ready" and self.hosts.is_up_in(tx, volume.host)
+
     def export_operation(self, tx: Tx, attachment_id: str, host: str) -> tuple[str, ExportVolume]:
         return attachments.export(tx, attachment_id, host)
 

@@ -104,6 +104,7 @@ def change_password(call: Call) -> None:
     def work(tx: Tx) -> None:
         server = load_unlocked(call, tx, "os_compute_api:os-admin-password")
         rules.check_state(server, "set_admin_password", "changePassword")
+        rules.check_host(server)
         service = service_of(call)
         params = PasswordParams(password=body.adminPass)
         service.start(tx, server, service.guest.password, params, call.ctx, "changePassword")
@@ -135,6 +136,7 @@ def create_image(call: Call) -> Reply:
         server = load(call, tx, "os_compute_api:servers:create_image")
         service.quotas.admit_metadata(tx, server.project_id, len(body.metadata))
         rules.check_state(server, "snapshot", "createImage")
+        rules.check_host(server)
         disks = store.disks(tx, [server.id]).get(server.id, [])
         if any(disk.boot_index == 0 for disk in disks):
             raise BadInput("Snapshots of volume-backed servers are not offered.")
@@ -178,6 +180,7 @@ def rebuild(call: Call) -> Reply:
         if body.trusted_image_certificates is not UNSET and body.trusted_image_certificates:
             call.authorize("os_compute_api:servers:rebuild:trusted_certs", target(server))
         rules.check_state(server, "rebuild")
+        rules.check_host(server)
         try:
             image = service.parts.images.get(tx, call.ctx, body.imageRef)
         except NotFound:

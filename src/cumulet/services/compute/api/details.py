@@ -371,8 +371,8 @@ def diagnostics(call: Call) -> dict[str, Any]:
         return row
 
     row = service_of(call).db.read(work)
-    if row.host is None:
-        raise Conflict(f"Instance {row.id} is not ready")
+    rules.check_host(row)
+    assert row.host is not None
     answer = service_of(call).parts.ask(row.host, Diagnostics(server_id=row.id, instance_name=row.instance_name))
     if answer.error is not None:
         raise Conflict(f"Unable to get diagnostics: {answer.error}")

@@ -84,6 +84,7 @@ def volumes_attach(call: Call) -> dict[str, Any]:
         rules.check_state(row, "attach_volume")
         if row.vm_state.startswith("shelved"):
             raise Conflict(f"Cannot 'attach_volume' instance {row.id} while it is in vm_state {row.vm_state}")
+        rules.check_host(row)
         disks = _disks(tx, row)
         volume = service.parts.volumes.get(tx, call.ctx, body.volumeId)
         if any(disk.volume_id == body.volumeId for disk in disks):
@@ -213,6 +214,7 @@ def nics_attach(call: Call) -> dict[str, Any]:
     def work(tx: Tx) -> dict[str, Any]:
         row = load_unlocked(call, tx, _NICS + "create")
         rules.check_state(row, "attach_interface")
+        rules.check_host(row)
         requested = None
         if body.net_id is not None or body.port_id is not None:
             address = body.fixed_ips[0].ip_address if body.fixed_ips else None

@@ -200,7 +200,10 @@ class Arrival(Workflow):
         power = store.reported(tx, run.object_id, self._way(run)[1])
         if power == Power.CRASHED:
             raise CloudError("The guest crashed while it was being started.", code="guest-crashed")
-        return True if power == Power.RUNNING and self.parts.network.ports_active(tx, run.object_id) else None
+        return True if power == Power.RUNNING and self._ports_work(tx, run) else None
+
+    def _ports_work(self, tx: Tx, run: Run) -> bool:
+        return bool(self.parts.network.ports_active(tx, run.object_id))
 
 
 def raise_first(children: Sequence[dict[str, Any]]) -> None:

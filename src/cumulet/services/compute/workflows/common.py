@@ -94,6 +94,23 @@ class Workflow:
         """No report of the server is taken until the end of the unit of work: the first thing that it does."""
         tx.lock("server", run.object_id)
 
+    def on_both_hosts(self, tx: Tx, server_id: str, target: str) -> None:
+        """Its ports and metadata are to be at the target, too: what goes wrong there takes nothing from the source."""
+        ports = [row.port_id for row in store.interfaces(tx, server_id)]
+        if ports:
+            self.parts.network.begin_move(tx, ports, target)
+        self.bring_metadata(tx, server_id, target)
+
+    def on_one_host(self, tx: Tx, server_id: str, *, leaving: str) -> None:
+        """They are to be only at the server's host."""
+        server, ports = store.server(tx, server_id), [row.port_id for row in store.interfaces(tx, server_id)]
+        assert server is not None
+        assert server.host is not None
+        if ports:
+            self.parts.network.end_move(tx, ports)
+        self.bring_metadata(tx, server_id, server.host, leaving=leaving)
+        store.forget_reports(tx, server_id, leaving)
+
     def move_over(self, tx: Tx, run: Run, status: str) -> None:
         """The move ended, or waits for its confirmation: from now on only the server's host tells of it. What the other
         said since the server left it, or never came, is forgotten."""

@@ -4,8 +4,8 @@
 | server.flee | wait until no device changes; claim a host; then as a move arrives, with new disks of the image |
 | server.leave_dead | `server.leave`, once the dead host is back |
 
-A volume that is exported anew is fenced against the dead host. One that fails leaves the server where it was;
-so does one whose image was deleted.
+A volume that is exported anew is fenced against the dead host. An evacuation that fails leaves the server where it was,
+and with what it had there, should the host live; so does one whose image was deleted.
 """
 
 from collections.abc import Sequence
@@ -124,11 +124,27 @@ class EvacuateWorkflows(Arrival):
     def _new_disks(self, tx: Tx, run: Run) -> HostCall:
         return self._way(run)[1], CreateDisks(server=self._spec(tx, run))
 
+    def _bind(self, tx: Tx, run: Run) -> None:
+        """The ports are on both hosts until the server has arrived: a host that is vouched dead and lives would lose
+        them for good, whether the evacuation succeeds or not."""
+        self.on_both_hosts(tx, run.object_id, self._way(run)[1])
+
+    def _bind_back(self, tx: Tx, run: Run) -> None:
+        self.on_one_host(tx, run.object_id, leaving=self._way(run)[1])
+
+    def _ports_work(self, tx: Tx, run: Run) -> bool:
+        return True  # the target has plugged them, and they are not bound there yet
+
     def _fled(self, tx: Tx, run: Run) -> None:
         self.alone_with(tx, run)
         server, goal = self.server(tx, run), run.params.goal
+        here, there = self._way(run)
         launched = server.launched_at or tx.now
-        store.update_server(tx, server.id, host=self._way(run)[1], goal=goal, failed=False, launched_at=launched)
+        store.update_server(tx, server.id, host=there, goal=goal, failed=False, launched_at=launched)
+        ports = [row.port_id for row in store.interfaces(tx, server.id)]
+        if ports:
+            self.parts.network.switch_move(tx, ports)
+        self.on_one_host(tx, server.id, leaving=here)
         self.parts.placement.release(tx, run.params.migration_id)
         self.move_over(tx, run, "done")
         self.parts.network.server_power(tx, server.id, self._to_run(run))

@@ -256,24 +256,11 @@ class LiveWorkflows(Workflow):
         return run.outputs["claim"]["from"], run.outputs["claim"]["to"]
 
     def _bind(self, tx: Tx, run: Run) -> None:
-        target = run.outputs["claim"]["to"]
-        ports = self._ports(tx, run.object_id)
-        if ports:
-            self.parts.network.begin_move(tx, ports, target)
-        self.bring_metadata(tx, run.object_id, target)
+        self.on_both_hosts(tx, run.object_id, run.outputs["claim"]["to"])
 
     def _unbind(self, tx: Tx, run: Run) -> None:
         if self._open(tx, run):
-            self._on_one_host(tx, run.object_id, leaving=run.outputs["claim"]["to"])
-
-    def _on_one_host(self, tx: Tx, server_id: str, *, leaving: str) -> None:
-        server, ports = store.server(tx, server_id), self._ports(tx, server_id)
-        assert server is not None
-        assert server.host is not None
-        if ports:
-            self.parts.network.end_move(tx, ports)
-        self.bring_metadata(tx, server_id, server.host, leaving=leaving)
-        store.forget_reports(tx, server_id, leaving)
+            self.on_one_host(tx, run.object_id, leaving=run.outputs["claim"]["to"])
 
     def _plug(self, tx: Tx, run: Run) -> HostCall | None:
         target = run.outputs["claim"]["to"]
@@ -357,7 +344,7 @@ class LiveWorkflows(Workflow):
                 raise_first(run.outputs["handover"])
                 raise_first([shut])
             self._switch(tx, migration)
-        self._on_one_host(tx, run.object_id, leaving=run.outputs["claim"]["from"])
+        self.on_one_host(tx, run.object_id, leaving=run.outputs["claim"]["from"])
 
     # -- afterwards --------------------------------------------------------------------------------------------------
 

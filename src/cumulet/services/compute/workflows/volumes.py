@@ -83,7 +83,9 @@ class VolumeWorkflows(Workflow):
             action="extend_volume",
         )
         let_go = Call("let_go", self._unexport_move, FORWARD, if_host_down="skip")
-        self.let_go = self._saga("server_volume.let_go", let_go, Transact("drop", self._drop_move, FORWARD))
+        self.let_go = self._saga(
+            "server_volume.let_go", let_go, Transact("drop", self._drop_move, FORWARD), failed=self._drop_move
+        )
         self.prepare = self._saga(
             "server_volume.prepare",
             Transact("reserve", self._reserve_move, self._drop_move),
@@ -159,9 +161,11 @@ class VolumeWorkflows(Workflow):
     def _unexported(self, tx: Tx, run: Run) -> None:
         if self._disk(tx, run) is not None:
             store.update_disk(tx, run.object_id, connection=None)
+            tx.after_commit(self.parts.unreached)
 
     def _gone(self, tx: Tx, run: Run, result: dict[str, Any] | None) -> None:
-        self._unexported(tx, run)
+        if self._disk(tx, run) is not None:
+            store.update_disk(tx, run.object_id, connection=None)
 
     def _connected(self, tx: Tx, run: Run) -> None:
         disk, host = self._disk(tx, run), self._host(tx, run)
@@ -263,7 +267,10 @@ class VolumeWorkflows(Workflow):
             store.delete_disk(tx, disk.id)
 
     def _detach_failed(self, tx: Tx, run: Run) -> None:
-        """The guest did not let go: the volume is in use as before."""
+        """The guest did not let go: the volume is in use as before. If it did, the volume is free, and what its host
+        would not let go of is named in the answer to its next inventory."""
         disk, host = self._disk(tx, run), self._host(tx, run)
-        if disk is not None and disk.connection is not None:
+        if "detach" in run.outputs:
+            self._free(tx, run)
+        elif disk is not None and disk.connection is not None:
             self.parts.volumes.attachment_connected(tx, disk.attachment_id, host, disk.device)
