@@ -16,8 +16,7 @@ pytestmark = pytest.mark.slow
 def chaos(*options: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "cumulet", "chaos", "--json", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode in (0, 1), done.stderr
-    assert done.stdout, done.stderr
+    assert done.returncode in (0, 1) and done.stdout, f"it ended with {done.returncode}: {done.stderr}"
     result: dict[str, Any] = json.loads(done.stdout)
     assert result["violations"] == [], done.stderr
     assert done.returncode == 0
@@ -35,6 +34,18 @@ def test_one_process_that_is_killed_and_stopped() -> None:
     result = chaos("--processes", "--seconds=15", "--seed=3")
     assert result["form"] == "one process"
     assert result["requests"]["acknowledged"] > 10
+
+
+def test_one_that_is_ended_says_so() -> None:
+    command = [sys.executable, "-m", "cumulet", "chaos", "--json", "--seconds=60"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr is not None
+        assert run.stderr.readline().startswith("seed ")
+        assert " s  " in run.stderr.readline()  # it is at work
+        run.terminate()
+        out, told = run.communicate(timeout=60)
+    assert (run.returncode, out) == (1, "")
+    assert "SIGTERM ended the run" in told.splitlines()[-1]
 
 
 @pytest.mark.postgres

@@ -1,6 +1,7 @@
 """``cumulet chaos``: random work against a cloud of its own that is disturbed, then a reckoning."""
 
 import secrets
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,7 @@ def chaos(
     from cumulet.chaos.run import run
 
     logs.configure(None, level="CRITICAL")  # what is disturbed complains
+    signal.signal(signal.SIGTERM, _told_to_end)
     seed = secrets.randbelow(1 << 31) if seed is None else seed
     click.echo(f"seed {seed}", err=as_json)
     try:
@@ -59,6 +61,11 @@ def chaos(
         for line in told(result):
             click.echo(line)
     sys.exit(1 if result.violations else 0)
+
+
+def _told_to_end(number: int, frame: object) -> None:
+    """Whoever waits for the result is told why there is none."""
+    raise Problem("SIGTERM ended the run before its reckoning")
 
 
 def _field(
