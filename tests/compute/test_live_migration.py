@@ -291,6 +291,46 @@ def test_a_source_that_says_no_though_the_guest_went(places: Places) -> None:
     places.remove(server)
 
 
+@pytest.mark.parametrize("by", ["delete", "evacuate"])
+def test_cut_short_when_the_guest_had_left(new_cloud: Any, by: str) -> None:
+    """The migration is over all the same: it holds nothing of its source, and the server has its volume once."""
+    places = Places(Nova(new_cloud(hosts=3)))
+    admin, hosts, control = places.admin, places.cloud.hosts, places.cloud.control
+    server = places.boot(volume=True)
+    source = places.host(server)
+    go_on = [host.fake.faults.hang("EndReceive") for host in hosts.values()]
+    assert admin.act(server, "os-migrateLive", AUTO).status == 202
+    places.cloud.wait(lambda: any(host.fake.faults.hung for host in hosts.values()))
+    target = places.host(server)
+    assert target != source
+    if by == "delete":
+        hosts[target].fake.faults.fail("UndefineServer", times=None)
+        assert places.nova.delete(f"/servers/{server}").status == 204
+    else:
+        control.db.write(lambda tx: control.hosts.set_forced_down(tx, target, True))
+        assert admin.act(server, "evacuate", {}, version="2.94").status == 200
+    for event in go_on:
+        event.set()
+    if by == "delete":
+        places.cloud.wait(lambda: admin.show(server)["status"] == "ERROR")
+    else:
+        places.cloud.wait(lambda: admin.show(server)["OS-EXT-STS:task_state"] is None)
+    [live] = places.migrations(server, migration_type="live-migration")
+    assert live["status"] == "completed"
+    assert places.allocations(live["uuid"]) == {}
+    assert set(places.tellers(server)) <= {places.host(server)}
+    control.db.write(lambda tx: control.hosts.set_forced_down(tx, target, False))
+    hosts[target].fake.faults.clear()
+    if by == "evacuate":
+        [volume] = places.exports(server)
+        shown = places.cloud.api("demo").get("volume", f"/volumes/{volume}")["volume"]
+        assert len(shown["attachments"]) == 1
+    places.nova.remove(server)
+    for host in hosts.values():
+        host.restart()  # an inventory, in which its remains are
+    places.cloud.wait(lambda: not places.traces(server))
+
+
 @pytest.mark.parametrize("gone", [False, True])
 def test_a_source_that_is_lost(new_cloud: Any, gone: bool) -> None:
     """Lost while it hands over: where the guest is, the target says."""

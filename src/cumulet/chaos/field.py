@@ -27,6 +27,7 @@ _UNDER_WAY = (
 _EVACUATED = select(MIGRATIONS.c.server_id, MIGRATIONS.c.source).where(
     MIGRATIONS.c.type == EVACUATION, MIGRATIONS.c.status == "done"
 )
+_MOVES = select(MIGRATIONS.c.type, MIGRATIONS.c.status, func.count()).group_by(MIGRATIONS.c.type, MIGRATIONS.c.status)
 _LAST_DEADLINE = select(func.max(SAGAS.c.deadline_at)).where(SAGAS.c.status.in_(ACTIVE))
 _MOST_S, _LATE_S = 600.0, 45.0  # that a settling may take whatever the deadlines say, and after them
 _COMPARE_S = 0.5
@@ -87,6 +88,11 @@ def under_way(db: Database) -> list[str]:
         ]
 
     return db.read(all_of_it)
+
+
+def moves(db: Database) -> dict[str, int]:
+    """How many moves of servers of each type came to which end."""
+    return db.read(lambda tx: {f"{row[0]} {row[1]}": row[2] for row in sorted(tx.rows(_MOVES))})
 
 
 def wait_for_sagas(db: Database, look: Callable[[], object]) -> list[str]:

@@ -108,8 +108,8 @@ class ProcessField(PrivateCloud):
 
     def _none_ended(self) -> None:
         for name, process in self._running.items():
-            if process.poll() is not None:
-                raise BenchError(f"{name} ended by itself: {self._last_words(name)}")
+            if (status := process.poll()) is not None:
+                raise BenchError(f"{name} ended by itself with status {status}: {self._last_words(name)}")
 
     @staticmethod
     def _up(admin: Session) -> int:

@@ -8,7 +8,7 @@ import msgspec
 
 from cumulet.chaos.client import Client
 from cumulet.chaos.disturb import Disturber, Say
-from cumulet.chaos.field import Field, rows
+from cumulet.chaos.field import Field, moves, rows
 from cumulet.chaos.ground import Ground
 from cumulet.chaos.model import Record
 from cumulet.chaos.reckoning import Reckoning, Violation
@@ -26,6 +26,7 @@ class Result(msgspec.Struct):
     requests: dict[str, int]
     operations: dict[str, int]
     refusals: dict[str, int]
+    moves: dict[str, int]
     disturbances: dict[str, int]
     objects: int
     failed_deletes: int
@@ -96,6 +97,7 @@ def run(field: Field, *, form: str, seed: int, seconds: float, clients: int, hos
         requests=record.replies,
         operations=dict(sorted(record.counts.items())),
         refusals=dict(sorted(record.refusals.items())),
+        moves=moves(field.db),
         disturbances=dict(sorted(disturber.counts.items())),
         objects=len(record.things),
         failed_deletes=reckoning.failed_deletes,

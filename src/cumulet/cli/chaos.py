@@ -85,7 +85,8 @@ def _field(
 def told(result: "Result") -> list[str]:
     requests = ", ".join(f"{count} {what}" for what, count in result.requests.items())
     disturbed = ", ".join(f"{what} {count}" for what, count in result.disturbances.items())
-    lines = [f"requests: {requests}", f"disturbances: {disturbed}", f"objects: {result.objects}"]
+    moved = ", ".join(f"{what} {count}" for what, count in result.moves.items()) or "none"
+    lines = [f"requests: {requests}", f"moves: {moved}", f"disturbances: {disturbed}", f"objects: {result.objects}"]
     for violation in result.violations:
         lines.append(f"{violation['what']}: {violation['about']}: {violation['message']}")
         lines += [f"    {line}" for line in violation["story"]]

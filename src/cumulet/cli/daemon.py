@@ -3,6 +3,7 @@
 ``down`` stops our processes only; guests, libvirtd, dnsmasq and the volume daemon go on, and ``up`` adopts them.
 """
 
+import faulthandler
 import gc
 import os
 import subprocess
@@ -57,6 +58,7 @@ def serve(config: Path | None, role: str) -> None:
     settings = read_settings(config)
     lock = process.hold(settings.run_dir, role)
     gc.disable()  # until it works: what a start makes is no garbage
+    faulthandler.enable()  # a process that dies in foreign code says where
     from cumulet import app
 
     try:

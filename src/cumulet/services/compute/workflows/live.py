@@ -365,9 +365,22 @@ class LiveWorkflows(Workflow):
             stopped = run.cancelled or run.error_code == "aborted"
             status = "cancelled" if stopped else "error" if migration.status == "accepted" else "failed"
             self.move_over(tx, run, status)
+        else:
+            self._cut_short(tx, run)
         tx.after_commit(self.parts.moved)
         if not run.cancelled:
             record_fault(tx, run.object_id, run)
+
+    def _cut_short(self, tx: Tx, run: Run) -> None:
+        """A delete or an evacuation came when the guest had left. What is on the source is named in the answer to its
+        next inventory; a delete frees the second attachments itself."""
+        self.alone_with(tx, run)
+        self.on_one_host(tx, run.object_id, leaving=run.outputs["claim"]["from"])
+        if not self.server(tx, run).deleting:
+            for disk in self._disks(tx, run.object_id):
+                self.volumes.drop_move(tx, disk)
+        self.parts.placement.release(tx, run.params.migration_id)
+        self.move_over(tx, run, "completed")
 
     # -- steering ----------------------------------------------------------------------------------------------------
 

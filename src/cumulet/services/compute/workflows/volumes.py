@@ -231,7 +231,12 @@ class VolumeWorkflows(Workflow):
 
     def _drop_move(self, tx: Tx, run: Run) -> None:
         disk = self._disk(tx, run)
-        if disk is not None and disk.move is not None:
+        if disk is not None:
+            self.drop_move(tx, disk)
+
+    def drop_move(self, tx: Tx, disk: BlockDeviceRow) -> None:
+        """No second attachment; what is exported for it is named in the answer to its host's next inventory."""
+        if disk.move is not None:
             self.parts.volumes.drop_attachment(tx, disk.move["attachment_id"])
             store.update_disk(tx, disk.id, move=None)
 
