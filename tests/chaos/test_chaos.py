@@ -16,7 +16,9 @@ pytestmark = pytest.mark.slow
 def chaos(*options: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "cumulet", "chaos", "--json", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode in (0, 1) and done.stdout, f"it ended with {done.returncode}: {done.stderr}"
+    ended = f"it ended with {done.returncode}: {done.stderr}"
+    assert done.returncode in (0, 1), ended
+    assert done.stdout, ended
     result: dict[str, Any] = json.loads(done.stdout)
     assert result["violations"] == [], done.stderr
     assert done.returncode == 0

@@ -342,3 +342,25 @@ def test_a_server_that_found_no_host(own: Nova) -> None:
         answer = own.post(f"/servers/{server}/{path}", body)
         assert (answer.status, "is not ready" in answer.text) == (409, True), answer.text
     own.remove(server)
+
+
+@pytest.mark.parametrize("disks", [True, False])
+def test_a_stopped_server_that_its_host_does_not_have_is_defined_again(own: Nova, disks: bool) -> None:
+    """As it is when a move is undone while the host is down."""
+    server = own.boot()
+    host = own.cloud.hosts[own.as_user("admin").show(server)["OS-EXT-SRV-ATTR:host"]]
+    assert own.act(server, "os-stop").status == 202
+    own.wait(server, "SHUTOFF")
+    with host.fake.world.change() as state:
+        before = state.domains.pop(server)
+        if not disks:
+            state.disks.pop(server)
+    host.restart()
+    own.cloud.wait(lambda: server in host.fake.world.state.domains)
+    assert host.fake.world.state.domains[server].spec.instance_name == before.instance_name
+    own.cloud.settle()
+    assert own.show(server)["status"] == "SHUTOFF"
+    if disks:
+        assert own.act(server, "os-start").status == 202
+        own.wait(server, "ACTIVE")
+    own.remove(server)

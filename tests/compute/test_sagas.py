@@ -234,7 +234,7 @@ def test_delete_survives_kills_and_leaves_nothing(harness: CloudHarness) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("action", ["stop", "hard_reboot"])
+@pytest.mark.parametrize("action", ["stop", "hard_reboot", "define_again"])
 def test_power_survives_kills(harness: CloudHarness, action: str) -> None:
     case = Case(
         f"server.{action}",

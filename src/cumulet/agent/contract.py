@@ -845,6 +845,9 @@ class Heartbeat(_Wire):
     sent_at: int = 0  # by the host's clock; 0: an agent of the previous release
 
 
+DISKS_ONLY = "disks only"  # the reason of a report, in an inventory, of a server that has files and no domain
+
+
 class ServerReport(_Wire):
     """Agent -> conductor: what one QEMU process is doing, seen by events and by a periodic listing."""
 

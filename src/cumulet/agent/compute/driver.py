@@ -217,7 +217,7 @@ class ComputeDriver(Driver):
     def inventory(self) -> Found:
         servers = self._hv.call("list", self._list)
         known = {server.server_id for server in servers}
-        servers += [FoundServer(one, SHUTDOWN, "disks only") for one in self.instances.ids() if one not in known]
+        servers += [FoundServer(one, SHUTDOWN, c.DISKS_ONLY) for one in self.instances.ids() if one not in known]
         moving = [server.server_id for server in servers if self._hidden(server)]
         servers = [server for server in servers if server.server_id not in moving]
         return Found(servers=servers, ports=self._plugger.plugged(), moving=moving)

@@ -292,7 +292,7 @@ class FakeCompute(FakeDriver):
     def inventory(self) -> Found:
         with self.world.look() as state:
             servers = [FoundServer(server_id, domain.power_state) for server_id, domain in state.domains.items()]
-            servers += [FoundServer(one, SHUTDOWN, "disks only") for one in state.disks if one not in state.domains]
+            servers += [FoundServer(one, SHUTDOWN, c.DISKS_ONLY) for one in state.disks if one not in state.domains]
             return Found(servers=servers, ports=list(state.taps))
 
     def remove_absent(self, absent: c.Absent) -> None:

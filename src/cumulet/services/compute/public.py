@@ -10,7 +10,15 @@ from typing import Any
 
 import msgspec
 
-from cumulet.agent.contract import Absent, Inventory, MetadataDoc, PasswordPosted, PasswordTaken, ServerReport
+from cumulet.agent.contract import (
+    DISKS_ONLY,
+    Absent,
+    Inventory,
+    MetadataDoc,
+    PasswordPosted,
+    PasswordTaken,
+    ServerReport,
+)
 from cumulet.conductor import drains
 from cumulet.db import Database, Tx
 from cumulet.kernel.clock import SECOND, Clock
@@ -307,7 +315,20 @@ class ComputeService:
                 store.forget_reports(tx, server.id, inventory.host)
                 store.update_server(tx, server.id, goal="stopped")
                 state.settle(tx, server.id)
+        self._define_again(tx, inventory)
         return Absent(servers=absent)
+
+    def _define_again(self, tx: Tx, inventory: Inventory) -> None:
+        """A host that was down when a move was undone may have no domain of a stopped server that is to be there."""
+        defined = {report.server_id for report in inventory.servers if report.reason != DISKS_ONLY}
+        for server in store.servers_on(tx, inventory.host) if inventory.sequence else ():
+            if server.id in defined or server.vm_state != "stopped" or server.deleting:
+                continue
+            if store.reported_after(tx, server.id, inventory.host, inventory.sequence):
+                continue  # it came while the inventory was on its way
+            if self.parts.sagas.owner(tx, "server", server.id) is None:
+                ctx = system_context("define-again")
+                self.parts.sagas.start(tx, self.power.define_again, server.id, PowerParams(), ctx)
 
     # -- for audits -----------------------------------------------------------------------------------------------
 

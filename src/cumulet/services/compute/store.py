@@ -422,6 +422,11 @@ def reported_before(tx: Tx, server_id: str, host: str, sequence: int) -> bool:
     return known is not None and known[0] < sequence
 
 
+def reported_after(tx: Tx, server_id: str, host: str, sequence: int) -> bool:
+    known = tx.first(_VMM, {"server_id": server_id, "host": host})
+    return known is not None and known[0] > sequence
+
+
 _DELETE_ELSEWHERE = delete(VMMS).where(
     VMMS.c.server_id == bindparam("server_id"),
     VMMS.c.host != select(SERVERS.c.host).where(SERVERS.c.id == bindparam("server_id")).scalar_subquery(),

@@ -1,5 +1,7 @@
 """Power actions: one saga each, made from the table below. A step asks the host, another waits for its report.
 
+| server.define_again | plug and define a stopped server that its host does not have: undoing a move skipped it there |
+
 A failed action leaves the server in the state it had (hard reboot: in ERROR), with a fault.
 """
 
@@ -64,9 +66,16 @@ class PowerWorkflows(Workflow):
         super().__init__(parts, specs)
         self.by_name: dict[str, Saga] = {action.name: self._saga(action) for action in ACTIONS}
         self.actions: dict[str, PowerAction] = {action.name: action for action in ACTIONS}
+        again = nothing_to_undo("done again it is the same")
+        self.define_again = Saga(
+            kind="server.define_again",
+            object_kind="server",
+            params=PowerParams,
+            steps=(Call("ports", self.plug, again, done=self.plugged), Call("define", self._define, again)),
+        )
 
     def sagas(self) -> Sequence[Saga]:
-        return tuple(self.by_name.values())
+        return *self.by_name.values(), self.define_again
 
     def _saga(self, action: PowerAction) -> Saga:
         task, event = action.task_state, action.event
