@@ -334,6 +334,13 @@ def test_a_delete_of_its_server_comes_first(cloud, volumes, admin):
     assert copies(cloud, volume) == []
 
 
+def test_a_status_is_set_by_hand(cloud, volumes, admin):
+    volume = volumes.create()
+    for status, shown in (("migrating", "migrating"), ("none", None), ("error", "error"), ("none", None)):
+        assert admin.action(volume, "os-reset_status", {"migration_status": status}).status == 202
+        assert admin.show(volume)["migration_status"] == shown
+
+
 def test_stuck_is_told_and_mended(cloud, volumes, admin):
     volume = volumes.create()
     cloud.control.db.write(lambda tx: store.VOLUMES.change(tx, volume, migration_status="migrating"))
