@@ -18,6 +18,7 @@ from cumulet.cli.client import Cloud as Client
 from cumulet.cli.host import host
 from cumulet.kernel import pki
 from cumulet.kernel.errors import BadInput, Forbidden
+from cumulet.services.hosts import store as hosts
 from cumulet.services.volume import placing
 from cumulet.services.volume import store as volumes
 from cumulet.settings import BusSettings, Settings
@@ -380,3 +381,20 @@ def test_a_host_is_removed_while_a_volume_comes_to_it(operator: Operator) -> Non
         api.put("volume", "/os-services/enable", {"binary": "cinder-volume", "host": f"{name}@file"})
     assert cloud.settle()
     control.db.write(functools.partial(operator.joining.leave, host="fake-3"))
+
+
+def test_a_host_goes_while_its_certificate_is_renewed(operator: Operator, tmp_path: Path) -> None:
+    key = joined_folder(operator, tmp_path, "leaves")
+    certificate = (tmp_path / "server-cert.pem").read_text()
+    asked = RenewCertificate(host="leaves", certificate=certificate, csr=pki.request(key, "leaves"))
+
+    def renew() -> bool:
+        try:
+            operator.joining.renew(asked)
+        except Forbidden:
+            return False
+        return True
+
+    _, left = at_once(renew, lambda: operator.cloud.control.db.write(lambda tx: operator.joining.leave(tx, "leaves")))
+    assert left
+    assert not operator.cloud.control.db.read(lambda tx: hosts.valid_of(tx, "leaves"))

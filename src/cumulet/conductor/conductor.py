@@ -164,7 +164,7 @@ class Conductor:
             listener(tx, report)
 
     def _inventory(self, tx: Tx, inventory: Inventory) -> Absent:
-        for report in inventory.servers:
+        for report in sorted(inventory.servers, key=lambda one: one.server_id):  # their locks are taken in one order
             self._report(tx, report)
         servers: list[str] = []
         ports: list[str] = []

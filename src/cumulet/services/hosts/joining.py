@@ -190,7 +190,8 @@ class Joining:
         return bool(store.valid_of(tx, host)) or not store.ever_certified(tx, host)
 
     def leave(self, tx: Tx, host: str) -> bool:
-        """Revoke what the host was given; True if it had joined."""
+        """Revoke what the host was given, and what it is just being given; True if it had joined."""
+        tx.lock("host-join", host)
         return bool(store.revoke(tx, host))
 
     def reconcile_accounts(self) -> str | None:

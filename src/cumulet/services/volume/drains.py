@@ -50,7 +50,6 @@ class Drains:
 
     def _begin(self, tx: Tx, volume: VolumeRow) -> bool:
         ctx = system_context("drain")
-        tx.lock("volume", volume.id)
         try:
             now = store.VOLUMES.get(tx, volume.id)
             host = placing.choose_other(tx, self.service.hosts, now)
