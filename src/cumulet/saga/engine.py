@@ -447,6 +447,7 @@ class SagaEngine:
         def attempt(step: Callable[[Tx, Flight], After | None]) -> tuple[Flight, After] | None:
             def unit(tx: Tx) -> tuple[Flight, After] | None:
                 copy = flight.copy()
+                copy.saga.hold(tx, copy.row.object_id)
                 after = step(tx, copy)
                 self._probe("before-commit", copy)
                 if self._abandoned:

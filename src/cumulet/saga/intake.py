@@ -56,6 +56,7 @@ class Intake:
     ) -> str:
         if self._sagas.get((saga.kind, saga.version)) is not saga:
             raise ValueError(f"saga {saga.kind} is not registered")
+        saga.hold(tx, object_id)
         saga_id = new_uuid()
         owns, status = True, "running"
         epoch = journal.claim_owner(tx, saga.object_kind, object_id, saga_id)

@@ -140,6 +140,12 @@ class Saga:
     action: str | None = None  # instance action name (create, delete, reboot, ...): shown by os-instance-actions
     secrets: tuple[str, ...] = ()  # fields of the params that the end of the saga, good or bad, wipes from the journal
 
+    def hold(self, tx: Tx, object_id: str) -> None:
+        """What settles an object has its lock before all else, as requests and reports take it: none of them then waits
+        for another that waits for it."""
+        if self.settle is not None:
+            tx.lock(self.object_kind, object_id)
+
 
 @dataclass(frozen=True)
 class Start:

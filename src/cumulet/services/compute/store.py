@@ -67,7 +67,8 @@ def numbers(tx: Tx, ids: Sequence[str]) -> dict[str, int]:
 
 
 def update_server(tx: Tx, server_id: str, **values: Any) -> None:
-    """Change columns that are not visible states (those: `state.settle`)."""
+    """Change columns that are not visible states (those: `state.settle`). The lock first, as who settles has it."""
+    tx.lock("server", server_id)
     assert not values.keys() & {"vm_state", "task_state", "power_state", "status"}
     values.setdefault("updated_at", tx.now)
     tx.update(SERVERS, server_id, values)
@@ -85,6 +86,7 @@ _PURGE = [
 
 def bury(tx: Tx, server_id: str) -> None:
     """Make the server a tombstone: nothing hangs on it any more (its actions and last fault stay)."""
+    tx.lock("server", server_id)
     for statement in _PURGE[1:]:
         tx.run(statement, {"id": server_id})
     update_server(tx, server_id, deleted_at=tx.now, terminated_at=tx.now, deleting=False)
