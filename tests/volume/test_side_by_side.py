@@ -62,14 +62,17 @@ def test_one_of_two_changes(cloud: Cloud, volumes: Volumes, first: str, second: 
     else:  # where they are serial, the first may have come to its end
         assert any(done)
     settle(volumes)
-    remove_image_of(cloud, answers)
+    remove_made(volumes, answers)
 
 
-def remove_image_of(cloud: Cloud, answers: list[Answer]) -> None:
-    for answer in answers:
-        image = (answer.body or {}).get("os-volume_upload_image")
-        if image:
-            cloud.api("demo").delete("image", f"/images/{image['image_id']}")
+def remove_made(volumes: Volumes, answers: list[Answer]) -> None:
+    """Images and backups: they count against quotas that are those of other tests, too."""
+    for made in [answer.body or {} for answer in answers]:
+        if "os-volume_upload_image" in made:
+            volumes.cloud.api("demo").delete("image", f"/images/{made['os-volume_upload_image']['image_id']}")
+        if "backup" in made:
+            volumes.ok("DELETE", f"/backups/{made['backup']['id']}")
+            volumes.gone(f"/backups/{made['backup']['id']}")
 
 
 def test_metadata_of_all_is_kept(cloud: Cloud, volumes: Volumes) -> None:
@@ -91,6 +94,7 @@ def test_a_snapshot_goes_while_it_is_used(cloud: Cloud, volumes: Volumes) -> Non
         )
         assert statuses([gone, made]) in ([202, 400], [202, 404], [400, 202])
         settle(volumes)
+        remove_made(volumes, [made])
 
 
 def test_a_transfer_is_accepted_once(cloud: Cloud, volumes: Volumes) -> None:
