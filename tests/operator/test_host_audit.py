@@ -442,6 +442,21 @@ def test_what_a_saga_is_at_is_no_drift(stage: Hosts) -> None:
     assert serious(stage.audit()) == []
 
 
+def test_what_is_attached_by_word_alone_is_no_drift(stage: Hosts) -> None:
+    """os-attach exports nothing: who calls it asks for a connection by itself, or has none."""
+    api = stage.cloud.api("admin")
+    volume = api.post("volume", "/volumes", {"volume": {"size": 1}})["volume"]["id"]
+    stage.cloud.wait(lambda: api.get("volume", f"/volumes/{volume}")["volume"]["status"] == "available")
+    body = {"os-attach": {"instance_uuid": NOBODY, "mountpoint": "/dev/vdb"}}
+    assert api.post("volume", f"/volumes/{volume}/action", body).status == 202
+    assert api.get("volume", f"/volumes/{volume}")["volume"]["status"] == "in-use"
+    found = [one for one in stage.audit() if one["code"] == "attachment-without-export"]
+    assert found == []
+    assert api.post("volume", f"/volumes/{volume}/action", {"os-detach": {}}).status == 202
+    assert api.delete("volume", f"/volumes/{volume}").status == 202
+    stage.settle()
+
+
 def test_a_repair_is_a_saga_with_a_story(stage: Hosts) -> None:
     PLANTS["tap-without-port"][0](stage)
     stage.audit(fix=True)

@@ -45,7 +45,7 @@ _DISKS = select(ct.BLOCK_DEVICES.c.attachment_id, ct.BLOCK_DEVICES.c.id).where(
 )
 _PORTS = select(_P.c.id, _P.c.host, _P.c.device_id, _P.c.device_owner)
 _VOLUMES = select(_V.c.id, _V.c.host, _V.c.base, _V.c.deleted_at)
-_ATTACHMENTS = select(_A.c.id, _A.c.volume_id, _A.c.status, _A.c.server_id)
+_ATTACHMENTS = select(_A.c.id, _A.c.volume_id, _A.c.status, _A.c.server_id, _A.c.connection)
 _COPIES = select(vt.COPIES.c.volume_id, vt.COPIES.c.host)
 _BACKUPS = select(_B.c.data_id, _B.c.host, _B.c.status).where(_B.c.deleted_at.is_(None))
 _OWNED = select(SAGA_OWNERS.c.object_kind, SAGA_OWNERS.c.object_id).where(SAGA_OWNERS.c.saga_id.is_not(None))
@@ -440,6 +440,8 @@ def _volumes(host: str, things: dict[str, dict[str, Thing]], lists: set[str], wo
         volume = world.volumes.get(row.volume_id)
         if row.status != "attached" or volume is None or volume.host != host or f"{volume.id}/{row.id}" in exports:
             continue
+        if row.id not in world.disks and row.connection is None:
+            continue  # os-attach says so and exports nothing
         if not world.attachment_busy(row.id, volume.id):
             user = f"server {row.server_id}" if row.server_id is not None else "a client"
             message = f"{host} does not export volume {volume.id} for attachment {row.id}, which {user} uses"
