@@ -12,7 +12,7 @@ from cumulet.chaos.client import Client
 from cumulet.chaos.disturb import Disturbance, Disturber
 from cumulet.chaos.field import EmulatedField, rows
 from cumulet.chaos.ground import Ground
-from cumulet.chaos.model import Record, Thing
+from cumulet.chaos.model import Event, Record, Thing
 from cumulet.chaos.reckoning import Reckoning
 from cumulet.chaos.victims import Victim, Victims
 from cumulet.services.compute.tables import SERVERS
@@ -150,3 +150,28 @@ def test_who_is_away_is_not_killed_again() -> None:
     did[1][2]()
     assert done == ["kill", "start"]
     assert killed.act(rng) is not None
+
+
+def test_a_create_is_judged_by_its_server(scene: Scene) -> None:
+    """Not by the volume that it boots from, which is made first: a port that a failed create gave up is not lost."""
+    session = scene.client.session
+    network = scene.ground.tenants[0].network
+    port = session.must("POST", "network", "/ports", {"port": {"network_id": network}})["port"]
+    for host in scene.field.cloud.hosts.values():
+        host.fake.faults.fail("PowerServer", times=None)
+    disk = {"boot_index": 0, "uuid": scene.ground.images[0], "source_type": "image", "destination_type": "volume",
+            "volume_size": 1, "delete_on_termination": True}  # fmt: skip
+    body = {"name": "one", "flavorRef": scene.ground.flavors[0], "networks": [{"port": port["id"]}],
+            "block_device_mapping_v2": [disk]}  # fmt: skip
+    reply = session.ask("POST", "compute", "/servers", {"server": body})
+    assert reply.acknowledged, reply.message
+    assert scene.field.cloud.settle()
+    for host in scene.field.cloud.hosts.values():
+        host.fake.faults.clear()
+    reckoning = Reckoning(scene.ground, scene.record, scene.admin)
+    operation = reckoning._of_request(Event("attach", 0.0, 1.0, reply))
+    assert operation is not None
+    assert (operation["kind"], operation["status"]) == ("server.create", "failed")
+    session.must("DELETE", "compute", f"/servers/{reply.body['server']['id']}")
+    assert scene.field.cloud.settle()
+    session.must("DELETE", "network", f"/ports/{port['id']}")

@@ -160,10 +160,10 @@ class Reckoning:
         )  # fmt: skip
 
     def _of_request(self, event: Event) -> dict[str, Any] | None:
-        """The first operation that a request began."""
+        """The first operation that a request began; of a create, the server's: its volume may be made before."""
         reply = self.admin.ask("GET", "operator", f"/v1/explain/requests/{event.reply.request_id}")
         sagas = reply.body["sagas"] if reply.acknowledged else []
-        return sagas[0] if sagas else None
+        return next((saga for saga in sagas if saga["kind"] == "server.create"), sagas[0] if sagas else None)
 
     def _last(self, thing: Thing) -> Event | None:
         """The last attach or detach, if no other may have come at the same time or after."""
