@@ -31,6 +31,7 @@ from cumulet.compose import (
     prepare_host,
 )
 from cumulet.db import Database, Tx, migrate
+from cumulet.kernel import structs
 from cumulet.server import HttpServer
 from cumulet.services.operator.vitals import Pulse
 from cumulet.settings import Settings
@@ -64,6 +65,7 @@ class Process:
     def start(self, works: Callable[[], None] = lambda: None) -> None:
         """Returns when the API answers; ``works`` is called when all of the role works. Raises what made it
         impossible; `stop` then ends what was started."""
+        structs.prepare()
         settings, control = self.settings, self.control
         if control is not None:
             self._stops["control plane"] = control.close

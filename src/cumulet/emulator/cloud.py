@@ -37,6 +37,7 @@ from cumulet.emulator.control import Control
 from cumulet.emulator.faults import CloudFaults
 from cumulet.emulator.gateway import EmulatorProtocol, Gateway
 from cumulet.emulator.host import EmulatedHost, HostState
+from cumulet.kernel import structs
 from cumulet.kernel.clock import SECOND, Clock
 from cumulet.saga.journal import ACTIVE
 from cumulet.saga.tables import SAGAS
@@ -160,6 +161,7 @@ class Emulator:
         return self
 
     def _start(self) -> None:
+        structs.prepare()
         known = self.control.identity
         prepare_database(self.control)
         new = known.find_user("admin") is None

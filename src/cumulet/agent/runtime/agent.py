@@ -45,6 +45,7 @@ from cumulet.agent.runtime.operations import Operations, working_on
 from cumulet.agent.runtime.store import AgentStore
 from cumulet.bus import Bus, RemoteFault
 from cumulet.bus.model import Service
+from cumulet.kernel import structs
 from cumulet.kernel.clock import SECOND, Clock, Signal, SystemClock
 from cumulet.kernel.errors import Unavailable
 from cumulet.kernel.process import usage
@@ -126,6 +127,7 @@ class Agent:
 
     def start(self) -> None:
         """Take over what runs, take up what was under way, and report. Returns when messages are taken."""
+        structs.prepare()
         for driver in self._drivers:
             driver.start(self)
         self._started = self._clock.now()
