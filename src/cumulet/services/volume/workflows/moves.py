@@ -1,6 +1,6 @@
 """Sagas that take a volume to another storage host. Nobody writes to it meanwhile: whatever would is refused.
 
-| volume.migrate | child volume.move, then child volume.leave, whose failure changes nothing |
+| volume.migrate | child volume.move (undo: volume.leave), then child volume.leave, whose failure changes nothing |
 |---|---|
 
 | volume.move | do | undo |
@@ -74,7 +74,11 @@ class MoveWorkflows:
             kind="volume.migrate",
             object_kind="volume",
             params=MigrateParams,
-            steps=(Children("move", self._begin_move), Children("leave", self._begin_leave, tolerate=True)),
+            steps=(
+                # a delete may have cut in when the volume had moved: what the source still has goes all the same
+                Children("move", self._begin_move, undo=self._begin_leave),
+                Children("leave", self._begin_leave, tolerate=True),
+            ),
             finished=self._migrated,
             failed=self._failed,
         )
