@@ -60,10 +60,21 @@ class Volumes:
         self.until(f"/snapshots/{made}", "snapshot", "available")
         return made
 
+    @staticmethod
+    def _moved(admin: Any, path: str) -> None:
+        """What is on its way to another host is not deleted."""
+        end = time.monotonic() + SECONDS
+        while (shown := admin.get("volume", path)).status == 200:
+            if shown["volume"].get("migration_status") not in ("starting", "migrating", "completing"):
+                return
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
     def clean(self) -> None:
         admin = self.cloud.api("admin")
         for volume_id in self.made:
             path = f"/volumes/{volume_id}"
+            self._moved(admin, path)
             if admin.get("volume", path).status == 404:
                 continue
             body = {"os-reset_status": {"status": "available", "attach_status": "detached"}}
