@@ -253,6 +253,12 @@ class World:
                 self.pools.add("os-hypervisors", row["id"])
         self.pools.add("hosts", "fake-1")
 
+    def give_back_claims(self) -> None:
+        """An administrator may take away what a server has claimed, and was made to. What loses a claim after this, the
+        doctor is to find in the end."""
+        assert self.cloud.settle()
+        self.cloud.control.operator.audit(fix=True, only={"server-without-allocation"})
+
     def _placement(self) -> None:
         made = self.make(self.admin, "placement", "/resource_providers", "", {"name": unique("fuzz")})
         uuid = made["uuid"]
