@@ -31,7 +31,7 @@ import msgspec
 from cumulet import guest
 from cumulet.chaos.disturb import Disturbance, Say, Undo, harm_messages, in_file
 from cumulet.chaos.field import Habits, wait_for_sagas
-from cumulet.chaos.run import Result, run
+from cumulet.chaos.run import NOTHING, Result, Wanted, run
 from cumulet.chaos.session import Session
 from cumulet.chaos.victims import Victim, Victims
 from cumulet.db import Database
@@ -345,14 +345,28 @@ def images(built: guest.GuestImage) -> tuple[bytes, ...]:
 
 
 def chaos(
-    machines: Machines, world: World, *, seconds: float, seed: int, images: tuple[bytes, ...], say: Say
+    machines: Machines,
+    world: World,
+    *,
+    seconds: float,
+    seed: int,
+    images: tuple[bytes, ...],
+    say: Say,
+    wanted: Wanted = NOTHING,
 ) -> dict[str, Any]:
     field = HostsField(machines, world, seed, images, say)
     try:
         witnesses = Witnesses(world)
         began = time.time()
         result: Result = run(
-            field, form="three hosts", seed=seed, seconds=seconds, clients=CLIENTS, hosts=len(HOSTS), say=say
+            field,
+            form="three hosts",
+            seed=seed,
+            seconds=seconds,
+            clients=CLIENTS,
+            hosts=len(HOSTS),
+            say=say,
+            wanted=wanted,
         )
         counts, wrong = witnesses.told(began, field.switch_away)
     finally:

@@ -19,6 +19,7 @@ from cumulet.emulator import Emulator
 
 Undo = tuple[float, str, Callable[[], object]]  # after so many seconds, what is told, what is done
 Say = Callable[[str], None]
+_LONGER = 10  # times a run's seconds: then it has what it has
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,16 @@ class Disturber:
         self._undo: list[tuple[float, int, str, Callable[[], object]]] = []
         self._numbers = count()
 
-    def run(self, seconds: float, go_on: Callable[[], bool]) -> None:
-        """On the caller's thread: processes that it starts end with the thread that started them."""
+    def run(self, seconds: float, go_on: Callable[[], bool], enough: Callable[[], bool] = lambda: True) -> None:
+        """Until time is up and it is ``enough``, on the caller's thread: processes that it starts end with the thread
+        that started them."""
         next_at, end = now(), now() + seconds
-        while now() < end and go_on():
+        last = end + seconds * (_LONGER - 1)
+        while now() < last and go_on():
+            if now() >= end:
+                if enough():
+                    return
+                end = now() + 0.5
             if now() >= next_at:
                 self._disturb()
                 next_at = now() + self.random.uniform(0.2, 1.8) * self._pause_s

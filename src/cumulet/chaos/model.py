@@ -79,6 +79,7 @@ class Record:
         self._lock = threading.Lock()
         self.things: dict[str, Thing] = {}
         self.counts: dict[str, int] = {}
+        self.acknowledged: set[str] = set()  # what was, at least once
         self.refusals: dict[str, int] = {}
         self.defects: list[tuple[str, Reply]] = []  # answers that no disturbance explains
         self.replies = {"acknowledged": 0, "refused": 0, "failed": 0, "unanswered": 0}
@@ -96,6 +97,7 @@ class Record:
             self.counts[what] = self.counts.get(what, 0) + 1
             if reply.acknowledged:
                 self.replies["acknowledged"] += 1
+                self.acknowledged.add(what)
             elif reply.refused:
                 self.replies["refused"] += 1
                 key = f"{what} {reply.status}"

@@ -34,7 +34,35 @@ class Result(msgspec.Struct):
     violations: list[dict[str, Any]]
 
 
-def run(field: Field, *, form: str, seed: int, seconds: float, clients: int, hosts: int, say: Say) -> Result:
+class Wanted(msgspec.Struct, frozen=True):
+    """What a run is to have seen before it ends, however slow the machine is."""
+
+    requests: int = 0  # acknowledged
+    names: tuple[str, ...] = ()  # of operations and of disturbances
+
+    def missing(self, record: Record, disturber: Disturber) -> list[str]:
+        seen = {*record.acknowledged, *disturber.counts}
+        missing = [name for name in self.names if name not in seen]
+        if record.replies["acknowledged"] < self.requests:
+            missing.append(f"{self.requests} requests acknowledged")
+        return missing
+
+
+NOTHING = Wanted()
+
+
+def run(
+    field: Field,
+    *,
+    form: str,
+    seed: int,
+    seconds: float,
+    clients: int,
+    hosts: int,
+    say: Say,
+    wanted: Wanted = NOTHING,
+) -> Result:
+    """``wanted`` lengthens it, up to ten times."""
     began = time.monotonic()
 
     def tell(what: str) -> None:
@@ -54,13 +82,19 @@ def run(field: Field, *, form: str, seed: int, seconds: float, clients: int, hos
     for client in crew:
         client.thread.start()
     try:
-        disturber.run(seconds, lambda: all(client.error is None for client in crew))
+        disturber.run(
+            seconds,
+            lambda: all(client.error is None for client in crew),
+            lambda: not wanted.missing(record, disturber),
+        )
     finally:
         stop.set()
         disturber.mend()
         for client in crew:
             client.thread.join(120)
     tell("no more disturbances")
+    for name in wanted.missing(record, disturber):
+        tell(f"never happened: {name}")
     for client in crew:
         if client.error is not None:
             raise client.error
@@ -122,4 +156,4 @@ def _nothing_left(
                 )
 
 
-__all__ = ["Result", "Violation", "run"]
+__all__ = ["NOTHING", "Result", "Violation", "Wanted", "run"]

@@ -29,14 +29,16 @@ if TYPE_CHECKING:
 )
 @click.option("--database", default=None, help="With --processes: URL of an empty PostgreSQL database.")
 @click.option("--bus", default=None, help="With --processes: URL of a RabbitMQ broker (amqp://…).")
+@click.option("--requests", type=click.IntRange(0), default=0, help="Go on until so many were acknowledged.")
+@click.option("--see", multiple=True, help="Go on until this operation was acknowledged, or this disturbance happened.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON; progress goes to standard error.")
 def chaos(
     seed: int | None, seconds: float, clients: int, hosts: int, processes: bool, database: str | None,
-    bus: str | None, as_json: bool,
+    bus: str | None, requests: int, see: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     from cumulet import logs
     from cumulet.bench.target import BenchError
-    from cumulet.chaos.run import run
+    from cumulet.chaos.run import Wanted, run
 
     logs.configure(None, level="CRITICAL")  # what is disturbed complains
     signal.signal(signal.SIGTERM, _told_to_end)
@@ -49,7 +51,7 @@ def chaos(
     try:
         result = run(
             field, form=form, seed=seed, seconds=seconds, clients=clients, hosts=hosts,
-            say=lambda text: click.echo(text, err=as_json),
+            wanted=Wanted(requests, see), say=lambda text: click.echo(text, err=as_json),
         )  # fmt: skip
     except BenchError as error:
         raise Problem(str(error)) from error
