@@ -103,7 +103,7 @@ def test_a_failing_document_is_reported_and_tried_again(rig: Rig) -> None:
     rig.host.faults.fail("metadata", code="internal", message="no luck")
     rig.conductor.want(METADATA)
     rig.conductor.wait(c.Applied, applied(rig, 3, "no luck"))
-    rig.conductor.wait(c.Applied, applied(rig, 3), seconds=10)
+    rig.conductor.wait(c.Applied, applied(rig, 3), seconds=60)
     assert on_host(rig) == {"s1": 3}
 
 
@@ -121,4 +121,4 @@ def test_applied_reaches_a_conductor_that_was_away(rig: Rig) -> None:
     rig.conductor.refuse = lambda m: isinstance(m, c.Applied)
     eventually(lambda: on_host(rig) == {"s1": 3})
     rig.conductor.refuse = lambda m: False
-    rig.conductor.wait(c.Applied, applied(rig, 3), seconds=10)
+    rig.conductor.wait(c.Applied, applied(rig, 3), seconds=60)

@@ -187,10 +187,10 @@ def test_faults() -> None:
     release = host.faults.hang("*")
     thread = threading.Thread(target=run)
     thread.start()
-    assert host.faults.hanging.acquire(timeout=5)
+    assert host.faults.hanging.acquire(timeout=30)
     assert thread.is_alive()
     release.set()
-    thread.join(5)
+    thread.join(30)
     assert host.faults.count("DeleteDisks") == 4
     assert host.faults.count("CreateDisks") == 0
 

@@ -28,10 +28,9 @@ SPEC = c.ServerSpec(
 
 
 def test_accepted_at_once_and_outcome_reported(rig: Rig) -> None:
-    rig.host.faults.delay("DefineServer", 0.2)
-    started = time.monotonic()
-    op = rig.execute(c.DefineServer(server=SPEC))
-    assert time.monotonic() - started < 0.15
+    held = rig.host.faults.hang("DefineServer")
+    op = rig.execute(c.DefineServer(server=SPEC))  # accepted while the host still works
+    held.set()
     outcome = rig.conductor.outcome(op)
     assert outcome.state == "done"
     assert outcome.host == "h1"
@@ -78,7 +77,7 @@ def test_a_repeated_execute_runs_once_and_reports_again(rig: Rig) -> None:
 def test_a_repeated_execute_of_a_running_operation_does_nothing(rig: Rig) -> None:
     release = rig.host.faults.hang("DefineServer")
     op = rig.execute(c.DefineServer(server=SPEC), op_id="op-x")
-    assert rig.host.faults.hanging.acquire(timeout=5)
+    assert rig.host.faults.hanging.acquire(timeout=30)
     rig.execute(c.DefineServer(server=SPEC), op_id="op-x")
     assert rig.bus.call("agent.h1", c.AskOutcome(op_id=op)).state == "running"
     release.set()
@@ -105,7 +104,7 @@ def test_an_older_epoch_is_refused_even_after_a_restart(rig: Rig) -> None:
 def test_a_waiting_operation_of_an_old_epoch_does_not_run(rig: Rig) -> None:
     release = rig.host.faults.hang("DefineServer")
     rig.execute(c.DefineServer(server=SPEC), op_id="first", epoch=1)
-    assert rig.host.faults.hanging.acquire(timeout=5)
+    assert rig.host.faults.hanging.acquire(timeout=30)
     rig.execute(c.DeleteDisks(server_id="s1"), op_id="waits", epoch=1)
     rig.execute(c.UndefineServer(server_id="s1", instance_name="i"), op_id="newer", epoch=2)
     release.set()
@@ -117,7 +116,7 @@ def test_a_waiting_operation_of_an_old_epoch_does_not_run(rig: Rig) -> None:
 def test_operations_of_one_object_run_in_order_and_of_others_beside_it(rig: Rig) -> None:
     release = rig.host.faults.hang("DefineServer")
     rig.execute(c.DefineServer(server=SPEC), op_id="first")
-    assert rig.host.faults.hanging.acquire(timeout=5)
+    assert rig.host.faults.hanging.acquire(timeout=30)
     rig.execute(c.UndefineServer(server_id="s1", instance_name="i"), op_id="second")
     rig.conductor.outcome(rig.execute(c.DeleteDisks(server_id="s2"), op_id="other", object_id="o2"))
     assert rig.host.faults.count("UndefineServer") == 0
@@ -172,7 +171,7 @@ def test_outcomes_are_repeated_until_the_conductor_takes_them(rig: Rig) -> None:
 def test_a_restart_in_the_middle_runs_the_operation_again(rig: Rig, after: bool) -> None:
     rig.host.faults.hang("CreateDisks", after=after, times=1)
     op = rig.execute(c.CreateDisks(server=SPEC))
-    assert rig.host.faults.hanging.acquire(timeout=5)
+    assert rig.host.faults.hanging.acquire(timeout=30)
     rig.restart()
     assert rig.conductor.outcome(op).state == "done"
     assert rig.host.faults.count("CreateDisks") == 2

@@ -50,12 +50,12 @@ def test_a_handlers_exception_is_a_remote_fault(new_bus: NewBus, topic: str) -> 
 
 def test_a_slow_handler_is_a_timeout_and_does_no_harm(new_bus: NewBus, topic: str) -> None:
     release = threading.Event()
-    new_bus().serve(topic, lambda m: (release.wait(5), None)[1] if m.op_id == "slow" else Accepted(op_id=m.op_id))
+    new_bus().serve(topic, lambda m: (release.wait(60), None)[1] if m.op_id == "slow" else Accepted(op_id=m.op_id))
     bus = new_bus()
     started = time.monotonic()
     with pytest.raises(BusTimeout):
         bus.call(topic, AskOutcome(op_id="slow"), timeout=0.3)
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 30, "it does not wait for the handler"
     assert bus.call(topic, AskOutcome(op_id="quick")) == Accepted(op_id="quick")
     release.set()
 
@@ -91,14 +91,14 @@ def test_one_of_several_servers_takes_a_call_and_all_take_a_fanout(new_bus: NewB
 
 
 def test_a_cast_arrives_and_is_not_waited_for(new_bus: NewBus, topic: str) -> None:
-    seen = threading.Event()
-    new_bus().serve(topic, lambda m: (time.sleep(0.2), seen.set())[1])
+    release, seen = threading.Event(), threading.Event()
+    new_bus().serve(topic, lambda m: (release.wait(60), seen.set())[1])
     bus = new_bus()
-    bus.cast(topic, LookAgain(keys=[("port", "p")]))  # opens the connection
-    started = time.monotonic()
     bus.cast(topic, LookAgain(keys=[("port", "p")]))
-    assert time.monotonic() - started < 0.15
-    assert seen.wait(5)
+    bus.cast(topic, LookAgain(keys=[("port", "p")]))
+    assert not seen.is_set()
+    release.set()
+    assert seen.wait(30)
 
 
 def test_casts_and_fanouts_to_nobody_are_lost_silently(new_bus: NewBus, topic: str) -> None:

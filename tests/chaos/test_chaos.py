@@ -10,7 +10,7 @@ import pytest
 from tests.support.postgres import PostgresServer
 from tests.support.rabbit import RabbitServer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def chaos(*options: str) -> dict[str, Any]:

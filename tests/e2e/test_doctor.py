@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.conftest import BIN, ROOT, CloudHost, eventually, inside
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]
 SCRIPT = ROOT / "tests" / "support" / "drift.py"
 AT_ONCE = (
     "domain_of_nobody", "definition_gone", "disk_of_nobody", "tap_of_nobody",

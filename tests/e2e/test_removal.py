@@ -4,7 +4,7 @@ import pytest
 
 from tests.e2e.conftest import CloudHost
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]
 
 
 def test_destroy_leaves_nothing(cloud_host: CloudHost, quickstart: str) -> None:

@@ -71,10 +71,10 @@ def test_those_who_wait_notice(event: Any) -> None:
             thread.start()
         time.sleep(0.01)
         soon.set()
-        threads[1].join(5)
+        threads[1].join(30)
         assert found == [True]
         clock.advance(3600)
-        threads[0].join(5)
+        threads[0].join(30)
         assert found == [True, False]
         assert clock.overdue() == 0
         found.clear()
@@ -86,9 +86,9 @@ def test_a_signal_is_an_event_that_can_be_nudged() -> None:
     known = signal.nudges
     signal.nudge()
     begun = time.monotonic()
-    assert not signal.wait(5, known)  # that one came before the wait and counts
-    assert time.monotonic() - begun < 4
+    assert not signal.wait(60, known)  # that one came before the wait and counts
+    assert time.monotonic() - begun < 50
     signal.set()
-    assert signal.wait(5)
+    assert signal.wait(30)
     signal.clear()
     assert not signal.is_set()

@@ -130,7 +130,7 @@ def test_a_reset_ends_what_is_under_way(emulated: Emulated) -> None:
     emulator.wait(lambda: sum(host.fake.faults.hung for host in emulator.hosts.values()) == 3)
     begun = time.monotonic()
     emulator.reset()
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 60  # nobody waits for the hour that a volume takes
     assert emulated.api().get("compute", "/servers")["servers"] == []
     assert emulated.api().get("volume", "/volumes")["volumes"] == []
     assert emulator.settle()

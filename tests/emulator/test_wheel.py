@@ -14,7 +14,7 @@ import pytest
 
 from tests.support import leftovers
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 CONSTRAINTS = ROOT / "setup" / "constraints.txt"
 _NOBODY = {"user": "nobody", "group": "nogroup"}

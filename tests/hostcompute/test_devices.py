@@ -256,9 +256,9 @@ def test_consoles(host: Host, server: c.ServerSpec) -> None:
     names = {"server_id": server.server_id, "instance_name": server.instance_name}
     vnc = host.ask(c.ConsoleEndpoint(type="vnc", **names))
     assert vnc["host"] == "127.0.0.1"
-    with socket.create_connection((vnc["host"], vnc["port"]), timeout=5) as peer:
+    with socket.create_connection((vnc["host"], vnc["port"]), timeout=30) as peer:
         assert peer.recv(3) == b"RFB"
-    with socket.create_connection((vnc["host"], vnc["websocket_port"]), timeout=5):
+    with socket.create_connection((vnc["host"], vnc["websocket_port"]), timeout=30):
         pass
     serial = host.ask(c.ConsoleEndpoint(type="serial", **names))
     with socket.socket(socket.AF_UNIX) as peer:

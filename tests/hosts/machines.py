@@ -40,7 +40,7 @@ _VOLUMES_GB = 40
 _SWITCH = Path(__file__).parents[1] / "hostnetwork" / "ovs-start.sh"
 
 
-def eventually(what: str, holds: Callable[[], Any], seconds: float = 30.0) -> Any:
+def eventually(what: str, holds: Callable[[], Any], seconds: float = 90.0) -> Any:
     end = time.monotonic() + seconds
     while not (found := holds()):
         assert time.monotonic() < end, f"not within {seconds:g} s: {what}"

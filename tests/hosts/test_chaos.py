@@ -8,7 +8,7 @@ from tests.hosts.chaos import chaos, images
 from tests.hosts.machines import HOSTS, Machines
 from tests.hosts.world import World
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.host, pytest.mark.timeout(1800)]
 
 
 def test_three_hosts(machines: Machines, world: World, built: guest.GuestImage) -> None:

@@ -13,7 +13,7 @@ from tests.hosts.machines import eventually
 from tests.hosts.world import World
 from tests.support.cloud import unique
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.host, pytest.mark.timeout(1800)]
 _MOST_LOST_SECONDS = 5.0  # emulated, on a busy machine; a few tenths of a second otherwise
 
 

@@ -16,7 +16,7 @@ from tests.hosts.machines import HOSTS, OUTSIDE, eventually
 from tests.hosts.world import BOOT_SECONDS, Pings, World
 from tests.support.cloud import unique
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.host, pytest.mark.timeout(1800)]
 _DRIFT = Path(__file__).parents[1] / "support" / "drift.py"
 
 

@@ -106,7 +106,7 @@ def assert_nothing_left(processes: Processes) -> None:
 def test_all_in_one_process_starts_and_stops(alone: Processes) -> None:
     seconds = alone.start("all")
     print(f"role all works after {seconds:.2f} s")
-    assert requests.get(alone.url + "/identity/v3", timeout=5).status_code == 200
+    assert requests.get(alone.url + "/identity/v3", timeout=30).status_code == 200
     assert (alone.settings.run_dir / "all.ready").exists()
     assert alone.terminate("all") == 0
     assert not (alone.settings.run_dir / "all.ready").exists()
@@ -146,7 +146,7 @@ def test_an_agent_that_does_not_start_is_told_and_tried_again(alone: Processes) 
 
 def answers(processes: Processes) -> bool:
     try:
-        return requests.get(processes.url + "/identity/v3", timeout=5).status_code == 200
+        return requests.get(processes.url + "/identity/v3", timeout=30).status_code == 200
     except requests.ConnectionError:
         return False
 

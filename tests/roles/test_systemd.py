@@ -22,7 +22,7 @@ from tests.hosts.machines import eventually
 from tests.support.cloud import Clients
 from tests.support.pretend import PretendHosts
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]
 _REPOSITORY = Path(__file__).parents[2]
 _CONTROL, _HOST = "h1", "h2"
 _CONTROL_IP = "10.77.0.1"

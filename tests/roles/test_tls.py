@@ -56,7 +56,7 @@ def test_a_server_is_created_and_nothing_went_in_the_clear(secured: Processes) -
     servers.delete(server_id)
     eventually(lambda: servers.is_gone(server_id))
     with pytest.raises(requests.exceptions.SSLError):  # an authority that nobody else knows
-        requests.get(secured.url, timeout=5)
+        requests.get(secured.url, timeout=30)
     assert secured.settings.database.url is not None
     with pytest.raises(Unavailable):
         Database(secured.settings.database.url).read(lambda tx: tx.now)

@@ -52,7 +52,7 @@ def test_a_paused_conductor_that_wakes_neither_writes_nor_sends(quick: World, po
     quick.engine.run()
     quick.add_thing("t")
     saga_id = quick.start(sagas.BUILD, "t")
-    assert pause.reached.wait(5)
+    assert pause.reached.wait(30)
     first = quick.engine
     other = quick.engine = second(quick)
     row = ended(quick, saga_id)

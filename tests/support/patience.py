@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-SECONDS = 30.0
+SECONDS = 60.0
 
 
 def eventually(holds: Callable[[], Any], seconds: float = SECONDS, *, every: float = 0.01) -> Any:

@@ -34,7 +34,7 @@ class Wire:
                     self._open.append(near)  # taken by the kernel, answered by nobody
                 continue
             try:
-                far = socket.create_connection(self._target, timeout=5)
+                far = socket.create_connection(self._target, timeout=30)
             except OSError:
                 near.close()
                 continue

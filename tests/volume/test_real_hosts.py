@@ -115,7 +115,7 @@ def test_an_agent_that_dies_while_it_is_copied(
     assert migrate(admin, volume, target.name).status == 202
     assert moved(admin, volume)["migration_status"] == "success"
     assert not once, "the agent died"
-    eventually(lambda: (source.holds(), target.holds()) == ([], [volume]), 20)
+    eventually(lambda: (source.holds(), target.holds()) == ([], [volume]), 60)
     io(target.file(volume), "read -P 7 0 3M")
     over.set()
     assert copies(cloud, volume) == []
