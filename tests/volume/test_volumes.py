@@ -2,7 +2,9 @@
 
 import pytest
 
+from cumulet.saga import journal
 from tests.support.cloud import unique
+from tests.support.patience import eventually
 
 NOBODY = "00000000-0000-0000-0000-000000000000"
 
@@ -161,6 +163,32 @@ def test_no_backend_is_an_error_volume(cloud, volumes, admin):
     finally:
         for name in cloud.hosts:
             admin.ok("PUT", "/os-services/enable", {"binary": "cinder-volume", "host": f"{name}@file"})
+
+
+@pytest.mark.parametrize("kind", ["volume", "snapshot"])
+def test_what_a_volume_is_made_of_goes_after_it_is_made(cloud, volumes, kind):
+    origin = volumes.create()
+    source = origin if kind == "volume" else volumes.snapshot(origin)
+    of_it = {"source_volid" if kind == "volume" else "snapshot_id": source}
+
+    def waits():
+        sagas = cloud.control.db.read(lambda tx: journal.of_object(tx, kind, source))
+        return [row for row, _ in sagas if row.kind == f"{kind}.delete" and row.phase == "waiting"]
+
+    going_on = [host.fake.faults.hang("CreateVolume", owner=kind) for host in cloud.hosts.values()]
+    try:
+        made = volumes.create(None, **of_it)
+        assert volumes.call("DELETE", f"/{kind}s/{source}").status == 202
+        assert volumes.call("POST", "/volumes", {"volume": of_it}).status == 400  # so that the wait has an end
+        eventually(waits)
+        assert volumes.ok("GET", f"/{kind}s/{source}")[kind]["status"] == "deleting"
+    finally:
+        for event in going_on:
+            event.set()
+        for host in cloud.hosts.values():
+            host.fake.faults.remove(kind)
+    volumes.until(f"/volumes/{made}", "volume", "available")
+    volumes.gone(f"/{kind}s/{source}")
 
 
 def test_snapshots(volumes):

@@ -4,7 +4,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
-from sqlalchemy import ColumnElement, Table, bindparam, delete, exists, func, or_, select, union_all, update
+from sqlalchemy import (
+    ColumnElement,
+    Table,
+    bindparam,
+    delete,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+    union_all,
+    update,
+)
 
 from cumulet.db import Tx, to_change, to_refer
 from cumulet.http.paging import Sort, ordered
@@ -325,9 +337,10 @@ def snapshots_of(tx: Tx, volume_id: str) -> list[SnapshotRow]:
     return SNAPSHOTS.where(tx, t.SNAPSHOTS.c.volume_id == volume_id)
 
 
-def copied_from(tx: Tx, volume_id: str) -> bool:
+def copied_from(tx: Tx, *, volume: str | None = None, snapshot: str | None = None) -> bool:
     """Is another volume being made of it?"""
-    return bool(VOLUMES.count(tx, [t.VOLUMES.c.source_volid == volume_id, t.VOLUMES.c.base == "creating"]))
+    source = t.VOLUMES.c.source_volid == volume if volume is not None else t.VOLUMES.c.snapshot_id == snapshot
+    return bool(VOLUMES.count(tx, [source, t.VOLUMES.c.base == literal_column("'creating'")]))
 
 
 def volumes_on(tx: Tx, host: str) -> list[VolumeRow]:

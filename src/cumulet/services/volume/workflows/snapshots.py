@@ -1,4 +1,5 @@
-"""Sagas of a snapshot: snapshot.create (create; undo: delete), snapshot.delete (preempts; only forward)."""
+"""Sagas of a snapshot: snapshot.create (create; undo: delete), snapshot.delete (readers, delete; preempts; only
+forward). ``readers`` waits for the volumes that are being made of it: no more of them can begin."""
 
 from typing import Any
 
@@ -6,9 +7,11 @@ import msgspec
 
 from cumulet.agent import contract as c
 from cumulet.db import Tx
-from cumulet.saga.model import Call, HostCall, Run, Saga, nothing_to_undo
+from cumulet.saga.model import Call, HostCall, Run, Saga, Wait, nothing_to_undo
 from cumulet.services.volume import store
 from cumulet.services.volume.messages import record
+
+READ_S = 4 * 3600.0  # for copying a large one
 
 
 class SnapshotParams(msgspec.Struct, kw_only=True):
@@ -30,7 +33,10 @@ class SnapshotWorkflows:
             kind="snapshot.delete",
             object_kind="snapshot",
             params=SnapshotParams,
-            steps=(Call("delete", self._remove, nothing_to_undo("taking away only goes forward")),),
+            steps=(
+                Wait("readers", self._unread, deadline_seconds=READ_S, poll_seconds=1),
+                Call("delete", self._remove, nothing_to_undo("taking away only goes forward")),
+            ),
             finished=self._deleted,
             failed=self._delete_failed,
             preempts=True,
@@ -49,6 +55,9 @@ class SnapshotWorkflows:
         if home is None:
             return None
         return home[0], c.CreateVolumeSnapshot(snapshot_id=run.object_id, volume_id=home[1])
+
+    def _unread(self, tx: Tx, run: Run) -> bool | None:
+        return None if store.copied_from(tx, snapshot=run.object_id) else True
 
     def _remove(self, tx: Tx, run: Run) -> HostCall | None:
         home = self._home(tx, run)

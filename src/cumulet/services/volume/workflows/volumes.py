@@ -1,7 +1,7 @@
 """Sagas of a volume.
 
 | volume.create | place (choose the storage host) → create → restore (from a backup) | delete |
-| volume.delete (preempts) | connections, snapshots (children) → delete | - (only forward) |
+| volume.delete (preempts) | connections, snapshots (children) → readers (copies) → delete | - (only forward) |
 | volume.extend | storage; then whoever has it is told | - (a disk never shrinks) |
 | volume.upload | target → upload → activate | a failed end discards the image |
 | volume.revert | revert | - |
@@ -16,11 +16,12 @@ from cumulet.agent import contract as c
 from cumulet.db import Tx
 from cumulet.kernel.context import RequestContext, system_context
 from cumulet.kernel.errors import NoValidHost
-from cumulet.saga.model import Call, Children, HostCall, Run, Saga, Start, Transact, nothing_to_undo
+from cumulet.saga.model import Call, Children, HostCall, Run, Saga, Start, Transact, Wait, nothing_to_undo
 from cumulet.services.volume import placing, state, store
 from cumulet.services.volume.messages import record
 from cumulet.services.volume.workflows.attachments import DisconnectParams
 from cumulet.services.volume.workflows.backups import describe_again
+from cumulet.services.volume.workflows.snapshots import READ_S, SnapshotParams
 
 FORWARD = nothing_to_undo("taking away only goes forward")
 
@@ -71,6 +72,7 @@ class VolumeWorkflows:
             DeleteParams,
             Children("connections", self._disconnect, undo=FORWARD),
             Children("snapshots", self._delete_snapshots, undo=FORWARD),
+            Wait("readers", self._unread, deadline_seconds=READ_S, poll_seconds=1),
             Call("delete", self._remove, FORWARD),
             finished=self._deleted,
             failed=self._delete_failed,
@@ -185,9 +187,11 @@ class VolumeWorkflows:
     def _delete_snapshots(self, tx: Tx, run: Run) -> list[Start]:
         if not run.params.cascade:
             return []
-        from cumulet.services.volume.workflows.snapshots import SnapshotParams
-
         return [Start(self.delete_snapshot, one.id, SnapshotParams()) for one in store.snapshots_of(tx, run.object_id)]
+
+    def _unread(self, tx: Tx, run: Run) -> bool | None:
+        """No more volumes can begin to be made of it."""
+        return None if store.copied_from(tx, volume=run.object_id) else True
 
     def _remove(self, tx: Tx, run: Run) -> HostCall | None:
         volume = store.VOLUMES.find(tx, run.object_id)
