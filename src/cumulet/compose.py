@@ -198,7 +198,7 @@ def build_control_plane(
     reconcilers.register("network.scheduling", lambda: reconcile_scheduling(network), period_seconds=30)
     compute.parts.moved = lambda: reconcilers.signal("compute.drains")
     reconcilers.register("compute.drains", compute.go_on_draining, period_seconds=30)
-    reconcilers.register("compute.evacuated", compute.leave_dead_hosts, period_seconds=30)
+    reconcilers.register("compute.evacuated", compute.clear_after_moves, period_seconds=30)
     hosts.vouched_for = lambda: reconcilers.signal("compute.evacuated")
     compute.parts.unreached = lambda: reconcilers.signal("compute.volumes")
     reconcilers.register("compute.volumes", compute.reconnect_volumes, period_seconds=30)

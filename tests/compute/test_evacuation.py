@@ -269,3 +269,52 @@ def test_one_that_fails_takes_nothing_from_a_host_that_lives(three: Places) -> N
     del places.world(source).taps.pop
     force_down(places, source, down=False)
     places.remove(server)
+
+
+def test_of_one_that_was_resized(three: Places) -> None:
+    """Its host dies before anyone confirmed: the first move counts as confirmed once the server is elsewhere."""
+    places, admin = three, three.admin
+    server = places.boot()
+    first = places.host(server)
+    second = migrated(places, server)
+    lose(places, second)
+    assert admin.act(server, "os-resetState", {"state": "error"}).status == 202
+    assert admin.act(server, "evacuate", {"host": first}, version="2.95").status == 400  # there are its old disks
+    assert admin.act(server, "evacuate", {}, version="2.95").status == 200
+    places.cloud.wait(lambda: places.host(server) != second)
+    third = places.host(server)
+    assert third not in (first, second)
+    nobody_confirmed(places, server)
+    places.cloud.hosts[second].start()
+    force_down(places, second, down=False)
+    places.cloud.wait(lambda: places.traces(server) == [third])
+    places.remove(server)
+
+
+def test_of_one_that_was_reset_while_it_was_resized(three: Places) -> None:
+    places, admin = three, three.admin
+    server = places.boot()
+    first = places.host(server)
+    second = migrated(places, server)
+    assert admin.act(server, "os-resetState", {"state": "active"}).status == 202
+    refused = admin.act(server, "migrate", None)
+    assert (refused.status, "its last resize" in refused.text) == (409, True)
+    nobody_confirmed(places, server)
+    assert places.traces(server) == [second]
+    assert first != second
+    three.nova.wait(server, "ACTIVE")
+    places.remove(server)
+
+
+def migrated(places: Places, server: str) -> str:
+    assert places.admin.act(server, "migrate", None).status == 202
+    places.nova.wait(server, "VERIFY_RESIZE")
+    return places.host(server)
+
+
+def nobody_confirmed(places: Places, server: str) -> None:
+    """The move is confirmed all the same, and nothing of it is left."""
+    places.cloud.control.compute.clear_after_moves()
+    places.cloud.wait(lambda: places.migrations(server)[-1]["status"] == "confirmed")
+    assert places.allocations(places.migrations(server)[-1]["uuid"]) == {}
+    assert set(places.allocations(server)) == {places.host(server)}

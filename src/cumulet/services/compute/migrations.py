@@ -9,6 +9,7 @@ from cumulet.db import Tx
 from cumulet.kernel.ids import new_uuid
 from cumulet.services.compute.rows import MigrationRow, ServerRow
 from cumulet.services.compute.tables import MIGRATIONS as M
+from cumulet.services.compute.tables import SERVERS as S
 
 LIVE = "live-migration"
 EVACUATION = "evacuation"
@@ -30,6 +31,12 @@ _LAST_OF = select(*M.c).where(
     )
 )
 _UNCONFIRMED = select(*M.c).where(M.c.status == "finished", M.c.updated_at < bindparam("before")).order_by(M.c.number)
+_ABANDONED = (
+    select(*M.c)
+    .join(S, S.c.id == M.c.server_id)
+    .where(M.c.status == "finished", S.c.goal != "resized", S.c.deleted_at.is_(None))
+    .order_by(M.c.number)
+)
 _TOUCHING = select(M.c.server_id).where(
     M.c.status.in_(OPEN), or_(M.c.source == bindparam("the_host"), M.c.dest == bindparam("the_host"))
 )
@@ -98,6 +105,11 @@ def resized(tx: Tx, server_id: str) -> MigrationRow | None:
     return next(iter(reversed(_rows(tx, _RESIZED, the_server=server_id))), None)
 
 
+def kept_at(tx: Tx, server_id: str) -> list[str]:
+    """Hosts that have disks of the server from before a move that nobody confirmed."""
+    return [move.source for move in _rows(tx, _RESIZED, the_server=server_id)]
+
+
 def open_ones(tx: Tx, server_id: str) -> list[MigrationRow]:
     return _rows(tx, _OPEN, the_server=server_id)
 
@@ -109,6 +121,11 @@ def open_of(tx: Tx, server_ids: Sequence[str]) -> list[MigrationRow]:
 def unconfirmed(tx: Tx, before: int) -> list[MigrationRow]:
     """Moves that have waited for their confirmation since before then."""
     return _rows(tx, _UNCONFIRMED, before=before)
+
+
+def abandoned(tx: Tx) -> list[MigrationRow]:
+    """Moves that nobody can confirm or revert any more: their servers were evacuated, rebuilt or reset meanwhile."""
+    return _rows(tx, _ABANDONED)
 
 
 def last_of(tx: Tx, server_ids: Sequence[str]) -> dict[str, MigrationRow]:

@@ -1,5 +1,6 @@
 """Moves of servers between hosts: what is judged before the 202, and the beginning of each."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 from cumulet.agent.contract import MigrationProgress
@@ -173,6 +174,8 @@ class Moves:
                 raise NotFound(f"Compute host {host} not found.")
             if host == server.host:
                 raise BadInput("The target host can't be the same one.")
+            if host in migrations.kept_at(tx, server.id):
+                raise BadInput(f"Compute host {host} has the disks of the instance from before its resize.")
         rules.check_state(server, "evacuate")
         rules.check_host(server)
         assert server.host is not None
@@ -323,6 +326,8 @@ class Moves:
         *,
         dest: str | None = None,
     ) -> str:
+        if server.goal != "resized" and migrations.resized(tx, server.id) is not None:
+            raise Conflict(f"Cannot move instance {server.id} until what its last resize left behind is removed")
         found = catalogue.flavor(tx, server.flavor_id)
         number = found.number if found is not None else None
         return migrations.begin(tx, server, kind, ctx.user_id, (number, new_flavor or number), dest)
@@ -338,6 +343,9 @@ class Moves:
 
     def confirm(self, tx: Tx, ctx: RequestContext, server: ServerRow) -> None:
         rules.check_state(server, "confirm_resize", "confirmResize")
+        self._confirm(tx, ctx, server)
+
+    def _confirm(self, tx: Tx, ctx: RequestContext, server: ServerRow) -> None:
         migration = self._resized(tx, server)
         if not self.host_up(tx, migration.source):
             raise Conflict(UNAVAILABLE)
@@ -360,15 +368,21 @@ class Moves:
 
     def confirm_old(self, tx: Tx, before: int) -> int:
         """Confirm what has waited since before then; what cannot be, is tried again the next time."""
+        return self._confirm_all(tx, migrations.unconfirmed(tx, before), lambda server: server.vm_state == "resized")
+
+    def confirm_abandoned(self, tx: Tx) -> int:
+        """Confirm what nobody can confirm any more."""
+        return self._confirm_all(tx, migrations.abandoned(tx), lambda server: server.goal != "resized")
+
+    def _confirm_all(self, tx: Tx, moves: list[MigrationRow], may_be: Callable[[ServerRow], bool]) -> int:
         confirmed = 0
-        for migration in migrations.unconfirmed(tx, before):
+        for migration in moves:
             tx.lock("server", migration.server_id)
             server = store.server(tx, migration.server_id)
-            if server is None or server.vm_state != "resized" or server.task_state is not None:
+            if server is None or not may_be(server) or server.task_state is not None:
                 continue
-            ctx = system_context("resize-confirm")
             try:
-                self.confirm(tx, ctx, server)
+                self._confirm(tx, system_context("resize-confirm"), server)
                 confirmed += 1
             except (BadInput, Conflict):
                 continue

@@ -452,11 +452,12 @@ class ComputeService:
         action = self.power.actions[name]
         self.start(tx, server, self.power.by_name[name], PowerParams(), ctx, action.action)
 
-    def leave_dead_hosts(self) -> str | None:
-        """Hosts that came back are rid of servers that were evacuated from them."""
-        if not self.db.read(migrations.done):
+    def clear_after_moves(self) -> str | None:
+        """Hosts that came back are rid of servers that were evacuated from them; moves that were never confirmed and
+        cannot be any more, are."""
+        if not self.db.read(lambda tx: migrations.done(tx) or migrations.abandoned(tx)):
             return None
-        count = self.db.write(self.moves.leave_dead)
+        count = self.db.write(lambda tx: self.moves.leave_dead(tx) + self.moves.confirm_abandoned(tx))
         return f"{count} begun" if count else None
 
     def confirm_old_resizes(self, seconds: float) -> str | None:

@@ -273,8 +273,10 @@ class MoveWorkflows(Arrival):
     def _confirmed(self, tx: Tx, run: Run) -> None:
         self.alone_with(tx, run)
         server = self.server(tx, run)
-        power = store.reported(tx, server.id, server.host)
-        goal = "active" if power in (Power.RUNNING, Power.PAUSED) else "stopped"
+        goal = server.goal
+        if goal == "resized":
+            power = store.reported(tx, server.id, server.host)
+            goal = "active" if power in (Power.RUNNING, Power.PAUSED) else "stopped"
         store.update_server(tx, server.id, goal=goal, resize=None)
         self.parts.placement.release(tx, run.params.migration_id)
         self.move_over(tx, run, "confirmed")
