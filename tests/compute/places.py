@@ -70,6 +70,11 @@ class Places:
         report = ServerReport(host=host, server_id=server, sequence=1 << 62, power_state=power_state)
         self.cloud.bus.call("conductor", report)
 
+    def force_down(self, host: str, *, down: bool) -> None:
+        """An operator vouches for it."""
+        found = self.admin.get(f"/os-services?host={host}&binary=nova-compute")["services"][0]
+        assert self.admin.put(f"/os-services/{found['id']}", {"forced_down": down}).status == 200
+
     def tellers(self, server: str) -> list[str]:
         """The hosts whose word of the server is kept."""
         statement = select(VMMS.c.host).where(VMMS.c.server_id == server)

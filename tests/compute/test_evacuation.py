@@ -16,12 +16,7 @@ def three(new_cloud: Any) -> Places:
 def lose(places: Places, host: str) -> None:
     """The host is dead, and an operator vouches for it."""
     places.cloud.hosts[host].lose()
-    force_down(places, host, down=True)
-
-
-def force_down(places: Places, host: str, *, down: bool) -> None:
-    found = places.admin.get(f"/os-services?host={host}&binary=nova-compute")["services"][0]
-    assert places.admin.put(f"/os-services/{found['id']}", {"forced_down": down}).status == 200
+    places.force_down(host, down=True)
 
 
 def spared(places: Places, *, but: str) -> None:
@@ -63,7 +58,7 @@ def test_evacuated_and_cleaned(three: Places, version: str) -> None:
     assert "compute_rebuild_instance" in places.events(server, "evacuate")
     # the dead host comes back
     places.cloud.hosts[source].start()
-    force_down(places, source, down=False)
+    places.force_down(source, down=False)
     places.cloud.wait(lambda: source in places.cloud.up_hosts())
     places.cloud.wait(lambda: places.traces(server) == [target], 20)  # sooner than by period
     places.cloud.wait(lambda: places.migrations(server)[0]["status"] == "completed", 40)
@@ -87,7 +82,7 @@ def test_a_host_whose_agent_lives(three: Places) -> None:
     places = three
     server = places.boot()
     source = places.host(server)
-    force_down(places, source, down=True)
+    places.force_down(source, down=True)
     others = [host.fake.faults for name, host in places.cloud.hosts.items() if name != source]
     go_on = [faults.hang("PowerServer") for faults in others]
     assert places.admin.act(server, "evacuate", {}, version="2.94").status == 200
@@ -98,7 +93,7 @@ def test_a_host_whose_agent_lives(three: Places) -> None:
     places.cloud.wait(lambda: places.host(server) != source)
     places.nova.wait(server, "ACTIVE")
     assert places.tellers(server) == [places.host(server)]
-    force_down(places, source, down=False)
+    places.force_down(source, down=False)
     places.cloud.wait(lambda: places.traces(server) == [places.host(server)], 20)  # sooner than by period
     places.remove(server)
 
@@ -122,7 +117,7 @@ def test_what_is_just_being_attached_on_the_dead_host(three: Places) -> None:
     assert places.cloud.api("admin").get("network", f"/ports/{new}").status == 404
     assert failed_action(places.nova, server, "attach_interface")
     places.cloud.hosts[source].start()
-    force_down(places, source, down=False)
+    places.force_down(source, down=False)
     places.cloud.wait(lambda: places.traces(server) == [places.host(server)], 40)
     places.remove(server)
 
@@ -146,7 +141,7 @@ def test_one_that_fails(three: Places) -> None:
     assert places.migrations(server)[0]["status"] == "failed"
     for host in places.cloud.hosts.values():
         host.fake.faults.clear()
-    force_down(places, source, down=False)
+    places.force_down(source, down=False)
     places.cloud.hosts[source].start()
     places.cloud.wait(lambda: source in places.cloud.up_hosts())
     places.nova.act(server, "reboot", {"type": "HARD"})
@@ -184,7 +179,7 @@ def test_what_is_refused(three: Places) -> None:
     places.nova.wait(server, "SHUTOFF")
     assert places.nova.delete(f"/servers/{server}").status == 204
     places.nova.gone(server)
-    force_down(places, host, down=False)
+    places.force_down(host, down=False)
     places.cloud.hosts[host].start()
     places.cloud.wait(lambda: places.traces(server) == [], 20)
 
@@ -195,7 +190,7 @@ def test_asked_for_twice(three: Places, word: str) -> None:
     places, admin = three, three.admin
     server = places.boot()
     source = places.host(server)
-    force_down(places, source, down=True)
+    places.force_down(source, down=True)
     faults = [host.fake.faults for host in places.cloud.hosts.values()]
     go_on = [one.hang(word) for one in faults]
     if word == "CacheImage":
@@ -205,18 +200,18 @@ def test_asked_for_twice(three: Places, word: str) -> None:
         arriving = [one.hang("PowerServer") for one in faults]
         assert admin.act(server, "evacuate", {}, version="2.94").status == 200
         places.cloud.wait(lambda: any(one.hung for one in faults))
-        force_down(places, source, down=False)
+        places.force_down(source, down=False)
         for event in arriving:
             event.set()
         places.cloud.wait(lambda: places.host(server) != source)
         places.cloud.wait(lambda: any(one.hung for one in faults))
-        force_down(places, places.host(server), down=True)
+        places.force_down(places.host(server), down=True)
     again = admin.act(server, "evacuate", {}, version="2.94")
     assert again.status == 409, again.text
     for event in go_on:
         event.set()
     for host in places.cloud.hosts:
-        force_down(places, host, down=False)
+        places.force_down(host, down=False)
     places.nova.wait(server, "ACTIVE")
     places.cloud.wait(lambda: [one["status"] for one in places.migrations(server)] in (["done"], ["completed"]))
     places.remove(server)
@@ -234,13 +229,13 @@ def test_a_volume_that_cannot_be_exported_neither_way(three: Places) -> None:
     places.cloud.wait(lambda: places.exports(server))
     [world] = [places.world(name) for name in places.cloud.hosts if volume in places.world(name).volumes]
     fault = places.cloud.faults.fail("ExportVolume", times=None)
-    force_down(places, source, down=True)
+    places.force_down(source, down=True)
     assert admin.act(server, "evacuate", {}, version="2.94").status == 200
     places.cloud.wait(lambda: [one["status"] for one in places.migrations(server)] == ["failed"])
     assert places.nova.show(server)["OS-EXT-STS:task_state"] is None
     assert (places.exports(server), world.volumes[volume].exports) == ({}, {})
     places.cloud.faults.remove(fault)
-    force_down(places, source, down=False)  # a host that comes is a reason to look, as is half a minute
+    places.force_down(source, down=False)  # a host that comes is a reason to look, as is half a minute
     places.cloud.wait(lambda: places.exports(server) == {volume: source})
     assert len(world.volumes[volume].exports) == 1
     places.remove(server)
@@ -251,7 +246,7 @@ def test_one_that_fails_takes_nothing_from_a_host_that_lives(three: Places) -> N
     places = three
     server = places.boot()
     source, port = places.host(server), places.port(server)["id"]
-    force_down(places, source, down=True)
+    places.force_down(source, down=True)
     others = [host.fake for name, host in places.cloud.hosts.items() if name != source]
     for fake in others:
         fake.faults.fail("CreateDisks", times=None)
@@ -267,7 +262,7 @@ def test_one_that_fails_takes_nothing_from_a_host_that_lives(three: Places) -> N
     assert (shown["binding:host_id"], shown["status"]) == (source, "ACTIVE")
     assert places.world(source).taps == {port: server}
     del places.world(source).taps.pop
-    force_down(places, source, down=False)
+    places.force_down(source, down=False)
     places.remove(server)
 
 
@@ -286,7 +281,7 @@ def test_of_one_that_was_resized(three: Places) -> None:
     assert third not in (first, second)
     nobody_confirmed(places, server)
     places.cloud.hosts[second].start()
-    force_down(places, second, down=False)
+    places.force_down(second, down=False)
     places.cloud.wait(lambda: places.traces(server) == [third])
     places.remove(server)
 

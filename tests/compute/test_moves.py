@@ -138,6 +138,33 @@ def test_a_resize_on_the_spot(new_cloud: Any) -> None:
     assert other.show(server)["status"] == "ACTIVE"
 
 
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_resize_on_the_spot_whose_host_is_down_as_it_is_undone(new_cloud: Any, lives: bool) -> None:
+    """The host is told when it is back: the server is what it was, on the disks it had."""
+    places = Places(Nova(new_cloud(hosts=1)))
+    server = places.boot()
+    name, content = places.host(server), places.content(server)
+    host, world = places.cloud.hosts[name], places.world(name)
+    go_on = host.fake.faults.hang("PowerServer", only_if=lambda op: op.action == "start")
+    assert places.nova.act(server, "resize", {"flavorRef": places.nova.new_flavor(ram=128, disk=3)}).status == 202
+    places.cloud.wait(lambda: host.fake.faults.hung)
+    places.force_down(name, down=True)
+    if not lives:
+        host.lose()
+    places.cloud.wait(lambda: failed_action(places.nova, server, "resize"))
+    assert (world.disks[server].root_gb, world.aside[server].root_gb) == (3, 1)
+    go_on.set()
+    if not lives:
+        host.start()
+    places.force_down(name, down=False)
+    places.cloud.wait(lambda: server not in world.aside, 60)
+    assert (world.disks[server].root_gb, world.disks[server].content) == (1, content)
+    places.cloud.wait(lambda: places.running(server))
+    assert places.nova.wait(server, "ACTIVE")["flavor"]["disk"] == 1
+    assert world.domains[server].spec.memory_mb == 64
+    places.remove(server)
+
+
 def test_a_server_booted_from_a_volume(places: Places) -> None:
     nova = places.nova
     device = {

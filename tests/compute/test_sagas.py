@@ -25,7 +25,7 @@ from cumulet.services.compute.schema import Hints, NetworkRequest, ServerCreate
 from cumulet.services.compute.workflows.create import BuildParams, CreateParams
 from cumulet.services.compute.workflows.delete import DeleteParams
 from cumulet.services.compute.workflows.guest import RebuildParams, SnapshotParams
-from cumulet.services.compute.workflows.power import PowerParams
+from cumulet.services.compute.workflows.power import PowerParams, TakeBackParams
 from cumulet.services.image.tables import IMAGES
 from tests.compute.helpers import Nova
 from tests.support import cloud as support
@@ -234,11 +234,14 @@ def test_delete_survives_kills_and_leaves_nothing(harness: CloudHarness) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("action", ["stop", "hard_reboot", "define_again"])
+@pytest.mark.parametrize("action", ["stop", "hard_reboot", "define_again", "take_back"])
 def test_power_survives_kills(harness: CloudHarness, action: str) -> None:
     case = Case(
         f"server.{action}",
-        lambda h: (h.running_server(), PowerParams()),
+        lambda h: (
+            h.running_server(),
+            TakeBackParams(resize="none", run=True) if action == "take_back" else PowerParams(),
+        ),
         {},
         unwinds=False,
         seconds=30,

@@ -170,6 +170,14 @@ class SagaEngine:
         """All sagas of the object, newest first, each with its steps."""
         return self._histories(journal.of_object(tx, object_kind, object_id))
 
+    def left_undone(self, tx: Tx, saga: Saga, step: str, since: int) -> list[tuple[str, str, str]]:
+        """(saga, object, host): those that failed since, and whose undo of this step did not happen there."""
+        return journal.left_undone(tx, saga.kind, step, since)
+
+    def made_up_for(self, tx: Tx, saga_id: str) -> None:
+        """What undoing this saga left has been done since, or means nothing any more."""
+        journal.made_up_for(tx, saga_id)
+
     def of_request(self, tx: Tx, request_id: str) -> list[SagaHistory]:
         """All sagas that a request began, with the children of theirs; the oldest first."""
         return self._histories(journal.of_request(tx, request_id))

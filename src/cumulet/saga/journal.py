@@ -203,6 +203,24 @@ _OF_OBJECT = (
     .where(SAGAS.c.object_kind == bindparam("object_kind"), SAGAS.c.object_id == bindparam("object_id"))
     .order_by(SAGAS.c.created_at.desc(), SAGAS.c.id)
 )
+# as in the index, word for word: else it is not used
+_BADLY_UNDONE = text("saga_steps.state IN ('undo_skipped', 'undo_failed')")
+_LEFT_UNDONE = (
+    select(SAGA_STEPS.c.saga_id, SAGAS.c.object_id, SAGA_STEPS.c.host)
+    .join(SAGAS, SAGAS.c.id == SAGA_STEPS.c.saga_id)
+    .where(
+        _BADLY_UNDONE,
+        SAGA_STEPS.c.name == bindparam("step"),
+        SAGA_STEPS.c.undone_at > bindparam("since"),
+        SAGAS.c.kind == bindparam("kind"),
+        SAGAS.c.status == "failed",
+    )
+    .order_by(SAGA_STEPS.c.undone_at)
+    .limit(200)
+)
+_MADE_UP_FOR = (
+    update(SAGA_STEPS).where(SAGA_STEPS.c.saga_id == bindparam("the_id"), _BADLY_UNDONE).values(state="undone")
+)
 _STEPS_OF_OBJECT = (
     select(*_STEP_COLUMNS)
     .join(SAGAS, SAGAS.c.id == SAGA_STEPS.c.saga_id)
@@ -258,6 +276,17 @@ def wipe(tx: Tx, row: SagaRow, secrets: tuple[str, ...]) -> None:
 def mark_undone(tx: Tx, saga_id: str, position: int, state: str, error: str | None = None) -> bool:
     values = {"the_id": saga_id, "the_position": position, "state": state, "undone_at": tx.now, "error": error}
     return tx.run(_UNDONE, values) == 1
+
+
+def left_undone(tx: Tx, kind: str, step: str, since: int) -> list[tuple[str, str, str]]:
+    """(saga, object, host): those of this kind that failed since, and whose undo of this step did not happen there."""
+    rows = tx.rows(_LEFT_UNDONE, {"kind": kind, "step": step, "since": since})
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+def made_up_for(tx: Tx, saga_id: str) -> None:
+    """What was left undone has been done since, or means nothing any more."""
+    tx.run(_MADE_UP_FOR, {"the_id": saga_id})
 
 
 def claim_owner(tx: Tx, object_kind: str, object_id: str, saga_id: str) -> int | None:

@@ -24,6 +24,7 @@ _BY_NUMBER = _OF_SERVER.where(M.c.number == bindparam("the_number"))
 _OPEN = _OF_SERVER.where(M.c.status.in_(OPEN))
 _IN_PROGRESS = _OF_SERVER.where(M.c.status.in_(IN_PROGRESS), M.c.type == LIVE)
 _RESIZED = _OF_SERVER.where(M.c.status == "finished")
+_LEFT_BEHIND = _OF_SERVER.where(or_(M.c.status.in_(OPEN), and_(M.c.type == EVACUATION, M.c.status == "done")))
 _OPEN_OF = select(*M.c).where(M.c.server_id.in_(bindparam("ids", expanding=True)), M.c.status.in_(OPEN))
 _LAST_OF = select(*M.c).where(
     M.c.number.in_(
@@ -112,6 +113,11 @@ def kept_at(tx: Tx, server_id: str) -> list[str]:
 
 def open_ones(tx: Tx, server_id: str) -> list[MigrationRow]:
     return _rows(tx, _OPEN, the_server=server_id)
+
+
+def left_behind(tx: Tx, server_id: str) -> list[MigrationRow]:
+    """Those by which something of the server may be on other hosts: open, or of a dead host that nobody cleaned yet."""
+    return _rows(tx, _LEFT_BEHIND, the_server=server_id)
 
 
 def open_of(tx: Tx, server_ids: Sequence[str]) -> list[MigrationRow]:

@@ -5,8 +5,10 @@ from typing import Any, Literal
 
 from cumulet.agent.contract import MigrationProgress
 from cumulet.db import Tx
+from cumulet.kernel.clock import SECOND
 from cumulet.kernel.context import RequestContext, system_context
 from cumulet.kernel.errors import BadInput, CloudError, Conflict, NotFound, NoValidHost
+from cumulet.saga.journal import SagaRow
 from cumulet.services.compute import catalogue, migrations, rules, store
 from cumulet.services.compute.parts import Parts
 from cumulet.services.compute.quotas import Quotas
@@ -16,7 +18,9 @@ from cumulet.services.compute.state import Power
 from cumulet.services.compute.workflows.evacuate import EvacuateWorkflows, FleeParams, LeaveDeadParams
 from cumulet.services.compute.workflows.live import LiveParams, LiveWorkflows, SteerParams
 from cumulet.services.compute.workflows.move import BackParams, MoveParams, MoveWorkflows
+from cumulet.services.compute.workflows.power import PowerWorkflows, TakeBackParams
 
+_LEFT_DAYS = 30  # then what is left is an operator's: cumulet doctor names it
 UNAVAILABLE = "Service is unavailable at this time."
 NOT_RESIZED = "Instance has not been resized."
 
@@ -33,6 +37,7 @@ class Moves:
         workflows: MoveWorkflows,
         live: LiveWorkflows,
         evacuation: EvacuateWorkflows,
+        power: PowerWorkflows,
         start: Any,
         start_on: Any,
         *,
@@ -44,6 +49,7 @@ class Moves:
         self.workflows = workflows
         self.live = live
         self.evacuation = evacuation
+        self.power = power
         self.start = start
         self.start_on = start_on
         self.resize_to_same_host = resize_to_same_host
@@ -221,6 +227,36 @@ class Moves:
                 except Conflict:
                     continue  # somebody works on it: the next time
         return begun
+
+    def left_undone(self, tx: Tx) -> list[tuple[str, str, str]]:
+        """(saga, server, host): resizes that failed there, and whose disks nobody took back."""
+        since = tx.now - _LEFT_DAYS * 86_400 * SECOND
+        found: list[tuple[str, str, str]] = self.parts.sagas.left_undone(tx, self.workflows.resize, "disks", since)
+        return found
+
+    def take_back(self, tx: Tx) -> int:
+        """A host that was down when a resize on it was undone has the server on the new disks, and the old aside."""
+        begun = 0
+        for saga_id, server_id, host in self.left_undone(tx):
+            tx.lock("server", server_id)
+            server = store.server(tx, server_id)
+            if server is None or server.deleting or server.host != host or migrations.open_ones(tx, server_id):
+                continue  # what is left of it there goes with the server, or with the host's next inventory
+            newest = self._newest_resize(tx, server_id)
+            if newest is None or newest.id != saga_id:
+                self.parts.sagas.made_up_for(tx, saga_id)  # it was resized again, and what was kept went with that
+            elif self.host_up(tx, host):
+                params = TakeBackParams(resize=saga_id, run=(newest.params or {}).get("was_running", False))
+                try:
+                    self.parts.sagas.start(tx, self.power.take_back, server_id, params, system_context("take-back"))
+                    begun += 1
+                except Conflict:
+                    continue  # somebody works on it: the next time
+        return begun
+
+    def _newest_resize(self, tx: Tx, server_id: str) -> SagaRow | None:
+        past = (one.saga for one in self.parts.sagas.history(tx, "server", server_id))
+        return next((saga for saga in past if saga.kind == self.workflows.resize.kind), None)
 
     # -- judging -----------------------------------------------------------------------------------------------------
 

@@ -107,6 +107,7 @@ class ComputeService:
             self.move_workflows,
             self.live_workflows,
             self.evacuate_workflows,
+            self.power,
             self.start,
             self.start_on,
             resize_to_same_host=resize_to_same_host,
@@ -453,11 +454,12 @@ class ComputeService:
         self.start(tx, server, self.power.by_name[name], PowerParams(), ctx, action.action)
 
     def clear_after_moves(self) -> str | None:
-        """Hosts that came back are rid of servers that were evacuated from them; moves that were never confirmed and
-        cannot be any more, are."""
-        if not self.db.read(lambda tx: migrations.done(tx) or migrations.abandoned(tx)):
+        """Hosts that came back are rid of servers that were evacuated from them, and take back resizes that failed
+        while they were down; moves that were never confirmed and cannot be any more, are."""
+        moves = self.moves
+        if not self.db.read(lambda tx: migrations.done(tx) or migrations.abandoned(tx) or moves.left_undone(tx)):
             return None
-        count = self.db.write(lambda tx: self.moves.leave_dead(tx) + self.moves.confirm_abandoned(tx))
+        count = self.db.write(lambda tx: moves.leave_dead(tx) + moves.confirm_abandoned(tx) + moves.take_back(tx))
         return f"{count} begun" if count else None
 
     def confirm_old_resizes(self, seconds: float) -> str | None:

@@ -58,7 +58,7 @@ class DeleteWorkflow(Workflow):
         return (self.delete,)
 
     def _elsewhere(self, tx: Tx, run: Run) -> list[Start]:
-        return self.leave.leaving(tx, run.object_id, migrations.open_ones(tx, run.object_id))
+        return self.leave.leaving(tx, run.object_id, migrations.left_behind(tx, run.object_id))
 
     def _release(self, tx: Tx, run: Run) -> list[Start]:
         disks = store.disks(tx, [run.object_id]).get(run.object_id, [])

@@ -1,6 +1,7 @@
 """Power actions: one saga each, made from the table below. A step asks the host, another waits for its report.
 
 | server.define_again | plug and define a stopped server that its host does not have: undoing a move skipped it there |
+| server.take_back | undefine, the disks from before a resize, plug, define, start: undoing that was skipped there |
 
 A failed action leaves the server in the state it had (hard reboot: in ERROR), with a fault.
 """
@@ -11,10 +12,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from cumulet.agent.contract import DefineServer, PowerServer
+from cumulet.agent.contract import DefineServer, PowerServer, RevertDisks
 from cumulet.db import Tx
-from cumulet.saga.model import Call, HostCall, Run, Saga, Wait, nothing_to_undo
-from cumulet.services.compute import store
+from cumulet.saga.model import Call, HostCall, Run, Saga, Transact, Wait, nothing_to_undo
+from cumulet.services.compute import state, store
 from cumulet.services.compute.rows import ServerRow
 from cumulet.services.compute.state import Power
 from cumulet.services.compute.workflows.common import Workflow, record_fault, settle
@@ -61,6 +62,11 @@ class PowerParams(msgspec.Struct, kw_only=True):
     pass
 
 
+class TakeBackParams(msgspec.Struct, kw_only=True):
+    resize: str  # the saga that failed
+    run: bool  # it ran before that one
+
+
 class PowerWorkflows(Workflow):
     def __init__(self, parts: Any, specs: Any) -> None:
         super().__init__(parts, specs)
@@ -73,9 +79,22 @@ class PowerWorkflows(Workflow):
             params=PowerParams,
             steps=(Call("ports", self.plug, again, done=self.plugged), Call("define", self._define, again)),
         )
+        self.take_back = Saga(
+            kind="server.take_back",
+            object_kind="server",
+            params=TakeBackParams,
+            steps=(
+                Call("undefine", self.undefine, again),
+                Call("disks", self._old_disks, again),
+                Call("ports", self.plug, again, done=self.plugged),
+                Call("define", self._define, again),
+                Transact("conclude", self._taken_back, again),
+                Call("start", self._run_again, again),
+            ),
+        )
 
     def sagas(self) -> Sequence[Saga]:
-        return *self.by_name.values(), self.define_again
+        return *self.by_name.values(), self.define_again, self.take_back
 
     def _saga(self, action: PowerAction) -> Saga:
         task, event = action.task_state, action.event
@@ -111,6 +130,19 @@ class PowerWorkflows(Workflow):
 
     def _define(self, tx: Tx, run: Run) -> HostCall | None:
         return self.define_operation(tx, self.server(tx, run))
+
+    def _old_disks(self, tx: Tx, run: Run) -> HostCall | None:
+        host = self.server(tx, run).host
+        return (host, RevertDisks(server_id=run.object_id)) if host is not None else None
+
+    def _taken_back(self, tx: Tx, run: Run) -> None:
+        self.parts.sagas.made_up_for(tx, run.params.resize)
+        store.update_server(tx, run.object_id, goal="active" if run.params.run else "stopped")
+        state.settle(tx, run.object_id)
+
+    def _run_again(self, tx: Tx, run: Run) -> HostCall | None:
+        found: HostCall | None = self._power(self.actions["start"])(tx, run) if run.params.run else None
+        return found
 
     def define_operation(self, tx: Tx, server: ServerRow) -> HostCall | None:
         """None: it is on no host."""
