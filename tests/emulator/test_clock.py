@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cumulet.emulator.clock import EmulatorClock
-from cumulet.kernel.clock import SECOND, Signal
+from cumulet.kernel.clock import SECOND, FakeClock, Signal
 
 
 def elapsed(clock: EmulatorClock, work: Any) -> tuple[float, float]:
@@ -92,3 +92,13 @@ def test_a_signal_is_an_event_that_can_be_nudged() -> None:
     assert signal.wait(30)
     signal.clear()
     assert not signal.is_set()
+
+
+@pytest.mark.parametrize("made", [EmulatorClock, FakeClock])
+def test_a_clock_that_jumps_before_the_wait_does_not_prolong_it(made: type[EmulatorClock | FakeClock]) -> None:
+    clock = made()
+    due = clock.monotonic() + 3000
+    clock.advance(3600)
+    begun = time.monotonic()
+    assert not clock.wait_until(Signal(), due)
+    assert time.monotonic() - begun < 50

@@ -34,15 +34,17 @@ class EmulatorClock:
             return self._monotonic()
 
     def wait(self, event: Waitable, seconds: float) -> bool:
-        end = self.monotonic() + seconds
+        return self.wait_until(event, self.monotonic() + seconds)
+
+    def wait_until(self, event: Waitable, moment: float) -> bool:
         if not isinstance(event, Signal):
-            while not event.is_set() and (left := end - self.monotonic()) > 0:
+            while not event.is_set() and (left := moment - self.monotonic()) > 0:
                 event.wait(min(left, _LOOK_S))
             return event.is_set()
-        with self._waiting(event, end):
+        with self._waiting(event, moment):
             while not event.is_set():
                 nudges = event.nudges
-                left = end - self.monotonic()
+                left = moment - self.monotonic()
                 if left <= 0:
                     break
                 event.wait(None if self.frozen else left, nudges)

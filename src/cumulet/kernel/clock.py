@@ -73,6 +73,10 @@ class Clock(Protocol):
         """Wait for the event at most so long; True if it was set."""
         ...
 
+    def wait_until(self, event: Waitable, moment: float) -> bool:
+        """The same until ``monotonic()`` shows this: a clock that jumps before the wait begins does not prolong it."""
+        ...
+
 
 class SystemClock:
     def now(self) -> int:
@@ -83,6 +87,9 @@ class SystemClock:
 
     def wait(self, event: Waitable, seconds: float) -> bool:
         return event.wait(seconds)
+
+    def wait_until(self, event: Waitable, moment: float) -> bool:
+        return event.wait(max(moment - time.monotonic(), 0))
 
 
 class FakeClock:
@@ -101,8 +108,10 @@ class FakeClock:
         self._now += int(seconds * SECOND)
 
     def wait(self, event: Waitable, seconds: float) -> bool:
-        end = self._now + int(seconds * SECOND)
-        while self._now < end:
+        return self.wait_until(event, (self._now + int(seconds * SECOND)) / SECOND)
+
+    def wait_until(self, event: Waitable, moment: float) -> bool:
+        while self.monotonic() < moment:
             if event.wait(0.005):
                 return True
         return event.is_set()

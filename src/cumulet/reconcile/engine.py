@@ -176,8 +176,9 @@ class Reconcilers:
                     self._works = True
                     self.run_now(one.name)
             self._works = False
-            soonest = min((one.due for one in self._known.values()), default=clock.now() + 60 * SECOND)
-            if clock.wait(self._signal, max((soonest - clock.now()) / SECOND, 0.05)):
+            moment, now = clock.monotonic(), clock.now()  # in this order: a jump in between makes it look again
+            soonest = min((one.due for one in self._known.values()), default=now + 60 * SECOND)
+            if clock.wait_until(self._signal, moment + max((soonest - now) / SECOND, 0.05)):
                 self._signal.clear()
 
     def run_now(self, name: str) -> bool:

@@ -336,21 +336,18 @@ class SagaEngine:
         clock = self.db.clock
         next_scan = clock.monotonic()
         while not self._stopping:
-            now = clock.now()
+            moment, now = clock.monotonic(), clock.now()  # in this order: a jump in between makes it look again
             with self._state:
                 mine = []
                 while self._timers and self._timers[0][0] <= now:
                     mine.append(heapq.heappop(self._timers)[1])
-                soonest = self._timers[0][0] - now if self._timers else None
+                soonest = (self._timers[0][0] - now) / SECOND if self._timers else self._scan_seconds
             for saga_id in mine:
                 self.wake_saga(saga_id)
             if clock.monotonic() >= next_scan:
                 next_scan = clock.monotonic() + self._scan_seconds
                 self._scan()
-            seconds = max(next_scan - clock.monotonic(), 0)
-            if soonest is not None:
-                seconds = min(seconds, soonest / SECOND)
-            if clock.wait(self._timer_signal, max(seconds, 0.001)):
+            if clock.wait_until(self._timer_signal, max(min(next_scan, moment + soonest), moment + 0.001)):
                 self._timer_signal.clear()
 
     def _scan(self) -> None:
