@@ -362,8 +362,6 @@ class Moves:
         *,
         dest: str | None = None,
     ) -> str:
-        if server.goal != "resized" and migrations.resized(tx, server.id) is not None:
-            raise Conflict(f"Cannot move instance {server.id} until what its last resize left behind is removed")
         found = catalogue.flavor(tx, server.flavor_id)
         number = found.number if found is not None else None
         return migrations.begin(tx, server, kind, ctx.user_id, (number, new_flavor or number), dest)
@@ -379,10 +377,9 @@ class Moves:
 
     def confirm(self, tx: Tx, ctx: RequestContext, server: ServerRow) -> None:
         rules.check_state(server, "confirm_resize", "confirmResize")
-        self._confirm(tx, ctx, server)
+        self._confirm(tx, ctx, server, self._resized(tx, server))
 
-    def _confirm(self, tx: Tx, ctx: RequestContext, server: ServerRow) -> None:
-        migration = self._resized(tx, server)
+    def _confirm(self, tx: Tx, ctx: RequestContext, server: ServerRow, migration: MigrationRow) -> None:
         if not self.host_up(tx, migration.source):
             raise Conflict(UNAVAILABLE)
         migrations.set_status(tx, migration.id, "confirming")
@@ -415,10 +412,10 @@ class Moves:
         for migration in moves:
             tx.lock("server", migration.server_id)
             server = store.server(tx, migration.server_id)
-            if server is None or not may_be(server) or server.task_state is not None:
+            if server is None or not may_be(server) or self.parts.sagas.owner(tx, "server", server.id) is not None:
                 continue
             try:
-                self._confirm(tx, system_context("resize-confirm"), server)
+                self._confirm(tx, system_context("resize-confirm"), server, migration)
                 confirmed += 1
             except (BadInput, Conflict):
                 continue

@@ -95,10 +95,11 @@ class Scheduling:
         force: bool = False,
     ) -> str:
         """Choose where the server moves to and claim it. What it takes of its host is the migration's from now on;
-        ``status`` is what that one is in now."""
+        ``status`` is what that one is in now. A host that has the server's disks of another time is none for it."""
         self.parts.scheduler.hold(tx)  # all locks in one order, before any claim
         self.parts.placement.hand_over(tx, server.id, migration_id, consumer_type="MIGRATION")
         request = self.request(tx, server, host=host, force=force)
+        excluded = [*excluded, *migrations.kept_at(tx, server.id)]
         [chosen] = self.place(tx, [server.id], flavor, server.project_id, server.user_id, request, excluded=excluded)
         migrations.place(tx, migration_id, chosen, status)
         return chosen

@@ -111,7 +111,7 @@ class EvacuateWorkflows(Arrival):
             "pre-migrating",
             flavor=server.flavor,
             host=params.host,
-            excluded=[server.host, *migrations.kept_at(tx, server.id)],
+            excluded=[server.host],
             force=params.force,
         )
         return {"from": server.host, "to": host, "sizes": {}, "goal": params.goal}
