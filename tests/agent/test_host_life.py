@@ -5,10 +5,13 @@ import time
 from typing import Any
 
 import msgspec
+import pytest
 
 from cumulet.agent import contract as c
+from cumulet.agent.runtime import agent as runtime
 from tests.agent.conftest import Rig
 from tests.agent.test_operations import SPEC
+from tests.support.patience import eventually
 
 
 def test_heartbeats_say_what_the_host_is(rig: Rig) -> None:
@@ -76,6 +79,27 @@ def test_a_server_that_arrives_while_the_conductor_answers_is_no_leftover(rig: R
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert list(rig.host.world.state.domains) == ["s1"]
+
+
+def test_what_is_not_settled_is_soon_looked_at_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is worked on just then is not removed, and some things a conductor cannot say yet."""
+    inventories = 0
+
+    def answer() -> c.Absent:
+        nonlocal inventories
+        inventories += 1
+        if inventories == 1:
+            return c.Absent(again=True)
+        if inventories == 2:
+            rig.conductor.outcome(rig.execute(c.DefineServer(server=SPEC), object_id="s1"))
+        return c.Absent(servers=["s1"])
+
+    rig.agent.settings = msgspec.structs.replace(rig.agent.settings, inventory_seconds=3600)
+    monkeypatch.setattr(runtime, "_STOCK_PAUSE_S", 0.1)
+    rig.conductor.outcome(rig.execute(c.DefineServer(server=SPEC), object_id="s1"))
+    rig.conductor.before_absent = answer
+    eventually(lambda: rig.host.world.state.domains == {})
+    assert inventories == 3
 
 
 def test_a_server_goes_in_its_turn(rig: Rig) -> None:

@@ -904,6 +904,7 @@ class Absent(_Wire):
     ports: list[str] = []
     exports: list[tuple[str, str]] = []
     volumes: list[str] = []  # copies that stayed behind when a volume moved, or that a failed move left
+    again: bool = False  # of something it cannot be said yet: send another soon
 
 
 # -- queries: conductor -> agent, answered directly -------------------------------------------------------------------

@@ -170,6 +170,7 @@ class Conductor:
         ports: list[str] = []
         exports: list[tuple[str, str]] = []
         volumes: list[str] = []
+        again = False
         for listener in self._inventories:
             absent = listener(tx, inventory)
             if absent is not None:
@@ -177,8 +178,9 @@ class Conductor:
                 ports.extend(absent.ports)
                 exports.extend(absent.exports)
                 volumes.extend(absent.volumes)
+                again = again or absent.again
         self.hosts.inventoried(tx, inventory.host)
-        return Absent(servers=servers, ports=ports, exports=exports, volumes=volumes)
+        return Absent(servers=servers, ports=ports, exports=exports, volumes=volumes, again=again)
 
     # -- asking hosts ---------------------------------------------------------------------------------------------
 

@@ -53,6 +53,9 @@ from cumulet.kernel.process import usage
 _log = logging.getLogger(__name__)
 
 
+_STOCK_PAUSE_S = 5.0  # after an inventory that settled not all; then twice as long
+
+
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     ip: str = "127.0.0.1"
@@ -120,6 +123,7 @@ class Agent:
         self._stopping = threading.Event()
         self._beat_now = Signal()
         self._inventory_at = self._identity_at = float("-inf")
+        self._stock_pause = 0.0  # after an inventory that was not settled, doubled each time
         self._service: Service | None = None
         self._threads: list[threading.Thread] = []
 
@@ -377,7 +381,17 @@ class Agent:
             )
 
     def _take_stock(self) -> None:
-        """Send everything of ours on this host; remove what the conductor says is nobody's."""
+        """Send everything of ours on this host; remove what the conductor says is nobody's. Soon again, if there was no
+        answer, the conductor could not say of something, or something is just being worked on."""
+        pause = self.settings.inventory_seconds
+        if self._compare_stock():
+            self._stock_pause = 0.0
+        else:
+            pause = self._stock_pause = min(max(_STOCK_PAUSE_S, 2 * self._stock_pause), 60.0, pause)
+        self._inventory_at = self._clock.monotonic() + pause
+
+    def _compare_stock(self) -> bool:
+        """False: what is to be removed is not known, or not removed."""
         self._store.prune(self._clock.now())
         self.operations.watch()
         try:
@@ -385,10 +399,11 @@ class Agent:
             answer = self._link.call(inventory)
         except (Unavailable, RemoteFault, DriverError) as error:
             _log.warning("no inventory this time: %s", error)
-            self._inventory_at = self._clock.monotonic() + min(5.0, self.settings.inventory_seconds)
-            return
-        self._inventory_at = self._clock.monotonic() + self.settings.inventory_seconds
-        if isinstance(answer, Absent) and answer != Absent():
+            return False
+        if not isinstance(answer, Absent):
+            return True
+        settled = not answer.again
+        if answer not in (Absent(), Absent(again=True)):
             _log.info("removing leftovers: %s", answer)
             self._remove(Absent(ports=answer.ports, exports=answer.exports))
             leftovers = [(one, Absent(servers=[one])) for one in answer.servers]
@@ -397,6 +412,8 @@ class Agent:
                 # the answer is of a while ago: it may arrive here since, and the next inventory tells
                 if not self.operations.unless_touched(object_id, partial(self._remove, gone)):
                     _log.info("%s is being worked on: it is not removed now", object_id)
+                    settled = False
+        return settled
 
     def _remove(self, absent: Absent) -> None:
         for driver in self._drivers:

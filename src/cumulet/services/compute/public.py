@@ -261,12 +261,9 @@ class ComputeService:
         state.settle(tx, server.id)
         tx.after_commit(lambda: self.parts.sagas.wake("server", server.id))
 
-    def _moves_there(self, tx: Tx, server_id: str, host: str) -> bool:
-        """Is the host one of those that a move of the server, which is not over, is between?"""
-        return any(host in (move.source, move.dest) for move in migrations.open_ones(tx, server_id))
-
     def _arrives_from(self, tx: Tx, server_id: str, host: str) -> bool:
-        """The same of a move that is under way: hosts that wait for its confirmation have nothing to tell."""
+        """Is the host one of those that a move of the server, which is under way, is between? Hosts that wait for its
+        confirmation have nothing to tell."""
         moves = migrations.open_ones(tx, server_id)
         return any(host in (move.source, move.dest) for move in moves if move.status != "finished")
 
@@ -293,18 +290,22 @@ class ComputeService:
 
     def on_inventory(self, tx: Tx, inventory: Inventory) -> Absent:
         """Servers on the host that are gone or live elsewhere are to be removed; unknown ones are not named. A guest
-        that runs stays while the host where it should be does not answer: it might be the only one."""
-        absent = []
+        that runs stays while the host where it should be does not answer: it might be the only one. Of those whose move
+        is under way it is said later."""
+        absent, again = [], False
         seen = {report.server_id for report in inventory.servers}
         running = {report.server_id for report in inventory.servers if report.power_state == Power.RUNNING}
         for server_id in [*(report.server_id for report in inventory.servers), *inventory.moving]:
-            moves = self._moves_there(tx, server_id, inventory.host)  # first: a move that ends meanwhile is then seen
+            # first: a move that ends meanwhile is then seen
+            moves = [m for m in migrations.open_ones(tx, server_id) if inventory.host in (m.source, m.dest)]
             server = store.server(tx, server_id)
             if server is None:
                 continue
             elsewhere = server.host is not None and server.host != inventory.host
             if elsewhere and server_id in running and not self.parts.hosts.is_up_in(tx, server.host):
+                again = True
                 continue
+            again = again or (elsewhere and any(move.status != "finished" for move in moves))
             if server.deleted_at is not None or (elsewhere and not moves):
                 absent.append(server_id)
         for server in store.servers_on(tx, inventory.host):
@@ -317,7 +318,7 @@ class ComputeService:
                 store.update_server(tx, server.id, goal="stopped")
                 state.settle(tx, server.id)
         self._define_again(tx, inventory)
-        return Absent(servers=absent)
+        return Absent(servers=absent, again=again)
 
     def _define_again(self, tx: Tx, inventory: Inventory) -> None:
         """A host that was down when a move was undone may have no domain of a stopped server that is to be there."""
