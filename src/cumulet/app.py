@@ -40,7 +40,8 @@ _log = logging.getLogger(__name__)
 _LOCK, _UNLOCK = text("SELECT pg_advisory_lock(20261123)"), text("SELECT pg_advisory_unlock(20261123)")
 _VERSION_TABLE = text("CREATE TABLE IF NOT EXISTS alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
 _STAMP = text("INSERT INTO alembic_version (version_num) VALUES (:head)")
-_M_ARENA_MAX = -8  # malloc.h
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
+_LARGE = 1 << 20  # bytes
 ROLES = ("all", "api", "conductor", "agent")
 
 __all__ = ["ROLES", "Process", "bootstrap", "build_agent", "build_control_plane", "prepare_database", "serve"]
@@ -168,18 +169,21 @@ def _write_secret(path: Path, text: str) -> None:
     path.write_text(text + "\n")
 
 
-def _few_arenas() -> None:
+def _keep_little() -> None:
     """glibc gives each thread an arena of its own to allocate from and keeps what is freed there: dozens of threads
-    would hold tens of megabytes of nothing. Elsewhere there is nothing to set."""
+    would hold tens of megabytes of nothing. And a large block that was freed once (the 19 MiB of a hash of a password)
+    makes it take later ones of that size from an arena, too, where they stay. Elsewhere there is nothing to set."""
     try:
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_ARENA_MAX, 2)
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE)
     except (OSError, AttributeError):
-        _log.debug("this C library has no arenas to limit")
+        _log.debug("this C library has nothing to set")
 
 
 def serve(role: str, settings: Settings) -> None:
     """Run a role until it is told to stop. The caller holds the role's lock."""
-    _few_arenas()
+    _keep_little()
     sys.setswitchinterval(0.001)  # most work here is short: a request need not wait 5 ms for a saga to pause
     logs.configure(settings.log_dir / f"{role}.json.log")
     stop = threading.Event()
