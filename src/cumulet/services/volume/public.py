@@ -266,7 +266,7 @@ class VolumeService:
             raise WrongState(f"Invalid volume: Volume {row.id} has snapshots, which do not move.")
         if store.exports_of(tx, row.id):
             raise WrongState(f"Invalid volume: Volume {row.id} is exported; terminate its connections first.")
-        if store.copied_from(tx, volume=row.id):
+        if store.copied_from(tx, row.id):
             raise WrongState(f"Invalid volume: Another volume is being made of volume {row.id}.")
         why = placing.refuses(tx, self.hosts, row, host)
         if why is not None:

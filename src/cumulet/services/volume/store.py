@@ -337,10 +337,18 @@ def snapshots_of(tx: Tx, volume_id: str) -> list[SnapshotRow]:
     return SNAPSHOTS.where(tx, t.SNAPSHOTS.c.volume_id == volume_id)
 
 
-def copied_from(tx: Tx, *, volume: str | None = None, snapshot: str | None = None) -> bool:
+def copied_from(tx: Tx, volume_id: str) -> bool:
     """Is another volume being made of it?"""
-    source = t.VOLUMES.c.source_volid == volume if volume is not None else t.VOLUMES.c.snapshot_id == snapshot
-    return bool(VOLUMES.count(tx, [source, t.VOLUMES.c.base == literal_column("'creating'")]))
+    return _being_made(tx, t.VOLUMES.c.source_volid == volume_id)
+
+
+def copied_from_snapshot(tx: Tx, snapshot_id: str) -> bool:
+    """Is a volume being made of it?"""
+    return _being_made(tx, t.VOLUMES.c.snapshot_id == snapshot_id)
+
+
+def _being_made(tx: Tx, of_it: ColumnElement[bool]) -> bool:
+    return bool(VOLUMES.count(tx, [of_it, t.VOLUMES.c.base == literal_column("'creating'")]))
 
 
 def volumes_on(tx: Tx, host: str) -> list[VolumeRow]:

@@ -57,7 +57,7 @@ class SnapshotWorkflows:
         return home[0], c.CreateVolumeSnapshot(snapshot_id=run.object_id, volume_id=home[1])
 
     def _unread(self, tx: Tx, run: Run) -> bool | None:
-        return None if store.copied_from(tx, snapshot=run.object_id) else True
+        return None if store.copied_from_snapshot(tx, run.object_id) else True
 
     def _remove(self, tx: Tx, run: Run) -> HostCall | None:
         home = self._home(tx, run)

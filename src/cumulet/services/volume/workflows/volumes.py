@@ -191,7 +191,7 @@ class VolumeWorkflows:
 
     def _unread(self, tx: Tx, run: Run) -> bool | None:
         """No more volumes can begin to be made of it."""
-        return None if store.copied_from(tx, volume=run.object_id) else True
+        return None if store.copied_from(tx, run.object_id) else True
 
     def _remove(self, tx: Tx, run: Run) -> HostCall | None:
         volume = store.VOLUMES.find(tx, run.object_id)
