@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from cumulet.services.compute import migrations
 from tests.compute.helpers import Nova
 from tests.compute.places import Places, failed_action
 
@@ -296,6 +297,11 @@ def test_of_one_that_was_reset_while_it_was_resized(three: Places) -> None:
     third = places.cloud.wait(lambda: (host := places.host(server)) != second and host)
     assert third != first  # there are its old disks
     three.nova.wait(server, "VERIFY_RESIZE")
+    control = places.cloud.control
+    newest = control.db.read(lambda tx: migrations.resized(tx, server))
+    assert newest is not None
+    # the older one has waited for long, and is not what waits now
+    assert control.db.write(lambda tx: control.compute.moves.confirm_old(tx, newest.updated_at)) == 0
     assert admin.act(server, "os-resetState", {"state": "active"}).status == 202
     nobody_confirmed(places, server)
     places.cloud.wait(lambda: places.traces(server) == [third])

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from cumulet.services.compute import migrations, store
 from tests.compute.helpers import Nova
 from tests.compute.places import Places, failed_action
 from tests.support.cloud import unique
@@ -138,12 +139,10 @@ def test_a_resize_on_the_spot(new_cloud: Any) -> None:
     assert other.show(server)["status"] == "ACTIVE"
 
 
-@pytest.mark.parametrize("lives", [True, False])
-def test_a_resize_on_the_spot_whose_host_is_down_as_it_is_undone(new_cloud: Any, lives: bool) -> None:
-    """The host is told when it is back: the server is what it was, on the disks it had."""
-    places = Places(Nova(new_cloud(hosts=1)))
+def badly_undone(places: Places, *, lives: bool = True) -> str:
+    """A server on the only host, which is said to be down as a resize on the spot is undone: that is skipped."""
     server = places.boot()
-    name, content = places.host(server), places.content(server)
+    name = places.host(server)
     host, world = places.cloud.hosts[name], places.world(name)
     go_on = host.fake.faults.hang("PowerServer", only_if=lambda op: op.action == "start")
     assert places.nova.act(server, "resize", {"flavorRef": places.nova.new_flavor(ram=128, disk=3)}).status == 202
@@ -156,13 +155,73 @@ def test_a_resize_on_the_spot_whose_host_is_down_as_it_is_undone(new_cloud: Any,
     go_on.set()
     if not lives:
         host.start()
+    return server
+
+
+def tries(places: Places, server: str) -> list[str]:
+    """How each try to take a resize back ended, or where it is."""
+    control = places.cloud.control
+    history = control.db.read(lambda tx: control.sagas.history(tx, "server", server))
+    return [past.saga.status for past in history if past.saga.kind == "server.take_back"]
+
+
+def look_again(places: Places) -> None:
+    places.cloud.control.compute.clear_after_moves()
+    assert places.cloud.settle()
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_resize_on_the_spot_whose_host_is_down_as_it_is_undone(new_cloud: Any, lives: bool) -> None:
+    """The host is told when it is back: the server is what it was, on the disks it had."""
+    places = Places(Nova(new_cloud(hosts=1)))
+    server = badly_undone(places, lives=lives)
+    [name] = places.cloud.hosts
+    world = places.world(name)
+    content = world.aside[server].content
     places.force_down(name, down=False)
     places.cloud.wait(lambda: server not in world.aside, 60)
     assert (world.disks[server].root_gb, world.disks[server].content) == (1, content)
     places.cloud.wait(lambda: places.running(server))
     assert places.nova.wait(server, "ACTIVE")["flavor"]["disk"] == 1
     assert world.domains[server].spec.memory_mb == 64
+    look_again(places)
+    assert tries(places, server).count("finished") == 1  # and no more
     places.remove(server)
+
+
+def test_what_nobody_takes_back(new_cloud: Any) -> None:
+    """A server that was deleted, and one that moved since; they are not made anew, nor started."""
+    places = Places(Nova(new_cloud(hosts=1)))
+    [name] = places.cloud.hosts
+    world, control = places.world(name), places.cloud.control
+    moved = badly_undone(places)
+    later = control.db.write(lambda tx: migrations.begin(tx, store.server(tx, moved), "migration", None, (1, 1), name))
+    control.db.write(lambda tx: migrations.set_status(tx, later, "confirmed"))
+    places.force_down(name, down=False)
+    places.cloud.wait(lambda: name in places.cloud.up_hosts())
+    look_again(places)
+    assert (tries(places, moved), moved in world.aside) == ([], True)
+    deleted = badly_undone(places)
+    places.nova.delete(f"/servers/{deleted}")
+    places.nova.gone(deleted)
+    places.force_down(name, down=False)
+    places.cloud.wait(lambda: name in places.cloud.up_hosts())
+    look_again(places)
+    assert tries(places, deleted) == []
+    assert control.db.read(control.compute.moves.left_undone)[0].object_id == deleted
+
+
+def test_taking_back_is_given_up(new_cloud: Any) -> None:
+    """A server that is undefined again and again would be worse than one with disks beside its own."""
+    places = Places(Nova(new_cloud(hosts=1)))
+    server = badly_undone(places)
+    [name] = places.cloud.hosts
+    places.cloud.hosts[name].fake.faults.fail("RevertDisks", times=None)
+    places.force_down(name, down=False)
+    places.cloud.wait(lambda: name in places.cloud.up_hosts())
+    for _ in range(5):
+        look_again(places)
+    assert tries(places, server) == ["failed"] * 3
 
 
 def test_a_server_booted_from_a_volume(places: Places) -> None:

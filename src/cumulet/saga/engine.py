@@ -33,7 +33,7 @@ from cumulet.kernel.errors import CloudError, Unavailable
 from cumulet.kernel.trace import Tracer
 from cumulet.saga import journal
 from cumulet.saga.intake import Intake
-from cumulet.saga.journal import SagaRow, Stale, StepRow
+from cumulet.saga.journal import LeftUndone, SagaRow, Stale, StepRow
 from cumulet.saga.model import Call, Saga
 from cumulet.saga.stepper import Abandoned, After, Flight, Hosts, StepFailed, Stepper
 
@@ -170,8 +170,8 @@ class SagaEngine:
         """All sagas of the object, newest first, each with its steps."""
         return self._histories(journal.of_object(tx, object_kind, object_id))
 
-    def left_undone(self, tx: Tx, saga: Saga, step: str, since: int) -> list[tuple[str, str, str]]:
-        """(saga, object, host): those that failed since, and whose undo of this step did not happen there."""
+    def left_undone(self, tx: Tx, saga: Saga, step: str, since: int) -> list[LeftUndone]:
+        """Those that failed, and whose undo of this step was skipped or failed since."""
         return journal.left_undone(tx, saga.kind, step, since)
 
     def made_up_for(self, tx: Tx, saga_id: str) -> None:

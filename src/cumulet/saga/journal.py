@@ -1,6 +1,6 @@
 """The journal's statements, and rows as structs. Every write of a running saga says ``WHERE epoch = mine``."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import and_, bindparam, case, func, select, text, update
@@ -70,6 +70,17 @@ class StepRow(msgspec.Struct):
 
 
 _COLUMNS = [SAGAS.c[name] for name in SagaRow.__struct_fields__]
+
+
+class LeftUndone(NamedTuple):
+    """A saga that failed, and whose undo of some step did not happen on this host."""
+
+    saga_id: str
+    object_id: str
+    host: str
+    params: dict[str, Any]
+
+
 _STEP_COLUMNS = [SAGA_STEPS.c[name] for name in StepRow.__struct_fields__]
 _BY_ID = select(*_COLUMNS).where(SAGAS.c.id == bindparam("id"))
 _STEPS = select(*_STEP_COLUMNS).where(SAGA_STEPS.c.saga_id == bindparam("id")).order_by(SAGA_STEPS.c.position)
@@ -206,7 +217,7 @@ _OF_OBJECT = (
 # as in the index, word for word: else it is not used
 _BADLY_UNDONE = text("saga_steps.state IN ('undo_skipped', 'undo_failed')")
 _LEFT_UNDONE = (
-    select(SAGA_STEPS.c.saga_id, SAGAS.c.object_id, SAGA_STEPS.c.host)
+    select(SAGA_STEPS.c.saga_id, SAGAS.c.object_id, SAGA_STEPS.c.host, SAGAS.c.params)
     .join(SAGAS, SAGAS.c.id == SAGA_STEPS.c.saga_id)
     .where(
         _BADLY_UNDONE,
@@ -278,10 +289,8 @@ def mark_undone(tx: Tx, saga_id: str, position: int, state: str, error: str | No
     return tx.run(_UNDONE, values) == 1
 
 
-def left_undone(tx: Tx, kind: str, step: str, since: int) -> list[tuple[str, str, str]]:
-    """(saga, object, host): those of this kind that failed since, and whose undo of this step did not happen there."""
-    rows = tx.rows(_LEFT_UNDONE, {"kind": kind, "step": step, "since": since})
-    return [(row[0], row[1], row[2]) for row in rows]
+def left_undone(tx: Tx, kind: str, step: str, since: int) -> list[LeftUndone]:
+    return [LeftUndone(*row) for row in tx.rows(_LEFT_UNDONE, {"kind": kind, "step": step, "since": since})]
 
 
 def made_up_for(tx: Tx, saga_id: str) -> None:

@@ -15,6 +15,8 @@ LIVE = "live-migration"
 EVACUATION = "evacuation"
 # A live migration that can be looked at and stopped.
 IN_PROGRESS = ("queued", "preparing", "running", "post-migrating")
+# It was undone.
+UNDONE = ("error", "failed", "cancelled")
 # Something of the server may be on both hosts.
 OPEN = ("accepted", *IN_PROGRESS, "pre-migrating", "migrating", "finished", "confirming", "reverting")
 
@@ -109,6 +111,11 @@ def resized(tx: Tx, server_id: str) -> MigrationRow | None:
 def kept_at(tx: Tx, server_id: str) -> list[str]:
     """Hosts that have disks of the server from before a move that nobody confirmed."""
     return [move.source for move in _rows(tx, _RESIZED, the_server=server_id)]
+
+
+def of_server(tx: Tx, server_id: str) -> list[MigrationRow]:
+    """The oldest first."""
+    return _rows(tx, _OF_SERVER, the_server=server_id)
 
 
 def open_ones(tx: Tx, server_id: str) -> list[MigrationRow]:

@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
+import msgspec
+
 from cumulet.agent.contract import MigrationProgress
 from cumulet.db import Tx
 from cumulet.kernel.clock import SECOND
 from cumulet.kernel.context import RequestContext, system_context
 from cumulet.kernel.errors import BadInput, CloudError, Conflict, NotFound, NoValidHost
-from cumulet.saga.journal import SagaRow
+from cumulet.saga.journal import LeftUndone
+from cumulet.saga.model import Saga
 from cumulet.services.compute import catalogue, migrations, rules, store
 from cumulet.services.compute.parts import Parts
 from cumulet.services.compute.quotas import Quotas
@@ -20,7 +23,9 @@ from cumulet.services.compute.workflows.live import LiveParams, LiveWorkflows, S
 from cumulet.services.compute.workflows.move import BackParams, MoveParams, MoveWorkflows
 from cumulet.services.compute.workflows.power import PowerWorkflows, TakeBackParams
 
-_LEFT_DAYS = 30  # then what is left is an operator's: cumulet doctor names it
+# then what a resize left is an operator's: cumulet doctor names it
+_LEFT_DAYS = 30
+_TRIES = 3
 UNAVAILABLE = "Service is unavailable at this time."
 NOT_RESIZED = "Instance has not been resized."
 
@@ -215,48 +220,55 @@ class Moves:
             if server is None or server.deleted_at is not None or server.host == migration.source or not known:
                 migrations.set_status(tx, migration.id, "completed")  # by inventory, or there is nothing to be rid of
             elif self.host_up(tx, migration.source):
-                try:
-                    self.parts.sagas.start(
-                        tx,
-                        self.evacuation.leave_dead,
-                        server.id,
-                        LeaveDeadParams(migration_id=migration.id),
-                        system_context("evacuation"),
-                    )
-                    begun += 1
-                except Conflict:
-                    continue  # somebody works on it: the next time
+                params = LeaveDeadParams(migration_id=migration.id)
+                begun += self._try(tx, self.evacuation.leave_dead, server.id, params, "evacuation")
         return begun
 
-    def left_undone(self, tx: Tx) -> list[tuple[str, str, str]]:
-        """(saga, server, host): resizes that failed there, and whose disks nobody took back."""
+    def left_undone(self, tx: Tx) -> list[LeftUndone]:
+        """Resizes that failed, and whose disks nobody took back."""
         since = tx.now - _LEFT_DAYS * 86_400 * SECOND
-        found: list[tuple[str, str, str]] = self.parts.sagas.left_undone(tx, self.workflows.resize, "disks", since)
+        found: list[LeftUndone] = self.parts.sagas.left_undone(tx, self.workflows.resize, "disks", since)
         return found
 
     def take_back(self, tx: Tx) -> int:
         """A host that was down when a resize on it was undone has the server on the new disks, and the old aside."""
         begun = 0
-        for saga_id, server_id, host in self.left_undone(tx):
-            tx.lock("server", server_id)
-            server = store.server(tx, server_id)
-            if server is None or server.deleting or server.host != host or migrations.open_ones(tx, server_id):
-                continue  # what is left of it there goes with the server, or with the host's next inventory
-            newest = self._newest_resize(tx, server_id)
-            if newest is None or newest.id != saga_id:
-                self.parts.sagas.made_up_for(tx, saga_id)  # it was resized again, and what was kept went with that
-            elif self.host_up(tx, host):
-                params = TakeBackParams(resize=saga_id, run=(newest.params or {}).get("was_running", False))
-                try:
-                    self.parts.sagas.start(tx, self.power.take_back, server_id, params, system_context("take-back"))
-                    begun += 1
-                except Conflict:
-                    continue  # somebody works on it: the next time
+        for left in self.left_undone(tx):
+            tx.lock("server", left.object_id)
+            server = store.server(tx, left.object_id)
+            if server is None or server.deleting or server.deleted_at is not None or server.host != left.host:
+                continue  # what is left there goes with that host's next inventory
+            if not self.host_up(tx, left.host):
+                continue
+            if self._stands(tx, left):
+                params = TakeBackParams(resize=left.saga_id, run=left.params["was_running"])
+                begun += self._try(tx, self.power.take_back, server.id, params, "take-back")
         return begun
 
-    def _newest_resize(self, tx: Tx, server_id: str) -> SagaRow | None:
-        past = (one.saga for one in self.parts.sagas.history(tx, "server", server_id))
-        return next((saga for saga in past if saga.kind == self.workflows.resize.kind), None)
+    def _stands(self, tx: Tx, left: LeftUndone) -> bool:
+        """Was it a resize on the spot, and is what it left there still, and worth another try?"""
+        moves = migrations.of_server(tx, left.object_id)
+        mine = next((move for move in moves if move.id == left.params["migration_id"]), None)
+        if mine is None or mine.source != mine.dest:
+            return False
+        later = [move.status for move in moves if move.number > mine.number]
+        if any(status in migrations.OPEN for status in later):
+            return False
+        if any(status not in migrations.UNDONE for status in later):
+            self.parts.sagas.made_up_for(tx, left.saga_id)  # it moved since: what was kept went with that
+            return False
+        history = self.parts.sagas.history(tx, "server", left.object_id)
+        tries = [past.saga for past in history if past.saga.kind == self.power.take_back.kind]
+        tries = [saga for saga in tries if (saga.params or {}).get("resize") == left.saga_id]
+        return sum(saga.error_code != "host-down" for saga in tries) < _TRIES
+
+    def _try(self, tx: Tx, saga: Saga, server_id: str, params: msgspec.Struct, name: str) -> bool:
+        """False: somebody works on the server, so the next time."""
+        try:
+            self.parts.sagas.start(tx, saga, server_id, params, system_context(name))
+        except Conflict:
+            return False
+        return True
 
     # -- judging -----------------------------------------------------------------------------------------------------
 
@@ -401,18 +413,27 @@ class Moves:
 
     def confirm_old(self, tx: Tx, before: int) -> int:
         """Confirm what has waited since before then; what cannot be, is tried again the next time."""
-        return self._confirm_all(tx, migrations.unconfirmed(tx, before), lambda server: server.vm_state == "resized")
+
+        def waits(server: ServerRow, migration: MigrationRow) -> bool:
+            newest = migrations.resized(tx, server.id)
+            return server.vm_state == "resized" and newest is not None and newest.id == migration.id
+
+        return self._confirm_all(tx, migrations.unconfirmed(tx, before), waits)
 
     def confirm_abandoned(self, tx: Tx) -> int:
         """Confirm what nobody can confirm any more."""
-        return self._confirm_all(tx, migrations.abandoned(tx), lambda server: server.goal != "resized")
+        return self._confirm_all(tx, migrations.abandoned(tx), lambda server, migration: server.goal != "resized")
 
-    def _confirm_all(self, tx: Tx, moves: list[MigrationRow], may_be: Callable[[ServerRow], bool]) -> int:
+    def _confirm_all(self, tx: Tx, moves: list[MigrationRow], may_be: Callable[[ServerRow, MigrationRow], bool]) -> int:
         confirmed = 0
         for migration in moves:
             tx.lock("server", migration.server_id)
             server = store.server(tx, migration.server_id)
-            if server is None or not may_be(server) or self.parts.sagas.owner(tx, "server", server.id) is not None:
+            if (
+                server is None
+                or not may_be(server, migration)
+                or self.parts.sagas.owner(tx, "server", server.id) is not None
+            ):
                 continue
             try:
                 self._confirm(tx, system_context("resize-confirm"), server, migration)

@@ -460,7 +460,7 @@ class ComputeService:
         moves = self.moves
         if not self.db.read(lambda tx: migrations.done(tx) or migrations.abandoned(tx) or moves.left_undone(tx)):
             return None
-        count = self.db.write(lambda tx: moves.leave_dead(tx) + moves.confirm_abandoned(tx) + moves.take_back(tx))
+        count = sum(self.db.write(work) for work in (moves.leave_dead, moves.confirm_abandoned, moves.take_back))
         return f"{count} begun" if count else None
 
     def confirm_old_resizes(self, seconds: float) -> str | None:
