@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from cumulet.agent import contract as c
+from cumulet.bus.chaos import Chaos
 from cumulet.kernel.errors import Conflict, Unavailable
 from cumulet.saga import Call, Saga, Transact, nothing_to_undo
 from tests.saga import sagas
@@ -323,6 +325,29 @@ def test_a_call_step_is_one_transaction_of_two_statements(world: World) -> None:
         counts.append(world.db.statements - before)
     assert counts[1] - counts[0] <= 6 * 2, counts
     assert counts[0] <= 14, counts
+
+
+def test_it_is_not_idle_while_it_hands_a_step_to_a_host(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over a broker the step after an outcome is handed over by a runner, while no saga is being driven."""
+    call, handing, go_on = world.bus.call, threading.Event(), threading.Event()
+
+    def slow(topic: str, message: Any, timeout: float | None = None) -> Any:
+        if isinstance(message, c.Execute) and message.op_id.endswith(":export:do:1"):
+            handing.set()
+            assert go_on.wait(SECONDS)
+        return call(topic, message, timeout)
+
+    world.bus.chaos = Chaos(seed=0)  # harms nothing, but `in_process` is false
+    monkeypatch.setattr(world.bus, "call", slow)
+    world.engine.register(sagas.BUILD)
+    world.engine.run()
+    world.add_thing("t")
+    world.start(sagas.BUILD, "t")
+    assert handing.wait(SECONDS)
+    assert not world.engine.idle()
+    go_on.set()
+    eventually(lambda: world.db.read(lambda tx: world.engine.history(tx, "thing", "t"))[0].saga.status == "finished")
+    eventually(world.engine.idle)
 
 
 def test_latency_is_milliseconds(world: World) -> None:

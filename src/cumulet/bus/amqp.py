@@ -339,6 +339,9 @@ class AmqpService:
     def waiting(self) -> int:
         return self._pool.waiting()
 
+    def busy(self) -> int:
+        return self._pool.busy()
+
     def stop_consuming(self) -> None:
         self._consumer.stopping.set()
 
@@ -458,6 +461,11 @@ class AmqpBus:
         finally:
             _close(connection)
         return found
+
+    def busy(self) -> int:
+        with self._lock:
+            services = list(self._services)
+        return sum(service.busy() for service in services)
 
     def close(self) -> None:
         self._closed.set()

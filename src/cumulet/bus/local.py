@@ -144,7 +144,6 @@ class LocalBus:
             return {topic: sum(s.pool.waiting() for s in some) for topic, some in self._services.items()}
 
     def busy(self) -> int:
-        """How many messages wait or are being handled."""
         with self._lock:
             services = [service for some in self._services.values() for service in some]
         return sum(service.pool.busy() for service in services)

@@ -22,11 +22,12 @@ from typing import Any
 import msgspec
 from sqlalchemy import bindparam, func, select, update
 
+from cumulet.agent.contract import AskOutcome
 from cumulet.agent.fake import FakeHost
 from cumulet.agent.runtime import AgentSettings
 from cumulet.agent.runtime.store import dump_sqlite, load_sqlite
 from cumulet.app import prepare_database
-from cumulet.bus import Bus, LocalBus, open_bus
+from cumulet.bus import Bus, LocalBus, RemoteFault, open_bus
 from cumulet.compose import ControlPlane, build_control_plane
 from cumulet.conductor.tables import HOSTS
 from cumulet.db import METADATA, Database, Tx
@@ -39,6 +40,7 @@ from cumulet.emulator.gateway import EmulatorProtocol, Gateway
 from cumulet.emulator.host import EmulatedHost, HostState
 from cumulet.kernel import structs
 from cumulet.kernel.clock import SECOND, Clock
+from cumulet.kernel.errors import Unavailable
 from cumulet.saga.journal import ACTIVE
 from cumulet.saga.tables import SAGAS
 from cumulet.server import HttpServer
@@ -283,19 +285,32 @@ class Emulator:
         """Wait until nothing is under way but what waits for the clock, hangs, or waits for a lost host; True if so
         in time."""
         end = time.monotonic() + seconds
-        calm = 0
-        while calm < 2:
-            calm = calm + 1 if self._quiet() else 0
-            if calm < 2:
-                if time.monotonic() > end:
-                    return False
-                time.sleep(0.001)
+        while not self._calm():
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.001)
         return True
+
+    def _calm(self) -> bool:
+        """Quiet twice, and nothing said in between: what one hands to another may be seen with neither of them."""
+        sent = self.bus.traffic.sent
+        if not self._quiet():
+            return False
+        asked = 0 if isinstance(self.bus, LocalBus) else self._hear_all()
+        return self._quiet() and self.bus.traffic.sent == sent + asked
+
+    def _hear_all(self) -> int:
+        """What was sent to the hosts through a broker has arrived once a later question is answered; how many."""
+        living = [host.name for host in self.hosts.values() if host.agent is not None]
+        for name in living:
+            with contextlib.suppress(Unavailable, RemoteFault):
+                self.bus.call(f"agent.{name}", AskOutcome(op_id="none"), timeout=1.0)
+        return len(living)
 
     def _quiet(self) -> bool:
         if isinstance(self._clock, EmulatorClock) and self._clock.overdue():
             return False
-        busy = self.bus.busy() if isinstance(self.bus, LocalBus) else 0
+        busy = self.bus.busy()
         for host in list(self.hosts.values()):
             busy -= host.fake.faults.asleep + host.fake.faults.hung
             agent = host.agent

@@ -104,6 +104,7 @@ class SagaEngine:
         self._queued: dict[str, int] = {}  # since when
         self._waited: dict[str, int] = {}  # since when those that are busy had waited
         self._busy: set[str] = set()
+        self._small = 0  # tasks being done that are no drive of a saga
         self._again: set[str] = set()  # woken while busy
         self._timers: list[tuple[int, str]] = []
         self._timer_signal = Signal()
@@ -291,7 +292,7 @@ class SagaEngine:
     def idle(self) -> bool:
         """True when no saga is being driven (they may be parked)."""
         with self._state:
-            return not self._queue and not self._busy
+            return not self._queue and not self._busy and not self._small
 
     def _work(self) -> None:
         while True:
@@ -308,6 +309,8 @@ class SagaEngine:
                         continue
                     self._busy.add(task)
                     self._waited[task] = queued_at
+                else:
+                    self._small += 1
             try:
                 if isinstance(task, str):
                     self._drive(task)
@@ -322,14 +325,16 @@ class SagaEngine:
                     self._forget(task)
                     self._alarm(task, self.db.clock.now() + 5 * SECOND)
             finally:
-                if isinstance(task, str):
-                    with self._state:
+                with self._state:
+                    if not isinstance(task, str):
+                        self._small -= 1
+                    else:
                         self._busy.discard(task)
                         self._waited.pop(task, None)
                         again = task in self._again
                         self._again.discard(task)
-                    if again and not self._stopping:
-                        self.wake_saga(task)
+                        if again and not self._stopping:
+                            self.wake_saga(task)
 
     def _watch(self) -> None:
         """Wake what is due: sooner by this process's own timers, all by looking into the table now and then."""
