@@ -51,6 +51,13 @@ def test_one_process_that_is_killed_and_stopped() -> None:
     assert result["requests"]["acknowledged"] >= 10
 
 
+def test_what_never_happens_is_no_success() -> None:
+    command = [sys.executable, "-m", "cumulet", "chaos", "--seconds=1", "--see=evacuate servers"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.splitlines()[-2] == "never happened: evacuate servers"
+
+
 def test_one_that_is_ended_says_so() -> None:
     command = [sys.executable, "-m", "cumulet", "chaos", "--json", "--seconds=60"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:

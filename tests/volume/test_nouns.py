@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from tests.support.cloud import unique
+from tests.support.patience import eventually
 
 NOBODY = "00000000-0000-0000-0000-000000000000"
 
@@ -43,6 +44,39 @@ def test_backups(volumes, admin):
     admin.gone(f"/backups/{child}")
     broken = {"backup-record": {**record, "backup_url": "eHh4"}}
     assert admin.call("POST", "/backups/import_record", broken).status == 400
+
+
+@pytest.mark.parametrize("end", ["made", "failed", "deleted"])
+def test_a_backup_stays_while_a_volume_is_made_of_it(cloud, volumes, admin, end):
+    backup = volumes.ok("POST", "/backups", {"backup": {"volume_id": volumes.create()}})["backup"]["id"]
+    path = f"/backups/{backup}"
+    volumes.until(path, "backup", "available")
+    faults = [host.fake.faults for host in cloud.hosts.values()]
+    try:
+        for each in faults:
+            each.hang("RestoreBackup", owner=path)
+            if end == "failed":
+                each.fail("RestoreBackup", after=True, owner=end)
+        made = volumes.create(None, backup_id=backup)
+        assert volumes.ok("GET", path)["backup"]["status"] == "restoring"
+        assert volumes.call("DELETE", path).status == 400
+        assert volumes.call("POST", "/volumes", {"volume": {"backup_id": backup, "size": 1}}).status == 400
+        eventually(lambda: any(each.hung for each in faults))
+        if end == "deleted":
+            assert admin.action(made, "os-force_delete").status == 202
+        for each in faults:
+            each.remove(path)
+        volumes.until(path, "backup", "available")
+    finally:
+        for each in faults:
+            each.remove(path)
+            each.remove(end)
+    if end == "deleted":
+        volumes.gone(f"/volumes/{made}")
+    else:
+        assert volumes.show(made)["status"] == ("error" if end == "failed" else "available")
+    volumes.ok("DELETE", path)
+    volumes.gone(path)
 
 
 def test_backups_are_listed_and_administrators_mend_them(volumes, admin, other):

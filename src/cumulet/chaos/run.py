@@ -32,6 +32,7 @@ class Result(msgspec.Struct):
     failed_deletes: int
     settle_seconds: float
     violations: list[dict[str, Any]]
+    never: list[str]  # what was wanted and did not happen
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -93,7 +94,8 @@ def run(
         for client in crew:
             client.thread.join(120)
     tell("no more disturbances")
-    for name in wanted.missing(record, disturber):
+    never = wanted.missing(record, disturber)
+    for name in never:
         tell(f"never happened: {name}")
     for client in crew:
         if client.error is not None:
@@ -137,6 +139,7 @@ def run(
         failed_deletes=reckoning.failed_deletes,
         settle_seconds=round(settled, 1),
         violations=[violation.__dict__ for violation in reckoning.violations],
+        never=never,
     )
 
 

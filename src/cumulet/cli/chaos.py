@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 @click.command(
     help="Bring chaos upon a cloud made for it: clients work at random while hosts, conductors and messages are lost; "
-    "afterwards what was acknowledged is compared with what there is. Exit status 1: something is not as promised."
+    "afterwards what was acknowledged is compared with what there is. Exit status 1: something is not as promised, "
+    "or what was to be seen never happened."
 )
 @click.option("--seed", type=int, default=None, help="Repeat the choices of a run; default: a new one, printed.")
 @click.option("--seconds", type=click.FloatRange(1), default=30.0, show_default=True, help="How long it is disturbed.")
@@ -62,7 +63,7 @@ def chaos(
     else:
         for line in told(result):
             click.echo(line)
-    sys.exit(1 if result.violations else 0)
+    sys.exit(1 if result.violations or result.never else 0)
 
 
 def _told_to_end(number: int, frame: object) -> None:
@@ -92,5 +93,6 @@ def told(result: "Result") -> list[str]:
     for violation in result.violations:
         lines.append(f"{violation['what']}: {violation['about']}: {violation['message']}")
         lines += [f"    {line}" for line in violation["story"]]
+    lines += [f"never happened: {name}" for name in result.never]
     lines.append(f"{len(result.violations)} violations (seed {result.seed})")
     return lines

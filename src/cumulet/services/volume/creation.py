@@ -91,6 +91,8 @@ def create_volume(service: "object", tx: Tx, ctx: RequestContext, asked: CreateV
         updated_at=tx.now,
     )
     store.VOLUMES.insert(tx, row)
+    if asked.backup_id is not None:
+        store.BACKUPS.change(tx, asked.backup_id, status="restoring")  # and cannot be deleted meanwhile
     service.sagas.start(tx, service.volume_workflows.create, row.id, CreateParams(backup_id=asked.backup_id), ctx)
     return row
 

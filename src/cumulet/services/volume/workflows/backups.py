@@ -128,13 +128,20 @@ class BackupWorkflows:
         return volume.host, c.RestoreBackup(volume_id=volume.id, backup_id=backup.data_id)
 
     def _restored(self, tx: Tx, run: Run) -> None:
-        store.BACKUPS.change(tx, run.object_id, status="available")
+        restored_from(tx, run.object_id)
         describe_again(tx, run.params.volume_id, run.object_id)
         state.change(tx, run.params.volume_id, base="ready", busy=None)
 
     def _restore_failed(self, tx: Tx, run: Run) -> None:
-        store.BACKUPS.change(tx, run.object_id, status="available")
+        restored_from(tx, run.object_id)
         state.change(tx, run.params.volume_id, base="error_restoring", busy=None)
+
+
+def restored_from(tx: Tx, backup_id: str) -> None:
+    """Nothing is read of it any more; a status that an administrator set meanwhile stays."""
+    backup = store.BACKUPS.find(tx, backup_id)
+    if backup is not None and backup.status == "restoring":
+        store.BACKUPS.change(tx, backup_id, status="available")
 
 
 def describe_again(tx: Tx, volume_id: str, backup_id: str) -> None:

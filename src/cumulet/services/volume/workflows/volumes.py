@@ -20,7 +20,7 @@ from cumulet.saga.model import Call, Children, HostCall, Run, Saga, Start, Trans
 from cumulet.services.volume import placing, state, store
 from cumulet.services.volume.messages import record
 from cumulet.services.volume.workflows.attachments import DisconnectParams
-from cumulet.services.volume.workflows.backups import describe_again
+from cumulet.services.volume.workflows.backups import describe_again, restored_from
 from cumulet.services.volume.workflows.snapshots import READ_S, SnapshotParams
 
 FORWARD = nothing_to_undo("taking away only goes forward")
@@ -162,9 +162,12 @@ class VolumeWorkflows:
     def _create_finished(self, tx: Tx, run: Run) -> None:
         if run.params.backup_id is not None:
             describe_again(tx, run.object_id, run.params.backup_id)
+            restored_from(tx, run.params.backup_id)
         self._finished(tx, run)
 
     def _create_failed(self, tx: Tx, run: Run) -> None:
+        if run.params.backup_id is not None:
+            restored_from(tx, run.params.backup_id)
         if run.cancelled:
             return
         state.change(tx, run.object_id, base="error", busy=None)
