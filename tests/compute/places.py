@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from cumulet.agent.contract import ServerReport
+from cumulet.conductor.tables import HOSTS
 from cumulet.services.compute import store
 from cumulet.services.compute.tables import VMMS
 from tests.compute.helpers import Nova
@@ -74,6 +75,17 @@ class Places:
         """An operator vouches for it."""
         found = self.admin.get(f"/os-services?host={host}&binary=nova-compute")["services"][0]
         assert self.admin.put(f"/os-services/{found['id']}", {"forced_down": down}).status == 200
+
+    def unheard_of(self, host: str) -> None:
+        """It has been silent for longer than a host that lives."""
+        hosts = self.cloud.control.hosts
+
+        def work(tx: Any) -> None:
+            tx.run(update(HOSTS).where(HOSTS.c.name == host).values(seen_at=0))
+            tx.after_commit(hosts.refresh)
+
+        self.cloud.control.db.write(work)
+        self.cloud.wait(lambda: host not in self.cloud.up_hosts())
 
     def tellers(self, server: str) -> list[str]:
         """The hosts whose word of the server is kept."""

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from cumulet.kernel.errors import Conflict
 from cumulet.services.compute import migrations, store
 from tests.compute.helpers import Nova
 from tests.compute.places import Places, failed_action
@@ -222,6 +223,37 @@ def test_taking_back_is_given_up(new_cloud: Any) -> None:
     for _ in range(5):
         look_again(places)
     assert tries(places, server) == ["failed"] * 3
+
+
+@pytest.mark.parametrize("returns", [True, False])
+def test_a_move_is_confirmed_though_the_host_it_left_is_dead(new_cloud: Any, returns: bool) -> None:
+    """Once an operator vouches for that; else the host could not be removed before the server is gone."""
+    places = Places(Nova(new_cloud(hosts=2)))
+    nova = places.nova
+    server = places.boot()
+    source = places.host(server)
+    assert places.admin.act(server, "migrate").status == 202
+    nova.wait(server, "VERIFY_RESIZE")
+    host = places.cloud.hosts[source]
+    host.lose()
+    places.unheard_of(source)
+    assert nova.act(server, "confirmResize").status == 409
+    places.force_down(source, down=True)
+    machines = places.cloud.control.operator.machines
+    with pytest.raises(Conflict, match="1 server"):
+        machines.remove(source)
+    assert nova.act(server, "confirmResize").status == 204
+    assert nova.wait(server, "ACTIVE")["OS-EXT-STS:vm_state"] == "active"
+    assert places.migrations(server)[0]["status"] == "confirmed"
+    assert set(places.allocations(server)) == {places.host(server)}
+    assert source in places.traces(server)
+    if returns:
+        host.start()
+        places.force_down(source, down=False)
+        places.cloud.wait(lambda: places.traces(server) == [places.host(server)])
+    else:
+        machines.remove(source)
+    assert places.running(server) == [places.host(server)] != [source]
 
 
 def test_a_server_booted_from_a_volume(places: Places) -> None:

@@ -392,7 +392,7 @@ class Moves:
         self._confirm(tx, ctx, server, self._resized(tx, server))
 
     def _confirm(self, tx: Tx, ctx: RequestContext, server: ServerRow, migration: MigrationRow) -> None:
-        if not self.host_up(tx, migration.source):
+        if not self.host_up(tx, migration.source) and not self.workflows.left_dead(tx, server, migration):
             raise Conflict(UNAVAILABLE)
         migrations.set_status(tx, migration.id, "confirming")
         self.start(tx, server, self.workflows.confirm, BackParams(migration_id=migration.id), ctx, "confirmResize")

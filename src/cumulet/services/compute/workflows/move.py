@@ -49,6 +49,7 @@ from cumulet.db import Tx
 from cumulet.kernel.errors import CloudError
 from cumulet.saga.model import Call, Children, HostCall, Run, Saga, Start, Transact, nothing_to_undo
 from cumulet.services.compute import migrations, store
+from cumulet.services.compute.rows import MigrationRow, ServerRow
 from cumulet.services.compute.scheduling import Scheduling
 from cumulet.services.compute.state import Power
 from cumulet.services.compute.workflows.arrival import Arrival
@@ -264,8 +265,15 @@ class MoveWorkflows(Arrival):
 
     # -- confirming --------------------------------------------------------------------------------------------------
 
-    def _drop_old_disks(self, tx: Tx, run: Run) -> HostCall:
+    def left_dead(self, tx: Tx, server: ServerRow, migration: MigrationRow) -> bool:
+        """An operator vouches that the source is dead: nobody waits for it. What it has goes with its inventory, should
+        it come back."""
+        return self.parts.hosts.get(tx, migration.source).forced_down and server.host != migration.source
+
+    def _drop_old_disks(self, tx: Tx, run: Run) -> HostCall | None:
         migration = self._migration(tx, run)
+        if self.left_dead(tx, self.server(tx, run), migration):
+            return None
         if migration.source == migration.dest:
             return migration.source, DropDisksAside(server_id=run.object_id)
         return migration.source, DeleteDisks(server_id=run.object_id)
