@@ -344,7 +344,7 @@ def test_a_source_that_is_lost(new_cloud: Any, gone: bool) -> None:
     host.fake.faults.hang("MigrateServer", after=gone)
     check = as_before(places, server)
     assert places.admin.act(server, "os-migrateLive", AUTO).status == 202
-    assert host.fake.faults.hanging.acquire(timeout=10)
+    assert host.fake.faults.hanging.acquire(timeout=60)
     host.lose()
     control = places.cloud.control
     control.db.write(lambda tx: control.hosts.set_forced_down(tx, source, True))

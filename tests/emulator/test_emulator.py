@@ -85,7 +85,7 @@ def test_a_reset_puts_everything_back(emulated: Emulated) -> None:
     emulator.reset()
     assert inventory(emulated) == before  # with the tokens of before, too
     assert emulator.faults.list() == {}
-    assert abs(emulator.clock.ahead_seconds) < 1
+    assert abs(emulator.clock.ahead_seconds) < 60  # not a day
     assert not emulator.clock.frozen
     assert sorted(emulator.up_hosts()) == ["host-1", "host-2"]
     assert emulator.settle()
@@ -176,7 +176,7 @@ def test_several_clouds_live_in_a_process(new_openstack_cloud: Callable[..., Emu
     one.clock.advance(days=3)
     names = [g["name"] for g in second.api("ann").get("network", "/security-groups")["security_groups"]]
     assert "only-here" not in names
-    assert other.clock.ahead_seconds < 1
+    assert other.clock.ahead_seconds < 60
     stranger = requests.get(f"{other.url}/network/v2.0/networks", headers={"X-Auth-Token": first.api("ann").token})
     assert stranger.status_code == 401
 

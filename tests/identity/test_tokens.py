@@ -141,11 +141,7 @@ def test_a_known_token_costs_one_read(identity: Identity) -> None:
     identity.service.authenticate(token, "req")
     with identity.db.counting() as statements:
         identity.service.authenticate(token, "req")
-    assert statements[0] == 1
-    start = time.perf_counter()
-    for _ in range(200):
-        identity.service.authenticate(token, "req")
-    assert (time.perf_counter() - start) / 200 < 0.003
+    assert statements[0] == 1  # `cumulet bench` says how long it takes
 
 
 def test_role_changes_are_seen_at_once(identity: Identity, admin: str) -> None:

@@ -107,7 +107,7 @@ def test_other_processes_tell_by_rows(cloud: Any) -> None:
     pulse.beat()
     told = [one for one in moment(cloud)["processes"] if one["process"] == "conductor@elsewhere[7]"]
     assert len(told) == 1
-    assert 0 <= told[0]["age_seconds"] < 10
+    assert 0 <= told[0]["age_seconds"] < 60
     assert cloud.db.read(lambda tx: others(tx, "conductor@elsewhere[7]")) == []
     pulse.stop()  # in order: it takes its leave
     assert [one for one in moment(cloud)["processes"] if one["process"] == "conductor@elsewhere[7]"] == []
