@@ -169,7 +169,7 @@ def admin(cloud_host: CloudHost, connect: Callable[[str], Any]) -> Iterator[Any]
         yield connect("admin")
 
 
-def eventually(what: str, check: Callable[[], Any], seconds: float = 120) -> Any:
+def eventually(what: str, check: Callable[[], Any], seconds: float = 300) -> Any:
     end = time.monotonic() + seconds
     while True:
         value = check()

@@ -229,8 +229,8 @@ def test_servers(cli: Cli, cloud_host: CloudHost, demo: Any, sector: Any) -> Non
     assert [p.device_id for p in demo.network.ports(device_owner="compute:nova")] == [
         demo.compute.find_server("demo-1").id
     ]
-    eventually("one QEMU is left", lambda: cloud_host.sh("pgrep -xc qemu-system-x86").strip() == "1", 120)
-    eventually("no tap is left of them", lambda: taps(cloud_host) == taps_before, 120)
+    eventually("one QEMU is left", lambda: cloud_host.sh("pgrep -xc qemu-system-x86").strip() == "1")
+    eventually("no tap is left of them", lambda: taps(cloud_host) == taps_before)
 
 
 def test_a_refusal_names_what_was_missing_to_the_administrator(cli: Cli, admin: Any, demo: Any, sector: Any) -> None:

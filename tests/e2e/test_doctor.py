@@ -63,7 +63,7 @@ class Patient:
         failed = [one for one in repaired if (one["code"], one["object_id"]) in planted and not one["repaired"]]
         assert failed == []
         assert {(one["code"], one["object_id"]) for one in repaired} >= planted
-        eventually("nothing is found", lambda: self.doctor() <= self.known, 60)
+        eventually("nothing is found", lambda: self.doctor() <= self.known)
 
     def well(self) -> None:
         assert self.guests() == self.qemu
@@ -103,11 +103,11 @@ def test_what_others_hide(patient: Patient) -> None:
     planted = patient.plant("dnsmasq_dead")  # its agent starts it again with its next heartbeat, and may have
     assert patient.doctor() - patient.known <= planted
     patient.findings("--fix")
-    eventually("nothing is found", lambda: patient.doctor() <= patient.known, 60)
+    eventually("nothing is found", lambda: patient.doctor() <= patient.known)
     planted = patient.plant("namespace_gone")
     assert planted <= patient.doctor()
     patient.findings("--fix")
-    eventually("nothing is found", lambda: patient.doctor() <= patient.known, 60)
+    eventually("nothing is found", lambda: patient.doctor() <= patient.known)
     patient.well()
     lease = patient.host.guest("demo-1", "sudo udhcpc -i eth0 -n -q -f -s /bin/true 2>&1")
     assert re.search(r"lease of 10\.64\.0\.\d+ obtained", lease)

@@ -142,9 +142,9 @@ def test_guests_reach_each_other_until_a_security_group_stops_it(cloud_host: Clo
         done = cloud_host.cumulet("ssh", "demo-1", f"ping -c 1 -W 2 {fixed}", check=False)
         return "0 packets received" in done.stdout
 
-    eventually("the closed group stops the ping", stopped, 120)
+    eventually("the closed group stops the ping", stopped)
     demo.network.update_port(port, security_groups=kept)
-    eventually("the old groups let it through", lambda: not stopped(), 120)
+    eventually("the old groups let it through", lambda: not stopped())
     demo.network.delete_security_group(closed)
 
 
@@ -155,14 +155,14 @@ def test_a_volume_keeps_its_data_from_one_guest_to_another(cloud_host: CloudHost
     demo.block_storage.wait_for_status(volume, "in-use", wait=60)
     serial = volume.id[:20]
     where = f"$(grep -l {serial} /sys/block/vd*/serial | cut -d/ -f4)"
-    eventually("the disk appears", lambda: "vd" in cloud_host.guest("demo-1", f"echo {where}"), 60)
+    eventually("the disk appears", lambda: "vd" in cloud_host.guest("demo-1", f"echo {where}"))
     cloud_host.guest("demo-1", f"set -e; mkfs.ext4 -q /dev/{where}; mkdir -p /mnt/d; mount /dev/{where} /mnt/d;"
                      "echo precious > /mnt/d/file; umount /mnt/d; sync")  # fmt: skip
     cloud_host.openstack("server", "remove", "volume", "demo-1", "data")
     demo.block_storage.wait_for_status(volume, "available", wait=90)
     cloud_host.openstack("server", "add", "volume", second, "data")
     demo.block_storage.wait_for_status(volume, "in-use", wait=60)
-    eventually("the disk appears there", lambda: "vd" in cloud_host.guest(second, f"echo {where}"), 60)
+    eventually("the disk appears there", lambda: "vd" in cloud_host.guest(second, f"echo {where}"))
     assert "precious" in cloud_host.guest(
         second, f"mkdir -p /mnt/d; mount /dev/{where} /mnt/d; cat /mnt/d/file; umount /mnt/d"
     )
@@ -214,7 +214,7 @@ def test_down_and_up_leave_the_guests_alone(cloud_host: CloudHost, quickstart: s
             f" -i cumulet_ed25519 cirros@{address.group(1)} hostname"
         )
         cloud_host.cumulet("up")
-        eventually("no errors", lambda: cloud_host.cumulet("doctor", check=False).returncode == 0, 60)
+        eventually("no errors", lambda: cloud_host.cumulet("doctor", check=False).returncode == 0)
     finally:
         ping.send_signal(2)
         said = ping.communicate(timeout=10)[0]

@@ -97,7 +97,7 @@ class Reports:
     def password_posted(self, server_id: str, password: str) -> c.PasswordTaken:
         raise AssertionError("the compute driver serves no metadata")
 
-    def wait_for(self, server_id: str, power_state: int, seconds: float = 30) -> str:
+    def wait_for(self, server_id: str, power_state: int, seconds: float = 120) -> str:
         """The reason of the newest report of this server, once it is of this state."""
         end = time.monotonic() + seconds
         with self._news:
@@ -189,7 +189,7 @@ class Host:
         self.do(c.UnplugPorts(server_id=spec.server_id, port_ids=[port.id for port in spec.ports]))
         self.do(c.DeleteDisks(server_id=spec.server_id))
 
-    def wait_for_console(self, spec: c.ServerSpec, text: str, seconds: float = 30) -> str:
+    def wait_for_console(self, spec: c.ServerSpec, text: str, seconds: float = 180) -> str:
         end = time.monotonic() + seconds
         while text not in (log := self.ask(c.ConsoleLog(server_id=spec.server_id))):
             assert time.monotonic() < end, f"{text!r} is not in {log!r}"

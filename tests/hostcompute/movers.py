@@ -210,7 +210,7 @@ def movers(learned: Path, number: int = 2, *, certificates: bool = True) -> Iter
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def until(what: str, holds: Callable[[], Any], seconds: float = 60) -> Any:
+def until(what: str, holds: Callable[[], Any], seconds: float = 180) -> Any:
     end = time.monotonic() + seconds
     while not (found := holds()):
         assert time.monotonic() < end, f"not within {seconds:g} s: {what}"

@@ -199,7 +199,7 @@ def test_a_guest_moves_with_its_disks_and_volume(pair: Pair) -> None:
         there = msgspec.structs.replace(spec, volumes=[volume(target, 2)], generation=2)
         before = source.virsh("dumpxml", spec.instance_name)
         result = pair.migrate(there, source, target).result()
-        assert result["downtime_ms"] < 5000
+        assert result["downtime_ms"] < 30_000  # half a second is usual
         assert source.guests() == []
         assert len(target.guests()) == 1
         after = target.virsh("dumpxml", spec.instance_name)
@@ -266,7 +266,7 @@ def test_ended_and_hurried(pair: Pair) -> None:
         assert code_of(lambda: source.do(c.SteerMigration(action="abort", **names))) == "not-found"
         assert source.ask(c.MigrationProgress(**names)) == {}
         call = pair.migrate(spec, source, target)
-        seen = until("it has come some way", lambda: source.ask(c.MigrationProgress(**names)), 20)
+        seen = until("it has come some way", lambda: source.ask(c.MigrationProgress(**names)))
         assert set(seen) == {f"{a}_{b}_bytes" for a in ("memory", "disk") for b in ("total", "processed", "remaining")}
         assert target.servers() == {}, "what arrives is not reported"
         assert target.on_the_way() == [spec.server_id]

@@ -61,12 +61,12 @@ def test_a_linux_guest(one_guest_at_a_time: None, host: Host, built: guest.Guest
     spec = host.create(
         image=source(built.disk, "qcow2"), memory_mb=128, config_drive=True, metadata=metadata, admin_password="first"
     )
-    host.wait_for_console(spec, "metadata from config drive", 180)
-    host.wait_for_console(spec, "user data ran: 1 disks", 60)
-    log = host.wait_for_console(spec, "login:", 60)
+    host.wait_for_console(spec, "metadata from config drive")
+    host.wait_for_console(spec, "user data ran: 1 disks")
+    log = host.wait_for_console(spec, "login:")
     assert "host=penguin" in log
     names = {"server_id": spec.server_id, "instance_name": spec.instance_name}
-    host.wait_for_console(spec, "guest agent", 60)
+    host.wait_for_console(spec, "guest agent")
     host.do(c.SetAdminPassword(user="cirros", password="changed", **names))
     host.do(c.AttachVolume(volume=volume, **names))
     time.sleep(2)
@@ -83,7 +83,7 @@ def test_kernel_ramdisk_and_root_apart(one_guest_at_a_time: None, host: Host, bu
         ramdisk=source(built.ramdisk, "ari"),
         memory_mb=128,
     )
-    host.wait_for_console(spec, "login:", 180)
+    host.wait_for_console(spec, "login:")
     host.delete(spec)
 
 

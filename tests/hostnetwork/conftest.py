@@ -126,7 +126,7 @@ class Host:
             self.worker.kill()
             self.worker = None
 
-    def sh(self, script: str, check: bool = True, timeout: float = 60) -> str:
+    def sh(self, script: str, check: bool = True, timeout: float = 180) -> str:
         done = subprocess.run(
             [*self.enter, "sh", "-c", script], capture_output=True, text=True, env=ENV, timeout=timeout, check=False
         )
@@ -168,7 +168,7 @@ class Guest:
             mark = f"ip link set {port.tap} alias cumulet:port:{port.id}"
             host.sh(f"ip link set {port.tap} master {bridge} mtu {port.segment.mtu} up; {mark}")
 
-    def sh(self, script: str, check: bool = True, timeout: float = 60) -> str:
+    def sh(self, script: str, check: bool = True, timeout: float = 180) -> str:
         quoted = script.replace("'", "'\\''")
         return self.host.sh(f"ip netns exec {self.ns} sh -c '{quoted}'", check=check, timeout=timeout)
 

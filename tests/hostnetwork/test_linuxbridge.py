@@ -1,5 +1,6 @@
 """One host, Linux bridges: guests, security groups, DHCP, metadata, physical networks."""
 
+import select
 import subprocess
 import time
 
@@ -14,6 +15,7 @@ from cumulet.agent.contract import (
     Route,
     Segment,
 )
+from tests.support.patience import eventually
 
 from .conftest import ENV, NET, SUBNET, Failed, Guest, Host, port, uuid
 from .documents import (
@@ -74,19 +76,34 @@ def test_a_removed_rule_cuts_its_connections(host: Host) -> None:
     worker("plug", two)
     for guest in (first, second):
         guest.set_address(SUBNET)
-    second.sh("setsid busybox nc -l -p 80 -e cat >/dev/null 2>&1 & sleep 0.2")
-    talk = (
-        "mkfifo /run/in; (exec 3>/run/in; echo a >&3; sleep 1.5; echo b >&3; sleep 1) & "
-        "busybox timeout 4 busybox nc 10.9.0.12 80 </run/in; rm /run/in"
-    )
-    assert first.sh(talk, check=False).split()[1:] == ["a", "b"]
-    second.sh("setsid busybox nc -l -p 80 -e cat >/dev/null 2>&1 & sleep 0.2")
-    running = subprocess.Popen(
-        [*host.enter, "ip", "netns", "exec", first.ns, "sh", "-c", talk], stdout=subprocess.PIPE, text=True, env=ENV
-    )
-    time.sleep(0.8)
-    worker.apply(changed(two, rules=[*EGRESS, PING]))
-    assert running.communicate()[0].split() == ["a"]
+    connect = [
+        *host.enter,
+        "ip",
+        "netns",
+        "exec",
+        first.ns,
+        "busybox",
+        "timeout",
+        "120",
+        "busybox",
+        "nc",
+        "10.9.0.12",
+        "80",
+    ]
+    for cut in (False, True):
+        second.sh("setsid busybox nc -l -p 80 -e cat >/dev/null 2>&1 &")
+        eventually(lambda: second.good("ss -Hltn sport = :80 | grep ."))
+        with subprocess.Popen(connect, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=ENV) as talk:
+            assert talk.stdin is not None
+            assert talk.stdout is not None
+            talk.stdin.write(b"a\n")
+            assert talk.stdout.readline() == b"a\n"
+            if cut:
+                worker.apply(changed(two, rules=[*EGRESS, PING]))
+            talk.stdin.write(b"b\n")
+            answered, _, _ = select.select([talk.stdout], [], [], 2 if cut else 60)
+            assert (talk.stdout.readline() if answered else b"") == (b"" if cut else b"b\n")
+            talk.kill()
     assert first.ping("10.9.0.12")
 
 

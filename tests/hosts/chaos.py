@@ -244,7 +244,7 @@ class HostsField:
         return wait_for_sagas(self.db, self._tend)
 
     def _all_ready(self) -> None:
-        eventually("all roles work", self._ready, 180)
+        eventually("all roles work", self._ready)
 
     def _ready(self) -> bool:
         self._tend()

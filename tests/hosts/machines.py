@@ -40,7 +40,7 @@ _VOLUMES_GB = 40
 _SWITCH = Path(__file__).parents[1] / "hostnetwork" / "ovs-start.sh"
 
 
-def eventually(what: str, holds: Callable[[], Any], seconds: float = 90.0) -> Any:
+def eventually(what: str, holds: Callable[[], Any], seconds: float = 300.0) -> Any:
     end = time.monotonic() + seconds
     while not (found := holds()):
         assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
@@ -229,7 +229,7 @@ class Machines:
             node = self.nodes[name]
             node.settings = load(node.directory / "cumulet.toml", {})
             if start:
-                eventually(f"{name} works", (node.settings.run_dir / "agent.ready").exists, 120)
+                eventually(f"{name} works", (node.settings.run_dir / "agent.ready").exists)
                 self.sh(name, f"kill $(cat {node.settings.run_dir}/agent.pid)")
                 node.start("agent", seconds=120)  # from here on as a child of these tests
 

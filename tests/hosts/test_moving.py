@@ -14,7 +14,7 @@ from tests.hosts.world import World
 from tests.support.cloud import unique
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(1800)]
-_MOST_LOST_SECONDS = 5.0  # emulated, on a busy machine; a few tenths of a second otherwise
+_MOST_LOST_SECONDS = 30.0  # a few tenths of a second are usual; how long is printed
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def test_live_with_a_volume(world: World) -> None:
             world.act(server, {"os-migrateLive": {"host": there, "block_migration": "auto"}}, "2.79")
             if here == "h3":
                 machines.nodes["c1"].kill("conductor")
-            eventually("it is there", lambda there=there: world.is_at(server, there, "ACTIVE"), 120)
+            eventually("it is there", lambda there=there: world.is_at(server, there, "ACTIVE"))
         assert len(machines.guests(here)) == (1 if here == "h3" else 0)
         folder = machines.nodes[here].settings.state_dir / "compute" / "servers" / server
         eventually("it has left", lambda folder=folder: not folder.exists())
@@ -66,7 +66,7 @@ def test_live_with_a_volume(world: World) -> None:
     assert done["status"] == "completed"
     detached = world.admin.delete("compute", f"/servers/{server}/os-volume_attachments/{volume}")
     assert detached.status == 202, detached.text
-    eventually("it is detached", lambda: is_now("available"), 60)
+    eventually("it is detached", lambda: is_now("available"))
     assert world.admin.delete("volume", f"/volumes/{volume}").status == 202
 
 
@@ -77,15 +77,15 @@ def test_cold_and_back(world: World, sector: str) -> None:
         host: world.machines.nodes[host].settings.state_dir / "compute" / "servers" / server for host in ["h2", "h3"]
     }
     world.act(server, {"migrate": {"host": "h3"}}, "2.56")
-    eventually("it waits to be confirmed", lambda: world.is_at(server, "h3", "VERIFY_RESIZE"), 120)
+    eventually("it waits to be confirmed", lambda: world.is_at(server, "h3", "VERIFY_RESIZE"))
     assert files["h2"].exists(), "until it is confirmed it may go back"
     world.act(server, {"revertResize": None})
-    eventually("it is back", lambda: world.is_at(server, "h2", "ACTIVE"), 120)
+    eventually("it is back", lambda: world.is_at(server, "h2", "ACTIVE"))
     eventually("nothing is left there", lambda: not files["h3"].exists())
     world.act(server, {"migrate": {"host": "h3"}}, "2.56")
-    eventually("it waits to be confirmed", lambda: world.is_at(server, "h3", "VERIFY_RESIZE"), 120)
+    eventually("it waits to be confirmed", lambda: world.is_at(server, "h3", "VERIFY_RESIZE"))
     world.act(server, {"confirmResize": None})
-    eventually("it is there", lambda: world.is_at(server, "h3", "ACTIVE"), 60)
+    eventually("it is there", lambda: world.is_at(server, "h3", "ACTIVE"))
     eventually("nothing is left here", lambda: not files["h2"].exists())
     world.delete(server)
 
@@ -96,13 +96,13 @@ def test_a_drained_host(world: World, sector: str) -> None:
     stopped = world.create("h2", sector)
     world.active(stopped, "h2")
     world.act(stopped, {"os-stop": None})
-    eventually("it is off", lambda: world.is_at(stopped, "h2", "SHUTOFF"), 120)
+    eventually("it is off", lambda: world.is_at(stopped, "h2", "SHUTOFF"))
     with pinged(world.floating_ip):
         machines.operator("/hosts/h2/drain", {"drain": True})
-        eventually("nothing is left on it", lambda: not machines.operator("/hosts/h2")["host"]["left"], 180)
+        eventually("nothing is left on it", lambda: not machines.operator("/hosts/h2")["host"]["left"])
     assert machines.guests("h2") == {}
     assert world.says("cat kept") == "on the disk\n"
     machines.operator("/hosts/h2/drain", {"drain": False})
     world.delete(stopped)
     world.act(world.servers["h2"], {"os-migrateLive": {"host": "h2", "block_migration": "auto"}}, "2.79")
-    eventually("it is back", lambda: world.is_at(world.servers["h2"], "h2", "ACTIVE"), 120)
+    eventually("it is back", lambda: world.is_at(world.servers["h2"], "h2", "ACTIVE"))

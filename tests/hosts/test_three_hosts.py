@@ -47,7 +47,7 @@ def undisturbed(world: World) -> Iterator[None]:
 
 def test_guests_of_different_hosts_reach_each_other(world: World) -> None:
     for host in ("h1", "h3"):
-        pinged = eventually("a reply", lambda host=host: world.says(f"ping -c 3 {world.addresses[host]}"), 60)
+        pinged = eventually("a reply", lambda host=host: world.says(f"ping -c 3 {world.addresses[host]}"))
         assert "3 packets received" in pinged
     assert world.says(f"ping -c 1 {OUTSIDE}"), "by the router on h1, to the world"
 
@@ -93,7 +93,7 @@ def test_libvirtd_killed(world: World, undisturbed: None) -> None:
     machines = world.machines
     old = machines.libvirtd("h2")
     machines.sh("h2", f"kill -{signal.SIGKILL.value} {old}")
-    eventually("a new libvirtd", lambda: machines.libvirtd("h2") not in (0, old), 60)
+    eventually("a new libvirtd", lambda: machines.libvirtd("h2") not in (0, old))
     eventually("it answers", lambda: world.says("true") is not None)
     assert world.show(world.servers["h2"])["status"] == "ACTIVE"
 
@@ -105,7 +105,7 @@ def test_broker_and_database_restart(world: World, undisturbed: None) -> None:
     machines.rabbit.kill()
     machines.rabbit.start()
     machines.postgres.restart()
-    eventually("all hosts are up", lambda: sorted(machines.nodes["c1"].hosts_up()) == sorted(HOSTS), 60)
+    eventually("all hosts are up", lambda: sorted(machines.nodes["c1"].hosts_up()) == sorted(HOSTS))
     server_id = world.create("h3")
     world.active(server_id, "h3")
     world.delete(server_id)
@@ -155,10 +155,10 @@ def test_a_volume_of_another_host(world: World, undisturbed: None) -> None:
     )
     world.made("volume", f"/volumes/{volume}/action", {"os-extend": {"new_size": 2}}, "3.42")
     grown = f"test $(cat /sys/block/vdb/size) = {2 << 21}"
-    eventually("the guest sees it grow", lambda: world.says(grown) is not None, 60)
+    eventually("the guest sees it grow", lambda: world.says(grown) is not None)
     detached = world.admin.delete("compute", f"/servers/{server}/os-volume_attachments/{volume}")
     assert detached.status == 202, detached.text
-    eventually("it is detached", lambda: is_now("available"), 60)
+    eventually("it is detached", lambda: is_now("available"))
     assert "virtual size" not in qemu_img(world, "h2", export, certificate=True)
     assert world.admin.delete("volume", f"/volumes/{volume}").status == 202
 
@@ -198,9 +198,9 @@ def test_planted_drift(world: World) -> None:
     assert named(audit()) - known == planted
     repaired = audit(fix=True)
     assert [one for one in repaired if not one["repaired"] and one["code"] in {code for _, code, _ in planted}] == []
-    eventually("nothing is found", lambda: named(audit()) <= known, 60)
+    eventually("nothing is found", lambda: named(audit()) <= known)
     assert {host: machines.guests(host) for host in HOSTS} == before
-    assert eventually("SSH by the floating IP", lambda: world.says("hostname"), 60)
+    assert eventually("SSH by the floating IP", lambda: world.says("hostname"))
     for host in ("h1", "h3"):
         assert world.says(f"ping -c 3 {world.addresses[host]}")
     assert world.says(f"ping -c 1 {OUTSIDE}")
@@ -218,13 +218,13 @@ def test_power_lost_on_one_host(world: World, sector: str) -> None:
     eventually("h3 is down", lambda: sorted(machines.nodes["c1"].hosts_up()) == ["h1", "h2"])
     assert_none_lost(pings)
     world.act(refugee, {"evacuate": {"host": "h1"}}, "2.79")
-    eventually("it was evacuated", lambda: world.is_at(refugee, "h1", "ACTIVE"), 120)
+    eventually("it was evacuated", lambda: world.is_at(refugee, "h1", "ACTIVE"))
     left = machines.nodes["h3"].settings.state_dir / "compute" / "servers" / refugee
     assert left.exists()
     machines.power_on("h3")
     machines.start_agents("h3")
     server_id = world.servers["h3"]
-    eventually("what was evacuated is gone from it", lambda: not left.exists(), 90)
+    eventually("what was evacuated is gone from it", lambda: not left.exists())
     world.delete(refugee)
     eventually("the server is off", lambda: world.show(server_id)["status"] == "SHUTOFF")
     started = world.admin.post("compute", f"/servers/{server_id}/action", {"os-start": None})

@@ -102,7 +102,7 @@ class World:
             assert server["status"] != "ERROR", server.get("fault")
             return server["status"] == "ACTIVE" and server
 
-        server = eventually(f"the server on {host} is ACTIVE", look, 120)
+        server = eventually(f"the server on {host} is ACTIVE", look)
         assert server["OS-EXT-SRV-ATTR:host"] == host
         return str(server["addresses"]["private"][0]["addr"])
 
@@ -133,7 +133,7 @@ class World:
 
     def delete(self, server_id: str) -> None:
         assert self.admin.delete("compute", f"/servers/{server_id}").status == 204
-        eventually("the server is gone", lambda: self.show(server_id) is None, 60)
+        eventually("the server is gone", lambda: self.show(server_id) is None)
 
 
 def make_world(machines: Machines, image: Path, directory: Path) -> World:
@@ -157,7 +157,7 @@ class Pings:
     def end(self) -> tuple[int, set[int]]:
         """How many were sent, and which of them were not answered; a last one that was under way does not count."""
         script = f"sudo kill -INT $(cat {self._log}.pid); sleep 1; cat {self._log}"
-        said = eventually("the guest on h2 answers", lambda: self._world.says(script), 120)
+        said = eventually("the guest on h2 answers", lambda: self._world.says(script))
         sent = re.search(r"(\d+) packets transmitted", said)
         assert sent, said[-500:]
         answered = [int(number) for number in re.findall(r"seq=(\d+)", said)]
