@@ -381,6 +381,33 @@ def _(stage: Stage) -> str:
     return stage.volume
 
 
+def copy_row(stage: Stage, table: Any, status: str, **more: Any) -> str:
+    row = {"id": new_uuid(), "volume_id": stage.volume, "project_id": "p", "size_gb": 1, "status": status,
+           "metadata": {}, "created_at": 1, **more}  # fmt: skip
+    stage.run(insert(table).values(row))
+    return str(row["id"])
+
+
+def copies_are(status: str, table: Any) -> Callable[[Stage], None]:
+    def look(stage: Stage) -> None:
+        [row] = stage.rows(select(table.c.status).where(table.c.deleted_at.is_(None)))
+        assert row[0] == status
+        stage.run(delete(table))
+
+    return look
+
+
+@plant("snapshot-stuck", copies_are("error", vt.SNAPSHOTS))
+def _(stage: Stage) -> str:
+    return copy_row(stage, vt.SNAPSHOTS, "creating")
+
+
+@plant("backup-stuck", copies_are("available", vt.BACKUPS))
+def _(stage: Stage) -> str:
+    more = {"data_id": new_uuid(), "object_count": 0, "described": {}, "data_timestamp": 1}
+    return copy_row(stage, vt.BACKUPS, "restoring", **more)
+
+
 @plant("snapshot-without-volume")
 def _(stage: Stage) -> str:
     row = {"id": new_uuid(), "volume_id": NOBODY, "project_id": "p", "size_gb": 1, "status": "available",

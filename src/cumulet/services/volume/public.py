@@ -1,7 +1,7 @@
 """`VolumeService`: the volume service's parts put together, and what other services may ask of it (``tx`` first)."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -246,6 +246,13 @@ class VolumeService:
             if row.base == "creating":
                 values["base"] = "error"
             state.change(tx, volume_id, **values)
+
+    def unstick_copy(self, tx: Tx, kind: Literal["snapshot", "backup"], object_id: str) -> None:
+        """Nobody is at what is being done to it: what was read of it is as it was, what was made or deleted is not."""
+        copies = store.SNAPSHOTS if kind == "snapshot" else store.BACKUPS
+        row = copies.find(tx, object_id)
+        if row is not None:
+            copies.change(tx, object_id, status="error" if row.status in ("creating", "deleting") else "available")
 
     # -- inside the service ----------------------------------------------------------------------------------------
 

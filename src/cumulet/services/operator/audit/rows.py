@@ -262,6 +262,13 @@ _STUCK_VOLUME = (
     .where(~exists().where(SAGAS.c.status.in_(_ACTIVE), SAGAS.c.object_kind.in_(("backup", "snapshot"))))
     .order_by(_V.c.id)
 )
+_STUCK_SNAPSHOT, _STUCK_BACKUP = (  # warnings: os-reset_status may say so, too
+    select(table.c.id, null().label("host"), table.c.status)
+    .where(table.c.deleted_at.is_(None), table.c.status.in_(("creating", "deleting", "restoring", "backing-up")))
+    .where(~exists().where(SAGAS.c.status.in_(_ACTIVE), SAGAS.c.object_kind.in_(("backup", "snapshot", "volume"))))
+    .order_by(table.c.id)
+    for table in (vt.SNAPSHOTS, vt.BACKUPS)
+)
 _SERVER_ON_NOTHING = select(_S.c.id, _S.c.host).where(_SETTLED, ~_known_host(_S.c.host)).order_by(_S.c.id)
 _VOLUME_ON_NOTHING = (
     select(_V.c.id, _V.c.host)
@@ -465,6 +472,12 @@ class Rows:
                 "a delete is begun again; another task is over"),
             one("volume-stuck", "volumes' states", "volume", _STUCK_VOLUME,
                 "volume {0} is {2} and nobody is at it", self._unstick_volume, "it shows what it is without that"),
+            one("snapshot-stuck", "snapshots' states", "snapshot", _STUCK_SNAPSHOT,
+                "snapshot {0} is {2} and nobody is at it", self._unstick_snapshot,
+                "it is in error if it was being made or deleted, else available", severity="warning"),
+            one("backup-stuck", "backups' states", "backup", _STUCK_BACKUP,
+                "backup {0} is {2} and nobody is at it", self._unstick_backup,
+                "it is in error if it was being made or deleted, else available", severity="warning"),
             one("server-on-unknown-host", "servers", "server", _SERVER_ON_NOTHING,
                 "server {0} is on {1}, which is no host of this cloud", None,
                 cure="bring the host back under its name, or delete the server"),
@@ -618,6 +631,12 @@ class Rows:
     def _unstick_volume(self, tx: Tx, row: Any) -> None:
         if tx.first(_SAGA_AT_ALL, {"the_id": row[0]}) is None:
             self.volume.unstick(tx, row[0])
+
+    def _unstick_snapshot(self, tx: Tx, row: Any) -> None:
+        self.volume.unstick_copy(tx, "snapshot", row[0])
+
+    def _unstick_backup(self, tx: Tx, row: Any) -> None:
+        self.volume.unstick_copy(tx, "backup", row[0])
 
     def _bury_snapshot(self, tx: Tx, row: Any) -> None:
         tx.run(_SNAPSHOT_GONE, {"the_id": row[0], "now": tx.now})
