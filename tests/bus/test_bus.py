@@ -60,6 +60,19 @@ def test_a_slow_handler_is_a_timeout_and_does_no_harm(new_bus: NewBus, topic: st
     release.set()
 
 
+def test_what_is_being_handled_is_counted_and_a_hint_arrives_before_a_later_call(new_bus: NewBus, topic: str) -> None:
+    """So one who asks all who are served knows that nothing sent before is on its way, and where it is."""
+    here, there = new_bus(), new_bus()
+    release = threading.Event()
+    there.serve(topic, lambda m: (isinstance(m, LookAgain) and release.wait(60), Accepted(op_id="x"))[1])
+    for expected in (1, 2, 3):
+        here.cast(topic, LookAgain(keys=[]))
+        assert here.call(topic, AskOutcome(op_id="x")) == Accepted(op_id="x")
+        assert there.busy() >= expected
+    release.set()
+    eventually(lambda: there.busy() == 0)
+
+
 def test_a_topic_nobody_serves_is_unavailable(new_bus: NewBus, topic: str) -> None:
     with pytest.raises((Unreachable, BusTimeout)) as raised:
         new_bus().call(topic, execute(), timeout=0.3)
