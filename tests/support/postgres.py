@@ -129,9 +129,14 @@ class PostgresServer:
 
     def restart(self) -> None:
         """Every connection is cut at once."""
-        self._run("pg_ctl", "-D", str(self.directory / "data"), "-m", "immediate", "-w", "stop")
+        self._stop()
         self.start()
 
+    def _stop(self) -> None:
+        self._run("pg_ctl", "-D", str(self.directory / "data"), "-m", "immediate", "-w", "stop")
+
     def destroy(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it did not run
+            self._stop()  # which gives back what it has of shared memory; a killed one cannot
         self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
