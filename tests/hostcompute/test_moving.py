@@ -198,8 +198,11 @@ def test_a_guest_moves_with_its_disks_and_volume(pair: Pair) -> None:
         until("it speaks", lambda: source.ask(c.ConsoleLog(server_id=spec.server_id)))
         there = msgspec.structs.replace(spec, volumes=[volume(target, 2)], generation=2)
         before = source.virsh("dumpxml", spec.instance_name)
+        began = time.monotonic()
         result = pair.migrate(there, source, target).result()
-        assert result["downtime_ms"] < 30_000  # half a second is usual
+        took = time.monotonic() - began
+        print(f"away for {result['downtime_ms']} ms of {took:.1f} s")
+        assert result["downtime_ms"] / 1000 < took / 2
         assert source.guests() == []
         assert len(target.guests()) == 1
         after = target.virsh("dumpxml", spec.instance_name)

@@ -76,20 +76,8 @@ def test_a_removed_rule_cuts_its_connections(host: Host) -> None:
     worker("plug", two)
     for guest in (first, second):
         guest.set_address(SUBNET)
-    connect = [
-        *host.enter,
-        "ip",
-        "netns",
-        "exec",
-        first.ns,
-        "busybox",
-        "timeout",
-        "120",
-        "busybox",
-        "nc",
-        "10.9.0.12",
-        "80",
-    ]
+    talking = ["busybox", "timeout", "120", "busybox", "nc", "10.9.0.12", "80"]
+    connect = [*host.enter, "ip", "netns", "exec", first.ns, *talking]
     for cut in (False, True):
         second.sh("setsid busybox nc -l -p 80 -e cat >/dev/null 2>&1 &")
         eventually(lambda: second.good("ss -Hltn sport = :80 | grep ."))

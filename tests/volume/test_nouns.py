@@ -62,6 +62,8 @@ def test_a_backup_stays_while_a_volume_is_made_of_it(cloud, volumes, admin, end)
         assert volumes.call("DELETE", path).status == 400
         assert volumes.call("POST", "/volumes", {"volume": {"backup_id": backup, "size": 1}}).status == 400
         eventually(lambda: any(each.hung for each in faults))
+        findings = cloud.control.operator.audit(fix=False)["findings"]
+        assert "backup-stuck" not in [one["code"] for one in findings]
         if end == "deleted":
             assert admin.action(made, "os-force_delete").status == 202
         for each in faults:

@@ -251,8 +251,10 @@ class VolumeService:
         """Nobody is at what is being done to it: what was read of it is as it was, what was made or deleted is not."""
         copies = store.SNAPSHOTS if kind == "snapshot" else store.BACKUPS
         row = copies.find(tx, object_id)
-        if row is not None:
-            copies.change(tx, object_id, status="error" if row.status in ("creating", "deleting") else "available")
+        if row is not None and row.status in ("creating", "deleting"):
+            copies.change(tx, object_id, status="error")
+        elif row is not None and row.status in ("restoring", "backing-up"):
+            copies.change(tx, object_id, status="available")
 
     # -- inside the service ----------------------------------------------------------------------------------------
 

@@ -44,6 +44,7 @@ from cumulet.services.volume import tables as vt
 from cumulet.services.volume.store import MOVES
 
 _S, _P, _V, _A, _D = ct.SERVERS, nt.PORTS, vt.VOLUMES, vt.ATTACHMENTS, ct.BLOCK_DEVICES
+_N, _B = vt.SNAPSHOTS, vt.BACKUPS
 _ACTIVE = ("queued", "running", "unwinding")
 
 
@@ -262,12 +263,19 @@ _STUCK_VOLUME = (
     .where(~exists().where(SAGAS.c.status.in_(_ACTIVE), SAGAS.c.object_kind.in_(("backup", "snapshot"))))
     .order_by(_V.c.id)
 )
-_STUCK_SNAPSHOT, _STUCK_BACKUP = (  # warnings: os-reset_status may say so, too
-    select(table.c.id, null().label("host"), table.c.status)
-    .where(table.c.deleted_at.is_(None), table.c.status.in_(("creating", "deleting", "restoring", "backing-up")))
-    .where(~exists().where(SAGAS.c.status.in_(_ACTIVE), SAGAS.c.object_kind.in_(("backup", "snapshot", "volume"))))
-    .order_by(table.c.id)
-    for table in (vt.SNAPSHOTS, vt.BACKUPS)
+_UNDER_WAY = ("creating", "deleting", "restoring", "backing-up")  # os-reset_status may say so, too: a warning
+_STUCK_SNAPSHOT = (
+    select(_N.c.id, null().label("host"), _N.c.status)
+    .where(_N.c.deleted_at.is_(None), _N.c.status.in_(_UNDER_WAY))
+    .where(~_owned("snapshot", _N.c.id), ~_owned("volume", _N.c.volume_id))
+    .where(~exists().where(SAGAS.c.status.in_(_ACTIVE), SAGAS.c.object_kind == "backup"))
+    .order_by(_N.c.id)
+)
+_STUCK_BACKUP = (  # one is also read by a volume that is being made, which owns itself
+    select(_B.c.id, null().label("host"), _B.c.status)
+    .where(_B.c.deleted_at.is_(None), _B.c.status.in_(_UNDER_WAY), ~_owned("backup", _B.c.id))
+    .where(~exists().where(SAGAS.c.status.in_(_ACTIVE), SAGAS.c.kind == "volume.create", _B.c.status == "restoring"))
+    .order_by(_B.c.id)
 )
 _SERVER_ON_NOTHING = select(_S.c.id, _S.c.host).where(_SETTLED, ~_known_host(_S.c.host)).order_by(_S.c.id)
 _VOLUME_ON_NOTHING = (
