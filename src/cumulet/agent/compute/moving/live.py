@@ -15,9 +15,13 @@ is off, nobody knows why               libvirtd died: it moved if it stood still
 =====================================  =====================================================================
 
 Should the target have lost the guest by then, it is defined here again, off, with its disks as they were.
+
+A migration that is cancelled just when QEMU stops the guest may be forgotten, by QEMU or by libvirt. The guest would
+stand still, or the migration never end. Whoever watches reminds them (`remind`).
 """
 
 import contextlib
+import json
 import logging
 import threading
 import time
@@ -46,6 +50,8 @@ _ASK_AGAIN_SECONDS = 1.0
 _TAKE_SECONDS = 600.0
 _SETTLE_SECONDS = 120.0
 _WISH_AGAIN_SECONDS = 5.0  # libvirt 9.0 may hang when it is told twice in a row
+_STANDS_LONG_SECONDS = 1.0  # a guest that moves, or whose move was ended, stands still for tenths of that
+_FORGOTTEN_SECONDS = 20.0  # what disks had sent to a slow network is waited for, too
 _FLAGS = (
     libvirt.VIR_MIGRATE_LIVE
     | libvirt.VIR_MIGRATE_PEER2PEER
@@ -67,10 +73,25 @@ class _Course:
     def __init__(self) -> None:
         self.wish: Literal["", "abort", "force_complete"] = ""
         self.wished_at = float("-inf")
+        self.ended_at = 0.0  # when libvirt was told to abort it, first
         self.why = ""  # the error code, if it was us who ended it
         self.stopped_at = 0.0
         self.taken_at = 0.0
+        self.reminded_at = 0.0
         self.stats: dict[str, Any] = {}
+
+    def waited(self) -> float:
+        """Seconds since it was to end."""
+        return time.monotonic() - self.ended_at if self.ended_at else 0.0
+
+    def stands_long(self) -> bool:
+        """Something should have happened; once in a while."""
+        now = time.monotonic()
+        since = max(self.stopped_at, self.wished_at, self.reminded_at)
+        if not (self.stopped_at or self.wish) or now - since < _STANDS_LONG_SECONDS:
+            return False
+        self.reminded_at = now
+        return True
 
 
 class Live:
@@ -200,6 +221,9 @@ class Live:
             if end is not None and time.monotonic() > end and not course.wish:
                 course.wish = op.on_timeout
                 course.why = "timeout" if op.on_timeout == "abort" else ""
+            if course.stands_long():
+                with contextlib.suppress(DriverError):
+                    self._hypervisor().of(op.server.server_id, lambda domain: remind(domain, course.waited()))
             if course.stopped_at and not course.wish:
                 hand_over()
                 progress()
@@ -242,6 +266,8 @@ class Live:
             with contextlib.suppress(libvirt.libvirtError):  # too early or too late: the next look tells
                 domain.abortJob() if wish == "abort" else domain.suspend()
                 course.wished_at = now
+                if wish == "abort":
+                    course.ended_at = course.ended_at or now
                 course.why = course.why or ("aborted" if wish == "abort" else "")
 
     def happened(self, event: Event) -> None:
@@ -308,10 +334,11 @@ class Live:
 
     def _where(self, server_id: str, mark: Outgoing, progress: Progress) -> Where:
         """What libvirt made of it, once it is done with it."""
-        end = time.monotonic() + _SETTLE_SECONDS
+        began = time.monotonic()
+        end = began + _SETTLE_SECONDS
         while True:
             try:
-                found = self._hypervisor().of(server_id, lambda domain: self._seen(domain, mark))
+                found = self._hypervisor().of(server_id, lambda domain: self._seen(domain, mark, began))
                 if found != "busy":
                     return found or "moved"  # undefined by the migration: nothing else may, during this operation
             except DriverError as error:  # libvirtd starts again
@@ -323,7 +350,7 @@ class Live:
             progress()
             time.sleep(_POLL_SECONDS)
 
-    def _seen(self, domain: Any, mark: Outgoing) -> Where | Literal["busy"]:
+    def _seen(self, domain: Any, mark: Outgoing, began: float) -> Where | Literal["busy"]:
         if not domain.isActive():
             reason = domain.state()[1]
             if reason == libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED:
@@ -331,7 +358,9 @@ class Live:
             by_itself = reason in (libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN, libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED)
             newest = self._marks.get(Outgoing, domain.UUIDString()) or mark
             return "moved" if newest.stopped and not by_itself else "off"
-        if domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
+        busy = domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE
+        remind(domain, time.monotonic() - began if busy else 0.0)
+        if busy:
             return "busy"  # it ends: its tunnels are gone
         state, reason = domain.state()
         if state == libvirt.VIR_DOMAIN_PAUSED and reason in _IN_BETWEEN and not mark.paused:
@@ -368,6 +397,32 @@ class Live:
 
     def _domain(self, connection: Any, server_id: str) -> Any:
         return self._hypervisor().domain(connection, server_id)
+
+
+def remind(domain: Any, waited: float) -> None:
+    """Of a migration that is to end since ``waited`` seconds, as far as somebody forgot that."""
+    import libvirt_qemu
+
+    with contextlib.suppress(libvirt.libvirtError):  # it ended just now
+        status = end_cancelled(lambda words: libvirt_qemu.qemuMonitorCommand(domain, words, 0))
+        if status == "cancelling":
+            LOG.warning("QEMU had forgotten that the migration of %s was cancelled", domain.name())
+        elif status == "cancelled" and waited > _FORGOTTEN_SECONDS and domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING:
+            # libvirt 9.0: QEMU stopped the guest, was told to cancel and resumed it before libvirt's migration looked,
+            # which now waits for the stop before it looks for anything else, and resumes the guest when it fails
+            LOG.warning("libvirt had forgotten that the migration of %s was cancelled", domain.name())
+            domain.suspend()
+
+
+def end_cancelled(command: Callable[[str], str]) -> str:
+    """QEMU (7.2 as Debian 12 has it) pauses before it switches over, for libvirt to look after the disks. Cancelled
+    just before that pause, it goes into it all the same, and nobody wakes it: another `migrate_cancel` does not.
+    `migrate-continue` does, in whatever state it is told to expect (QEMU's QMP reference). What the state was.
+    ``command``: of QEMU's monitor."""
+    status: str = json.loads(command('{"execute": "query-migrate"}')).get("return", {}).get("status", "none")
+    if status == "cancelling":
+        command('{"execute": "migrate-continue", "arguments": {"state": "cancelling"}}')
+    return status
 
 
 def _forget(domain: Any) -> None:
