@@ -86,6 +86,10 @@ class Machines(Clients):
         password = self.sh(_CONTROL, "cat /var/lib/cumulet/admin-password").strip()
         return {**super().auth(user), "password": password}
 
+    def state(self, host: str) -> str:
+        """Of the machine: "offline" until systemd answers at all."""
+        return self.sh(host, "systemctl is-system-running || true").strip()
+
     def answers(self) -> bool:
         try:
             return self.sh(_CONTROL, f"wget -qO- {self.url}/identity/v3") != ""
@@ -126,7 +130,7 @@ def machines() -> Iterator[Machines]:
         try:
             made.hosts.up()
             for host in (_CONTROL, _HOST):
-                assert made.sh(host, "systemctl is-system-running --wait").strip() == "running"
+                eventually(f"systemd runs on {host}", lambda host=host: made.state(host) == "running")
                 made.checkout(host)
             made.sh(_CONTROL, _USERS)
             made.sh(_CONTROL, f"install -m 640 -g cumulet /dev/stdin /etc/cumulet/cumulet.toml <<'END'{_SETTINGS}END")
