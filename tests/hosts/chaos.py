@@ -21,7 +21,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -329,13 +329,21 @@ class Witnesses:
             counts["lost_to_links"] += len(left) - len(mine)
             counts["lost_to_switch"] += len(lost) - len(left)
             if mine:
-                when = ", ".join(f"{sent_at.get(number, 0) - began:.2f} s" for number in sorted(mine)[:20])
-                wrong.append(f"{len(mine)} of {sent} pings from h2 to {host} are lost, at {when}")
+                times = [sent_at.get(number, 0) for number in sorted(mine)[:20]]
+                changed = [c for c in sorted(set(near)) if any(abs(c - when) < 5 * _LINKS_GAP_S for when in times)]
+                wrong.append(
+                    f"{len(mine)} of {sent} pings from h2 to {host} are lost, at {_since(began, times)};"
+                    f" devices of the two hosts changed at {_since(began, changed) or 'no time near'}"
+                )
         for host, process in self._processes().items():
             if process != self._before[host]:
                 counts["stopped"] += 1
                 wrong.append(f"the guest on {host} was process {self._before[host]} and is {process}")
         return counts, wrong
+
+
+def _since(began: float, times: Iterable[float]) -> str:
+    return ", ".join(f"{when - began:.2f} s" for when in times)
 
 
 def images(built: guest.GuestImage) -> tuple[bytes, ...]:
