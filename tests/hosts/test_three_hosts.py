@@ -5,7 +5,6 @@ import shlex
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,34 +20,27 @@ pytestmark = [pytest.mark.host, pytest.mark.timeout(1800)]
 _DRIFT = Path(__file__).parents[1] / "support" / "drift.py"
 
 
-def assert_none_lost(pings: Pings, device_changes: int = 0) -> None:
-    """But for a first one that looked for its way, before anything was disturbed, and a single one each time that a
-    device came to the host or left it: Open vSwitch without its kernel module, as here, may lose one then (see
-    docs/chaos.md)."""
+def assert_none_lost(pings: Pings) -> None:
+    """But for a first one that looked for its way, before anything was disturbed."""
     sent, lost = pings.end()
     assert sent > 4
-    lost -= {0}
-    alone = {number for number in lost if not {number - 1, number + 1} & lost}
-    assert lost == alone, f"{sorted(lost)} of {sent} lost on the way to {pings.address}"
-    assert len(lost) <= device_changes, f"{sorted(lost)} of {sent} lost on the way to {pings.address}"
+    assert lost <= {0}, f"{len(lost)} of {sent} lost on the way to {pings.address}"
     assert pings.doubled == 0, f"{pings.doubled} of {sent} doubled on the way to {pings.address}"
 
 
 @pytest.fixture
-def undisturbed(world: World) -> Iterator[Counter[str]]:
-    """Nothing that a test does stops a guest or cuts a packet between guests of different hosts. The test counts here
-    what devices it brings to a host and takes from it."""
+def undisturbed(world: World) -> Iterator[None]:
+    """Nothing that a test does stops a guest or cuts a packet between guests of different hosts."""
     before = {host: world.machines.guests(host) for host in HOSTS}
     assert all(len(guests) == 1 for guests in before.values())
-    pings = {host: Pings(world, world.addresses[host]) for host in ("h1", "h3")}
-    device_changes: Counter[str] = Counter()
+    pings = [Pings(world, world.addresses[host]) for host in ("h1", "h3")]
     time.sleep(2)
     try:
-        yield device_changes
-        for host, one in pings.items():
-            assert_none_lost(one, device_changes[host])
+        yield
+        for one in pings:
+            assert_none_lost(one)
     finally:
-        for one in pings.values():
+        for one in pings:
             one.stop()
     assert {host: world.machines.guests(host) for host in HOSTS} == before
 
@@ -75,7 +67,7 @@ def test_no_host_knows_the_database(world: World) -> None:
         assert "postgres" not in (world.machines.nodes[host].directory / "cumulet.toml").read_text()
 
 
-def test_each_role_killed(world: World, undisturbed: Counter[str]) -> None:
+def test_each_role_killed(world: World, undisturbed: None) -> None:
     nodes = world.machines.nodes
     for name, role in (("c1", "conductor"), ("c1", "api"), ("c2", "conductor"), ("h2", "agent"), ("h1", "agent")):
         nodes[name].kill(role)
@@ -84,11 +76,10 @@ def test_each_role_killed(world: World, undisturbed: Counter[str]) -> None:
     eventually("all hosts are up", lambda: sorted(nodes["c2"].hosts_up()) == sorted(HOSTS))
 
 
-def test_the_other_control_node_goes_on(world: World, undisturbed: Counter[str]) -> None:
+def test_the_other_control_node_goes_on(world: World, undisturbed: None) -> None:
     """All of one control node dies in the middle of a create; the other ends it."""
     nodes = world.machines.nodes
     server_id = world.create("h3")
-    undisturbed["h3"] += 2  # its tap comes and goes
     for role in ("api", "conductor"):
         nodes["c1"].kill(role)
     try:
@@ -98,7 +89,7 @@ def test_the_other_control_node_goes_on(world: World, undisturbed: Counter[str])
     world.delete(server_id)
 
 
-def test_libvirtd_killed(world: World, undisturbed: Counter[str]) -> None:
+def test_libvirtd_killed(world: World, undisturbed: None) -> None:
     machines = world.machines
     old = machines.libvirtd("h2")
     machines.sh("h2", f"kill -{signal.SIGKILL.value} {old}")
@@ -107,7 +98,7 @@ def test_libvirtd_killed(world: World, undisturbed: Counter[str]) -> None:
     assert world.show(world.servers["h2"])["status"] == "ACTIVE"
 
 
-def test_broker_and_database_restart(world: World, undisturbed: Counter[str]) -> None:
+def test_broker_and_database_restart(world: World, undisturbed: None) -> None:
     machines = world.machines
     assert machines.rabbit is not None
     assert machines.postgres is not None
@@ -116,7 +107,6 @@ def test_broker_and_database_restart(world: World, undisturbed: Counter[str]) ->
     machines.postgres.restart()
     eventually("all hosts are up", lambda: sorted(machines.nodes["c1"].hosts_up()) == sorted(HOSTS))
     server_id = world.create("h3")
-    undisturbed["h3"] += 2  # its tap comes and goes
     world.active(server_id, "h3")
     world.delete(server_id)
 
@@ -132,7 +122,7 @@ def qemu_img(world: World, host: str, export: str, *, certificate: bool) -> str:
     return world.machines.sh(host, f"qemu-img info --force-share {credentials} --image-opts {source} 2>&1; true")
 
 
-def test_a_volume_of_another_host(world: World, undisturbed: Counter[str]) -> None:
+def test_a_volume_of_another_host(world: World, undisturbed: None) -> None:
     """By NBD with both sides' certificates; only a host with an attachment is let in."""
     volume = world.made("volume", "/volumes", {"volume": {"size": 1, "name": unique("volume")}})["volume"]["id"]
 
