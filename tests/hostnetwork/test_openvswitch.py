@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from cumulet.agent.contract import FloatingIpDoc, PortDoc, Segment
+from cumulet.agent.contract import FloatingIpDoc, PortDoc, RouterPort, Segment
 
-from .conftest import ENV, HERE, NET, SUBNET, Failed, Guest, Host, port
+from .conftest import ENV, HERE, NET, SUBNET, Failed, Guest, Host, port, uuid
 from .documents import (
     EGRESS,
     FLAT,
@@ -23,6 +23,7 @@ from .documents import (
     router_doc,
     server,
     tcp,
+    until,
 )
 
 pytestmark = [
@@ -135,6 +136,47 @@ def test_restarts_of_switch_and_agent(switched: list[Host]) -> None:
     worker("unplug", ports[0].id)
     switched[0].sh(f"bash {HERE}/ovs-start.sh start-switch")
     assert "qvo" not in switched[0].sh("ovs-vsctl list-ports br-int")
+
+
+def test_documents_that_name_a_network_go_in_any_order(switched: list[Host]) -> None:
+    """The last to let go of a network is a router that keeps others, or a port that an earlier life unplugged."""
+    host = switched[0]
+    segment = Segment(network_type="vxlan", segmentation_id=5001, mtu=1450, peers=PEERS[:1])
+    worker = host.start(**settings())
+
+    def told_apart() -> str:
+        return host.sh("ovs-ofctl dump-flows br-tun | grep tun_id=0x1389 || true")
+
+    def leg(name: str, address: str) -> RouterPort:
+        inside = port(name, address, segment=segment, device_owner="network:router_interface")
+        return RouterPort(port=inside, subnets=[SUBNET])
+
+    other = leg("other", "10.9.0.1")
+    other = msgspec.structs.replace(
+        other,
+        port=msgspec.structs.replace(
+            other.port, network_id=uuid("other"), segment=msgspec.structs.replace(segment, segmentation_id=5002)
+        ),
+    )
+    router = router_doc(gateway=None, interfaces=[leg("router inside", "10.9.0.254"), other])
+    worker.apply(network_doc([], segment=segment))
+    worker.apply(router)
+    assert told_apart()
+    worker("remove", "network", NET, 9)
+    assert told_apart(), "the router is on it"
+    worker.apply(changed(router, interfaces=[other]))
+    assert not told_apart()
+
+    one = guest_port(host, segment, rules=EGRESS)
+    worker("plug", one)
+    assert told_apart()
+    worker.kill()
+    host.sh(f"rm $(find /var/lib/cumulet-test /run/cumulet-test -name {one.id}.json)")
+    host.sh(f"ovs-vsctl del-port br-int qvo{one.id[:11]}")
+    assert told_apart()
+    host.restart()
+    until(lambda: not told_apart())
+    assert "tun_id=0x138a" in host.sh("ovs-ofctl dump-flows br-tun"), "the router's other network is there as before"
 
 
 def test_router_to_a_flat_network(switched: list[Host]) -> None:

@@ -164,15 +164,15 @@ class NetworkDriver(Driver):
         return [{"code": "dnsmasq-down", "message": message, "cure": cure}]
 
     def _watch(self) -> None:
-        """A restarted ovs-vswitchd has no flows: give them back at once."""
+        """A restarted ovs-vswitchd has no flows, and one that outlived us may have too many: set it right at once."""
         while not self._stopping.wait(_WATCH_SECONDS):
             try:
                 if self._wiring.mechanism.lost():
                     with self._wiring.lock:
                         self._wiring.mechanism.recover()
-                    _log.warning("ovs-vswitchd restarted: flows installed again")
+                    _log.info("flows of Open vSwitch are as documents say")
             except DriverError as error:
-                _log.warning("ovs-vswitchd restarted and flows could not be installed: %s", error.message)
+                _log.warning("flows of Open vSwitch could not be installed: %s", error.message)
 
     def _look_around(self) -> list[dict[str, str]]:
         found = []

@@ -62,16 +62,14 @@ class LinuxBridge:
         if bridge:
             self._release(bridge)
 
-    def refresh(self, network_id: str) -> None:
-        bridge = names.bridge(network_id)
-        if not links.exists(bridge):
-            return
-        if self._release(bridge):
-            return
-        for segment in segments_of(self._store, network_id):
-            if segment.network_type == "vxlan":
-                self._set_peers(network_id, segment, bridge)
-                return
+    def refresh(self, network_ids: Iterable[str] = ()) -> None:
+        for network_id in network_ids:
+            bridge = names.bridge(network_id)
+            if links.exists(bridge) and not self._release(bridge):
+                for segment in segments_of(self._store, network_id):
+                    if segment.network_type == "vxlan":
+                        self._set_peers(network_id, segment, bridge)
+                        break
 
     whole_checksums = False
 

@@ -27,8 +27,9 @@ class Mechanism(Protocol):
         """Delete the device and, if it was the last of its network here, the network's wiring."""
         ...
 
-    def refresh(self, network_id: str) -> None:
-        """Documents of this network changed or went: adjust tunnels to the peers they name."""
+    def refresh(self, network_ids: Iterable[str] = ()) -> None:
+        """Documents of these networks changed or went: adjust tunnels to the peers they name. The wiring of any network
+        that has neither documents nor devices here goes."""
         ...
 
     def guarded(self) -> list[str]:
@@ -62,11 +63,12 @@ class Mechanism(Protocol):
         ...
 
     def lost(self) -> bool:
-        """True after the host forgot the wiring (a restart of ovs-vswitchd), until `recover` succeeded."""
+        """True after the host may have forgotten the wiring (a restart of ovs-vswitchd, or of ours), until `recover`
+        succeeded."""
         ...
 
     def recover(self) -> None:
-        """Put back what was lost."""
+        """Put back what was lost, and be rid of what an earlier life did not come to."""
         ...
 
     def cleanup(self) -> None:

@@ -19,8 +19,9 @@ import json
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from cumulet.agent.contract import Drift, MendItem, PortDoc, Segment
@@ -31,7 +32,7 @@ from cumulet.agent.network.offload import offloads_off
 from cumulet.agent.network.ovs_flows import INTEGRATION, PATCH_INT, PATCH_TUN, TUNNEL, LocalNetwork, tunnel_port
 from cumulet.agent.network.shell import CommandError, ip_batch, ip_json, run
 from cumulet.agent.network.store import DocumentStore
-from cumulet.agent.network.wanted import all_ports, segments_of
+from cumulet.agent.network.wanted import all_ports, named, segments_of
 
 _log = logging.getLogger(__name__)
 UNDERLAY = "br-phy"
@@ -56,7 +57,7 @@ class OpenVSwitch:
         self._tunnels: dict[str, set[str]] = {kind: set() for kind in _TUNNELS}
         self._patched: set[str] = set()  # bridges of physical networks with patch ports
         self._nics: set[str] | None = None  # NICs in bridges that a user space datapath reads; None: not read yet
-        self._daemon = _vswitchd(config)
+        self._daemon: tuple[int, str] | None = None  # the ovs-vswitchd whose flows are as documents say
 
     # -- Mechanism ---------------------------------------------------------------------------------------------------
 
@@ -123,14 +124,16 @@ class OpenVSwitch:
         for link in (device, inner, bridge):
             links.delete(link)
 
-    def refresh(self, network_id: str) -> None:
-        if not self._running():
+    def refresh(self, network_ids: Iterable[str] = ()) -> None:
+        """Whichever networks: documents that name one go in any order, and an earlier life may have ended between a
+        port and its flows."""
+        if not self._running() or (self._tags is None and INTEGRATION not in self._bridges()):
             return
         tags = self._ready()
-        wanted = any(True for _ in segments_of(self._store, network_id))
-        if network_id in tags and not wanted and network_id not in {found for _, found in self._ports().values()}:
-            del tags[network_id]
-            self._seen.pop(network_id, None)
+        self._seen.clear()
+        if undocumented := tags.keys() - named(self._store):
+            for network_id in undocumented - {network for _, network in self._ports().values()}:
+                del tags[network_id]
         self._sync(None)
 
     def guarded(self) -> list[str]:
@@ -214,7 +217,7 @@ class OpenVSwitch:
         for name in sorted(set(inside) - outers - joints):
             message = f"{INTEGRATION} has port {name}, which no document asks for"
             yield Drift(kind="switch-port", id=name, problem="unknown", message=message)
-        for bridge, lines in self._flows(self._networks(tags, None)).items():
+        for bridge, lines in self._flows(self._networks(tags)).items():
             if bridge in standing:
                 yield from self._flow_differences(bridge, lines)
 
@@ -238,7 +241,7 @@ class OpenVSwitch:
     def _tunnelling(self, tags: dict[str, int], interfaces: dict[str, Any]) -> Iterator[Drift]:
         wanted = {
             tunnel_port(kind, peer): (kind, self._tunnel_options(kind, peer))
-            for kind, peers in self._wanted_tunnels(self._networks(tags, None)).items()
+            for kind, peers in self._wanted_tunnels(self._networks(tags)).items()
             for peer in peers
         }
         present = {name: (row["type"], row["options"]) for name, row in interfaces.items() if row["type"] in _TUNNELS}
@@ -290,14 +293,14 @@ class OpenVSwitch:
     # -- a restart of ovs-vswitchd ------------------------------------------------------------------------------------
 
     def lost(self) -> bool:
-        """True after ovs-vswitchd started anew, until `recover` succeeded."""
+        """True after ovs-vswitchd started anew, and in a new life of ours, until `recover` succeeded."""
         now = _vswitchd(self._config)
         return now is not None and now != self._daemon
 
     def recover(self) -> None:
         now = _vswitchd(self._config)
         self._installed.clear()
-        self._sync(None)
+        self.refresh()
         self._daemon = now
 
     # -- bridges, patches, tunnels -----------------------------------------------------------------------------------
@@ -396,7 +399,7 @@ class OpenVSwitch:
 
     def _sync(self, port: PortDoc | None) -> None:
         """Tunnels and flows to what ports and documents say."""
-        networks = self._networks(self._ready(), port)
+        networks = self._networks(self._ready(), port, self._seen)
         self._set_tunnels(self._wanted_tunnels(networks))
         for bridge, lines in self._flows(networks).items():
             before = self._installed.get(bridge)
@@ -410,7 +413,10 @@ class OpenVSwitch:
             run([*_OFCTL, "--bundle", verb, bridge, "-"], script="\n".join(script) + "\n")
             self._installed[bridge] = lines
 
-    def _networks(self, tags: dict[str, int], port: PortDoc | None) -> dict[str, LocalNetwork]:
+    def _networks(
+        self, tags: dict[str, int], port: PortDoc | None = None, seen: Mapping[str, Segment] = MappingProxyType({})
+    ) -> dict[str, LocalNetwork]:
+        """Those that documents name, ``port`` is on, or were ``seen`` in documents that are not held yet."""
         networks: dict[str, LocalNetwork] = {}
         segments: dict[str, list[Segment]] = {}
         for doc in all_ports(self._store):
@@ -419,8 +425,8 @@ class OpenVSwitch:
             segments.setdefault(port.network_id, []).append(port.segment)
         for network_id, tag in tags.items():
             found = segments.get(network_id) or list(segments_of(self._store, network_id))
-            if not found and network_id in self._seen:
-                found = [self._seen[network_id]]
+            if not found and network_id in seen:
+                found = [seen[network_id]]
             if found:
                 peers = {p for s in found for p in s.peers} - {self._config.tunnel_ip}
                 networks[network_id] = LocalNetwork(tag, found[-1], frozenset(p for p in peers if p))

@@ -46,8 +46,7 @@ class Ports:
             if links.exists(device) or held is not None:
                 self._w.store.drop(PortDoc, port_id)
                 self._w.mechanism.unplug(port_id, device)
-                if held is not None:
-                    self._w.mechanism.refresh(held.network_id)
+                self._w.mechanism.refresh([held.network_id] if held is not None else [])
             if self._w.firewall.remove(device) and held is not None:
                 self._w.firewall.forget(held, bridge or "")
                 self._sweep()

@@ -43,11 +43,11 @@ class Routers:
             if not doc.admin_state_up:
                 self._take_down(doc.id, held)
                 self._w.store.put(doc)
+                self._w.mechanism.refresh(_networks(held, doc))
                 return
             self._route(doc, held)
             self._w.store.put(doc)
-            for network_id in {leg.port.network_id for leg in legs(doc)}:
-                self._w.mechanism.refresh(network_id)
+            self._w.mechanism.refresh(_networks(held, doc))
         self._w.metadata.serve_router(doc)
 
     def remove(self, object_id: str, generation: int) -> None:
@@ -57,15 +57,16 @@ class Routers:
                 return
             self._take_down(object_id, held)
             self._w.store.drop(RouterDoc, object_id)
-            for network_id in {leg.port.network_id for leg in legs(held)} if held else ():
-                self._w.mechanism.refresh(network_id)
+            self._w.mechanism.refresh(_networks(held))
 
     def list(self) -> Sequence[str]:
         return [n.removeprefix(names.ROUTER_PREFIX) for n in self._w.namespaces.ours(names.ROUTER_PREFIX)]
 
     def take_down(self, router_id: str) -> None:
         """The namespace and what is in it, whether or not a document is known."""
-        self._take_down(router_id, self._w.store.get(RouterDoc, router_id))
+        held = self._w.store.get(RouterDoc, router_id)
+        self._take_down(router_id, held)
+        self._w.mechanism.refresh(_networks(held))
 
     # -- what an operator looks for ----------------------------------------------------------------------------------
 
@@ -218,6 +219,10 @@ class Routers:
         self._w.namespaces.delete(namespace)
         shutil.rmtree(self._dir / router_id, ignore_errors=True)
         self._w.sync_guard()
+
+
+def _networks(*docs: RouterDoc | None) -> set[str]:
+    return {leg.port.network_id for doc in docs if doc is not None for leg in legs(doc)}
 
 
 def _device(doc: RouterDoc, leg: RouterPort) -> str:

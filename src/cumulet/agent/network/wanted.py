@@ -16,6 +16,11 @@ def segments_of(store: DocumentStore, network_id: str) -> Iterator[Segment]:
         yield network.segment
 
 
+def named(store: DocumentStore) -> set[str]:
+    """The networks for which `segments_of` has any."""
+    return {port.network_id for port in all_ports(store)} | {network.id for network in store.all(NetworkDoc)}
+
+
 def all_ports(store: DocumentStore) -> Iterator[PortDoc]:
     """Guests' ports, DHCP servers' and routers'."""
     yield from store.all(PortDoc)
