@@ -42,7 +42,7 @@ from tests.support import leftovers
 CLIENTS = 4
 CACHE = Path(__file__).parents[2] / ".pytest_cache" / "d"  # pytest's own place for such things
 _LEASE_S, _HOST_TIMEOUT_S = 3.0, 8.0  # as Processes has them
-_SWITCH_GAP_S = 5.0  # from its start until packets flow: it is under a second on a quiet machine
+_SWITCH_GAP_S = 5.0  # from its start, and its agent's, until packets flow: it is under two seconds on a quiet machine
 _LINKS_GAP_S = 0.5  # around a change of links
 _SERVES = "cd {run}/network/dhcp && for f in */pid; do echo $(cat $f); done"
 # what exists on a host, as one line each: kind, name
@@ -87,6 +87,7 @@ class HostsField:
         )
         self.db = Database(control.settings.database_url)
         self.switch_away: list[tuple[str, float, float]] = []  # host, from, until
+        self._agent_away: dict[str, float] = {}  # host -> since when
 
     def admin(self) -> Session:
         return Session(self.url, "admin", "admin", "secret-admin", self._ca)
@@ -115,13 +116,22 @@ class HostsField:
 
     def _role(self, name: str, role: str) -> Victim:
         node = self.machines.nodes[name]
+
+        def noted(act: Callable[[str], object], note: Callable[[str], None]) -> Callable[[], None]:
+            def do() -> None:
+                act(role)
+                if role == "agent":
+                    note(name)
+
+            return do
+
         return Victim(
             f"{role} of {name}",
             role,
-            kill=lambda: node.kill(role),
-            start=lambda: node.launch(role),
-            pause=lambda: node.pause(role),
-            resume=lambda: node.resume(role),
+            kill=noted(node.kill, self._agent_goes),
+            start=noted(node.launch, self._agent_comes),
+            pause=noted(node.pause, self._agent_goes),
+            resume=noted(node.resume, self._agent_comes),
             dead_s=(0.0, 0.3, 1.0, 3.0, 12.0),
             paused_s=(0.2, 1.0, _LEASE_S + 2, _HOST_TIMEOUT_S + 3),
             weight={"api": 6, "conductor": 10, "agent": 12}[role],
@@ -180,12 +190,23 @@ class HostsField:
 
         def start() -> None:
             self.machines.start_switch(host)
-            self.switch_away[:] = [
+            self.switch_away = [
                 (name, began, min(ended, time.time() + _SWITCH_GAP_S) if name == host else ended)
                 for name, began, ended in self.switch_away
             ]
 
         return Victim(f"ovs-vswitchd of {host}", "ovs-vswitchd", kill=kill, start=start, dead_s=(0.0, 0.5), weight=3)
+
+    def _agent_goes(self, host: str) -> None:
+        self._agent_away.setdefault(host, time.time())
+
+    def _agent_comes(self, host: str) -> None:
+        """A switch that came back meanwhile has had no flows: it has them from its agent."""
+        since, soon = self._agent_away.pop(host, float("inf")), time.time() + _SWITCH_GAP_S
+        self.switch_away = [
+            (name, began, max(ended, soon) if name == host and since < ended < float("inf") else ended)
+            for name, began, ended in self.switch_away
+        ]
 
     def _database(self) -> Victim:
         postgres = self.machines.postgres
