@@ -3,8 +3,9 @@
 Killed, stopped and started again are: every api, conductor, agent, libvirtd, dnsmasq, the storage daemon,
 ovs-vswitchd, the database, the broker. Messages are lost, doubled and late; the volumes' file system is filled. Clients
 work as in the other forms, with fewer and slower guests. On each host a guest that no client touches is the witness:
-its process must be the same in the end, and pings between them lose nothing but to Open vSwitch itself: while it is
-dead, and a packet now and then when devices of its host change, for here its datapath is in user space.
+its process must be the same in the end, and pings between them lose nothing but to Open vSwitch itself: while it, or
+after that its agent, is away, and a packet now and then when devices of its host change, for here its datapath is in
+user space.
 
 ``python -m tests.hosts.chaos --seconds 60 --seed 7`` is one run; progress goes to standard error, the result to
 standard output.
@@ -323,7 +324,7 @@ class Witnesses:
 
     def _link_changes(self, host: str) -> list[float]:
         """When devices of the host came, went or changed. Open vSwitch then reads the routes of its tunnels anew, and
-        with its datapath in user space, as here, may lose a packet meanwhile, agent or not."""
+        with its datapath in user space, as here, may lose packets meanwhile, agent or not."""
         found = re.findall(r"^\[(\S+)\]", self._monitors[host].read_text(), re.MULTILINE)
         return [datetime.fromisoformat(when).timestamp() for when in found]
 
@@ -344,8 +345,7 @@ class Witnesses:
             away = [(since, until) for name, since, until in switch_away if name in (host, "h2")]
             left = {n for n in lost if not any(a - 0.5 <= sent_at.get(n, 0) <= b for a, b in away)}
             near = changes[host] + changes["h2"]
-            alone = {n for n in left if not {n - 1, n + 1} & lost}
-            mine = left - {n for n in alone if any(abs(sent_at.get(n, 0) - c) < _LINKS_GAP_S for c in near)}
+            mine = left - lost_to_links(lost, sent_at, near)
             counts["lost"] += len(mine)
             counts["lost_to_links"] += len(left) - len(mine)
             counts["lost_to_switch"] += len(lost) - len(left)
@@ -361,6 +361,13 @@ class Witnesses:
                 counts["stopped"] += 1
                 wrong.append(f"the guest on {host} was process {self._before[host]} and is {process}")
         return counts, wrong
+
+
+def lost_to_links(lost: set[int], sent_at: dict[int, float], changes: list[float]) -> set[int]:
+    """Of lost pings, those that a change of links explains. `tests.hosts.losses` shows what Open vSwitch loses by
+    itself while devices come and go: some 3%, for up to 40 ms. Of pings 0.2 s apart two in a row are lost at times."""
+    few = {n for n in lost if not ({n - 2, n - 1} <= lost or {n - 1, n + 1} <= lost or {n + 1, n + 2} <= lost)}
+    return {n for n in few if any(abs(sent_at.get(n, 0) - change) < _LINKS_GAP_S for change in changes)}
 
 
 def _since(began: float, times: Iterable[float]) -> str:
