@@ -80,9 +80,14 @@ class Worker:
 
     def try_call(self, *request: Any) -> None:
         """A call whose worker may die in it."""
+        self.survives(*request)
+        self.killer.wait()
+
+    def survives(self, *request: Any) -> bool:
         with contextlib.suppress(AssertionError, BrokenPipeError):
             self(*request)
-        self.killer.wait()
+            return True
+        return False
 
     def changes(self) -> list[list[str]]:
         """Commands of the last call that are not mere reading."""

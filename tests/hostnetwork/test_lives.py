@@ -17,6 +17,7 @@ from .documents import (
     network_doc,
     router_doc,
 )
+from .steps import removed_at_every_step
 
 pytestmark = pytest.mark.host
 
@@ -104,3 +105,9 @@ def test_killed_anywhere_it_gets_there_and_leaves_nothing(host: Host, external: 
     after = host.sh("ip -br link | cut -d@ -f1 | awk '{print $1}' | sort; ip netns list; nft list tables")
     assert after == before
     assert not host.good("pgrep dnsmasq")
+
+
+def test_killed_before_any_step_of_a_removal_the_next_life_removes_the_rest(host: Host, external: str) -> None:
+    host.start(bridge_mappings={"public": "br-ex"})
+    one = port("one", "10.9.0.11", rules=[*EGRESS, PING])
+    assert removed_at_every_step(host, [one, network_doc([one]), router_doc()]) > 20

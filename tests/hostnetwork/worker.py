@@ -1,7 +1,9 @@
 """The network driver inside a pretend host: JSON lines in, JSON lines out. Killed without warning by the tests."""
 
 import json
+import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,9 @@ from cumulet.agent.contract import DOCUMENTS, MendItem, PasswordTaken, PortDoc
 from cumulet.agent.errors import DriverError
 from cumulet.agent.network.config import NetworkConfig
 from cumulet.agent.network.driver import NetworkDriver
+
+# what changes a host, as CPython's audit events call it: each is told before it is done
+_STEPS = ("subprocess.Popen", "os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.kill")
 
 
 class NoHooks:
@@ -49,7 +54,20 @@ def main() -> None:
 
     shell.subprocess.run = counting  # type: ignore[assignment]
 
+    left: list[int] = []  # steps until death
+
+    def step(event: str, _: tuple[Any, ...]) -> None:
+        if left and event in _STEPS and threading.current_thread().name != "ovs-watch":
+            left[0] -= 1
+            if left[0] < 0:
+                os._exit(9)
+
+    sys.addaudithook(step)
+
     def call(name: str, *args: Any) -> Any:
+        if name == "die_before":
+            left[:] = args
+            return None
         if name == "apply":
             kind, document = args
             return driver.documents()[kind].apply(msgspec.convert(document, DOCUMENTS[kind]))

@@ -37,7 +37,7 @@ class DhcpServers:
                 return
             self._serve(doc, doc.dhcp_port)
             self._w.store.put(doc)
-            self._w.mechanism.refresh([doc.id])
+            self._w.refresh([doc.id])
         self._w.metadata.serve_network(doc)
 
     def remove(self, object_id: str, generation: int) -> None:
@@ -47,7 +47,7 @@ class DhcpServers:
                 return
             self._remove_server(object_id)
             self._w.store.drop(NetworkDoc, object_id)
-            self._w.mechanism.refresh([object_id])
+            self._w.refresh([object_id])
 
     def list(self) -> Sequence[str]:
         return [n.removeprefix(names.DHCP_PREFIX) for n in self._w.namespaces.ours(names.DHCP_PREFIX)]
@@ -71,7 +71,7 @@ class DhcpServers:
     def take_down(self, network_id: str) -> None:
         """The namespace and what is in it, whether or not a document is known."""
         self._remove_server(network_id)
-        self._w.mechanism.refresh([network_id])
+        self._w.refresh([network_id])
 
     def forget_lease(self, network_id: str, mac: str) -> None:
         """dnsmasq keeps leases in memory: it is ended, and started again by the network's document."""

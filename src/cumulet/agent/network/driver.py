@@ -25,6 +25,7 @@ from cumulet.agent.network.metadata_server import MetadataDocs, MetadataServer
 from cumulet.agent.network.ports import Groups, Ports
 from cumulet.agent.network.router import Routers
 from cumulet.agent.network.select import choose
+from cumulet.agent.network.shell import sweep_unfinished
 from cumulet.agent.network.store import DocumentStore
 from cumulet.agent.network.wiring import Wiring
 
@@ -42,6 +43,8 @@ class NetworkDriver(Driver):
         self.role = role
         for directory in (config.state_dir, config.run_dir):
             directory.mkdir(parents=True, exist_ok=True)
+        for directory in (config.documents_dir, config.run_dir):
+            sweep_unfinished(directory)
         store = DocumentStore(config.documents_dir)
         mechanism, self.why = choose(config, store)
         self._wiring = Wiring(
@@ -165,12 +168,15 @@ class NetworkDriver(Driver):
 
     def _watch(self) -> None:
         """A restarted ovs-vswitchd has no flows, and one that outlived us may have too many: set it right at once."""
+        again = False
         while not self._stopping.wait(_WATCH_SECONDS):
             try:
                 if self._wiring.mechanism.lost():
                     with self._wiring.lock:
                         self._wiring.mechanism.recover()
-                    _log.info("flows of Open vSwitch are as documents say")
+                    if again:
+                        _log.warning("ovs-vswitchd restarted: flows installed again")
+                    again = True
             except DriverError as error:
                 _log.warning("flows of Open vSwitch could not be installed: %s", error.message)
 

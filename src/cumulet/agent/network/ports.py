@@ -44,8 +44,8 @@ class Ports:
             held = self._w.store.get(PortDoc, port_id)
             bridge = links.master(device)
             if links.exists(device) or held is not None:
-                self._w.store.drop(PortDoc, port_id)
                 self._w.mechanism.unplug(port_id, device)
+                self._w.store.drop(PortDoc, port_id)
                 self._w.mechanism.refresh([held.network_id] if held is not None else [])
             if self._w.firewall.remove(device) and held is not None:
                 self._w.firewall.forget(held, bridge or "")

@@ -43,11 +43,11 @@ class Routers:
             if not doc.admin_state_up:
                 self._take_down(doc.id, held)
                 self._w.store.put(doc)
-                self._w.mechanism.refresh(_networks(held, doc))
+                self._w.refresh(_networks(held, doc))
                 return
             self._route(doc, held)
             self._w.store.put(doc)
-            self._w.mechanism.refresh(_networks(held, doc))
+            self._w.refresh(_networks(held, doc))
         self._w.metadata.serve_router(doc)
 
     def remove(self, object_id: str, generation: int) -> None:
@@ -57,7 +57,7 @@ class Routers:
                 return
             self._take_down(object_id, held)
             self._w.store.drop(RouterDoc, object_id)
-            self._w.mechanism.refresh(_networks(held))
+            self._w.refresh(_networks(held))
 
     def list(self) -> Sequence[str]:
         return [n.removeprefix(names.ROUTER_PREFIX) for n in self._w.namespaces.ours(names.ROUTER_PREFIX)]
@@ -66,7 +66,7 @@ class Routers:
         """The namespace and what is in it, whether or not a document is known."""
         held = self._w.store.get(RouterDoc, router_id)
         self._take_down(router_id, held)
-        self._w.mechanism.refresh(_networks(held))
+        self._w.refresh(_networks(held))
 
     # -- what an operator looks for ----------------------------------------------------------------------------------
 
@@ -218,7 +218,6 @@ class Routers:
         self._w.unplug_all_of(namespace, "qr-", "qg-")
         self._w.namespaces.delete(namespace)
         shutil.rmtree(self._dir / router_id, ignore_errors=True)
-        self._w.sync_guard()
 
 
 def _networks(*docs: RouterDoc | None) -> set[str]:

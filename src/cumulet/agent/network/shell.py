@@ -9,6 +9,7 @@ and a program started by that thread is born in the namespace.
 import ctypes
 import json
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Callable, Iterable
@@ -22,6 +23,7 @@ T = TypeVar("T")
 NETNS_DIR = Path("/run/netns")
 CLONE_NEWNET = 0x40000000
 _ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
+_UNFINISHED = re.compile(r"\..+\.(\d+)\.\d+")  # as `write_atomically` names a file that it is writing
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -166,3 +168,11 @@ def write_atomically(path: Path, text: str, mode: int = 0o644) -> bool:
         stream.write(text)
     os.replace(part, path)
     return True
+
+
+def sweep_unfinished(directory: Path) -> None:
+    """Remove what `write_atomically` of processes that are gone did not come to rename."""
+    for path in directory.rglob(".*.*.*"):
+        found = _UNFINISHED.fullmatch(path.name)
+        if found and not Path("/proc", found[1]).exists():
+            path.unlink(missing_ok=True)

@@ -54,6 +54,11 @@ class Wiring:
         self.mechanism.plug(port, outer)
         self.sync_guard()
 
+    def refresh(self, network_ids: Iterable[str]) -> None:
+        """Documents of these networks changed or went."""
+        self.mechanism.refresh(network_ids)
+        self.sync_guard()  # bridges may be gone
+
     def sync_guard(self) -> None:
         self.firewall.sync_bridges(self.mechanism.guarded())
 
