@@ -17,7 +17,7 @@ from .documents import (
     network_doc,
     router_doc,
 )
-from .steps import removed_at_every_step
+from .steps import killed_at_every_step
 
 pytestmark = pytest.mark.host
 
@@ -107,7 +107,8 @@ def test_killed_anywhere_it_gets_there_and_leaves_nothing(host: Host, external: 
     assert not host.good("pgrep dnsmasq")
 
 
-def test_killed_before_any_step_of_a_removal_the_next_life_removes_the_rest(host: Host, external: str) -> None:
+@pytest.mark.parametrize("of", ["apply", "remove"])
+def test_killed_before_any_step_the_next_life_does_the_rest(host: Host, external: str, of: str) -> None:
     host.start(bridge_mappings={"public": "br-ex"})
     one = port("one", "10.9.0.11", rules=[*EGRESS, PING])
-    assert removed_at_every_step(host, [one, network_doc([one]), router_doc()]) > 20
+    assert killed_at_every_step(host, [one, network_doc([one]), router_doc()], of=of) > 20
