@@ -225,6 +225,35 @@ def test_taking_back_is_given_up(new_cloud: Any) -> None:
     assert tries(places, server) == ["failed"] * 3
 
 
+def test_a_revert_on_the_spot_whose_host_is_down_as_it_is_undone(new_cloud: Any) -> None:
+    """The server still waits for its confirmation, and its host is to have it: reverted again, it is what it was."""
+    places = Places(Nova(new_cloud(hosts=1)))
+    server = places.boot()
+    name = places.host(server)
+    host, world = places.cloud.hosts[name], places.world(name)
+    assert places.nova.act(server, "resize", {"flavorRef": places.nova.new_flavor(ram=128, disk=3)}).status == 202
+    places.nova.wait(server, "VERIFY_RESIZE")
+    go_on = host.fake.faults.hang("RevertDisks")
+    assert places.nova.act(server, "revertResize").status == 202
+    places.cloud.wait(lambda: host.fake.faults.hung)
+    places.force_down(name, down=True)
+    host.lose()
+    places.cloud.wait(lambda: failed_action(places.nova, server, "revertResize"))
+    go_on.set()
+    assert server not in world.domains
+    host.start()
+    places.force_down(name, down=False)
+    places.cloud.wait(lambda: server in world.domains, 60)
+    assert places.cloud.settle()
+    assert places.nova.show(server)["status"] == "VERIFY_RESIZE"
+    assert world.domains[server].spec.memory_mb == 128
+    assert places.nova.act(server, "revertResize").status == 202
+    assert places.nova.wait(server, "ACTIVE")["flavor"]["disk"] == 1
+    assert (world.disks[server].root_gb, world.domains[server].spec.memory_mb) == (1, 64)
+    assert server not in world.aside
+    places.remove(server)
+
+
 @pytest.mark.parametrize("returns", [True, False])
 def test_a_move_is_confirmed_though_the_host_it_left_is_dead(new_cloud: Any, returns: bool) -> None:
     """Once an operator vouches for that; else the host could not be removed before the server is gone."""

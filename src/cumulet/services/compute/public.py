@@ -321,10 +321,11 @@ class ComputeService:
         return Absent(servers=absent, again=again)
 
     def _define_again(self, tx: Tx, inventory: Inventory) -> None:
-        """A host that was down when a move was undone may have no domain of a stopped server that is to be there."""
+        """A host that was down when a move, or its revert, was undone may have no domain of a server that is to be there
+        and does not run."""
         defined = {report.server_id for report in inventory.servers if report.reason != DISKS_ONLY}
         for server in store.servers_on(tx, inventory.host) if inventory.sequence else ():
-            if server.id in defined or server.vm_state != "stopped" or server.deleting:
+            if server.id in defined or server.vm_state not in ("stopped", "resized") or server.deleting:
                 continue
             if store.reported_after(tx, server.id, inventory.host, inventory.sequence):
                 continue  # it came while the inventory was on its way

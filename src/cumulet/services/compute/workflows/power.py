@@ -1,6 +1,6 @@
 """Power actions: one saga each, made from the table below. A step asks the host, another waits for its report.
 
-| server.define_again | plug and define a stopped server that its host does not have: undoing a move skipped it there |
+| server.define_again | plug and define a server at rest that its host does not have: undoing a move skipped it there |
 | server.take_back | undefine, the disks from before a resize, plug, define, start: undoing that was skipped there |
 
 A failed action leaves the server in the state it had (hard reboot: in ERROR), with a fault.
