@@ -400,6 +400,38 @@ def test_a_stopped_server_is_defined_again_and_stays_off(stage: Hosts) -> None:
     assert serious(stage.audit()) == []
 
 
+def test_a_server_that_never_was_uses_no_volume(stage: Hosts) -> None:
+    """Its making was undone, and its delete failed: the volume is its own until that is tried again."""
+    faults = stage.cloud.hosts[stage.host].fake.faults
+    go_on = faults.hang("CreateDisks")
+    device = {
+        "boot_index": 0, "uuid": stage.nova.image, "source_type": "image", "destination_type": "volume",
+        "volume_size": 1, "delete_on_termination": True,
+    }  # fmt: skip
+    server = stage.nova.as_user("admin").boot(
+        wait=None, imageRef="", block_device_mapping_v2=[device], availability_zone=f"nova:{stage.host}"
+    )
+    stage.cloud.wait(lambda: faults.hung)
+    control = stage.cloud.control
+
+    def is_the_delete(op: Any) -> bool:
+        owner = control.db.read(lambda tx: control.sagas.owner(tx, "server", server))
+        return op.server_id == server and owner.kind == "server.delete"
+
+    faults.fail("UndefineServer", times=None, only_if=is_the_delete, owner=server)
+    assert stage.nova.as_user("admin").delete(f"/servers/{server}").status == 204
+    go_on.set()
+    shown = stage.nova.as_user("admin").wait(server, "ERROR")
+    faults.remove(server)
+    assert shown["os-extended-volumes:volumes_attached"]
+    stage.settle()
+    assert serious(stage.audit()) == []
+    assert stage.nova.as_user("admin").delete(f"/servers/{server}").status == 204
+    stage.nova.as_user("admin").gone(server)
+    stage.settle()
+    assert serious(stage.audit()) == []
+
+
 def test_a_host_that_does_not_answer_is_told(stage: Hosts) -> None:
     faults = stage.cloud.hosts["fake-2"].agent._queries
     real = faults[AuditHost]

@@ -442,6 +442,9 @@ def _volumes(host: str, things: dict[str, dict[str, Thing]], lists: set[str], wo
             continue
         if row.id not in world.disks and row.connection is None:
             continue  # os-attach says so and exports nothing
+        server = world.servers.get(row.server_id)
+        if server is not None and server.launched_at is None:
+            continue  # making it was undone, and its delete, which is to free the volume, failed
         if not world.attachment_busy(row.id, volume.id):
             user = f"server {row.server_id}" if row.server_id is not None else "a client"
             message = f"{host} does not export volume {volume.id} for attachment {row.id}, which {user} uses"
