@@ -293,6 +293,25 @@ def test_a_source_that_dies_at_the_end_is_cleaned_up(two):
     two.is_sound(two.target)
 
 
+def test_a_source_that_dies_at_the_end_is_cleaned_up_though_the_volume_is_gone(two):
+    with under_way(two.cloud, two.target, after=True) as begun:
+        assert migrate(two.admin, two.volume, two.target).status == 202
+        begun()
+        two.lose(two.source)
+    assert moved(two.admin, two.volume)["migration_status"] == "success"
+    assert two.cloud.api("admin").delete("volume", f"/volumes/{two.volume}").status == 202
+    two.cloud.wait(lambda: two.target not in holders(two.cloud, two.volume))
+    assert two.cloud.hosts[two.source].fake.world.state.volumes[two.volume].exports
+    two.bring_back(two.source)
+
+    def compared() -> bool:
+        two.cloud.hosts[two.source].agent._take_stock()
+        return not (holders(two.cloud, two.volume) or copies(two.cloud, two.volume))
+
+    two.cloud.wait(compared, 20)
+    assert not findings(two.cloud, two.volume)
+
+
 def test_a_target_that_dies_with_its_copy_is_cleaned_up(two):
     with under_way(two.cloud, two.target, after=True) as begun:
         assert migrate(two.admin, two.volume, two.target, lock_volume=True).status == 202

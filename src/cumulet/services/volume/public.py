@@ -179,11 +179,12 @@ class VolumeService:
 
     def on_inventory(self, tx: Tx, inventory: Inventory) -> Absent:
         """Exports of volumes we know whose attachment is gone (it went while the host was down) are to be removed; so
-        are copies of volumes that are elsewhere, once no move is at work on them."""
+        are copies of volumes that are elsewhere, or deleted since, once no move is at work on them."""
+        copied = {volume_id for volume_id, _ in store.copies_on(tx, inventory.host)}
         gone = [
             (volume_id, attachment_id)
             for volume_id, attachment_id in inventory.exports
-            if store.VOLUMES.find(tx, volume_id, change=False) is not None
+            if (volume_id in copied or store.VOLUMES.find(tx, volume_id, change=False) is not None)
             and store.ATTACHMENTS.find(tx, attachment_id, change=False) is None
         ]
         return Absent(exports=gone, volumes=self._left_behind(tx, inventory))
