@@ -242,6 +242,8 @@ def test_a_revert_on_the_spot_whose_host_is_down_as_it_is_undone(new_cloud: Any)
     go_on.set()
     assert server not in world.domains
     host.start()
+    host.agent._take_stock()  # while it is said to be down
+    assert places.cloud.settle()
     places.force_down(name, down=False)
     places.cloud.wait(lambda: server in world.domains, 60)
     assert places.cloud.settle()

@@ -317,21 +317,27 @@ class ComputeService:
                 store.forget_reports(tx, server.id, inventory.host)
                 store.update_server(tx, server.id, goal="stopped")
                 state.settle(tx, server.id)
-        self._define_again(tx, inventory)
-        return Absent(servers=absent, again=again)
+        later = self._define_again(tx, inventory)
+        return Absent(servers=absent, again=again or later)
 
-    def _define_again(self, tx: Tx, inventory: Inventory) -> None:
-        """A host that was down when a move, or its revert, was undone may have no domain of a server that is to be there
-        and does not run."""
+    def _define_again(self, tx: Tx, inventory: Inventory) -> bool:
+        """A host that was down when a move, or its revert, was undone may have no domain of a server that is to be
+        there and does not run. True if there is one for which that cannot be begun now."""
+        later = False
         defined = {report.server_id for report in inventory.servers if report.reason != DISKS_ONLY}
         for server in store.servers_on(tx, inventory.host) if inventory.sequence else ():
             if server.id in defined or server.vm_state not in ("stopped", "resized") or server.deleting:
                 continue
             if store.reported_after(tx, server.id, inventory.host, inventory.sequence):
                 continue  # it came while the inventory was on its way
-            if self.parts.sagas.owner(tx, "server", server.id) is None:
-                ctx = system_context("define-again")
-                self.parts.sagas.start(tx, self.power.define_again, server.id, PowerParams(), ctx)
+            if self.parts.sagas.owner(tx, "server", server.id) is not None or not self.moves.host_up(
+                tx, inventory.host
+            ):
+                later = True
+                continue
+            ctx = system_context("define-again")
+            self.parts.sagas.start(tx, self.power.define_again, server.id, PowerParams(), ctx)
+        return later
 
     # -- for audits -----------------------------------------------------------------------------------------------
 
